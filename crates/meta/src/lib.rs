@@ -1,0 +1,18 @@
+//! Pure algorithms over Kubernetes objects: names, selectors, quantities, field errors, patches and `Status`.
+//!
+//! Nothing here does IO and nothing here knows a kind; objects are `serde_json::Value`.
+
+pub mod field;
+pub mod fields;
+pub mod labels;
+pub mod names;
+pub mod patch;
+pub mod quantity;
+pub mod status;
+
+pub use field::{ErrorKind, ErrorList, FieldError, Path};
+pub use quantity::Quantity;
+pub use status::Status;
+
+/// A JSON object, the unit every algorithm here works on.
+pub type Object = serde_json::Map<String, serde_json::Value>;
