@@ -1,1 +1,168 @@
-//! store
+//! A revisioned key-value store: what the API server keeps, and the history its watches read.
+//!
+//! The store knows bytes and revisions, never kinds. The rules, which every [`Log`] lets hold:
+//! - revisions are dense and monotonic; every write has one of its own;
+//! - a commit compares the revision last written to its key and is atomic;
+//! - an acknowledged commit survives power loss (of a durable log), and reads that start after it see it;
+//! - a watch from revision R delivers every later event of its collection exactly once and in order, or says that
+//!   the history no longer reaches back to R.
+//!
+//! Writes of many callers share one flush (group commit): one writer thread owns the log.
+
+mod hub;
+mod log;
+mod seal;
+mod sqlite;
+mod writer;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use hub::{Collection, Event, EventKind, HistoryLimit, Object, Page, Watch};
+pub use log::{Log, LogError, MemoryLog, Record};
+pub use seal::{SealError, Sealer};
+pub use sqlite::SqliteLog;
+
+use hub::Hub;
+use writer::Writer;
+
+/// A point in the store's history; `0` is before the first write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where an object is kept: a collection (one a resource) and a name within it, such as `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The collection, such as `pods` or `deployments.apps`.
+    pub collection: Arc<str>,
+    /// The name in the collection; unique there and sorted by bytes.
+    pub name: Arc<str>,
+}
+
+impl Key {
+    /// A key from its two parts.
+    pub fn new(collection: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { collection: collection.into(), name: name.into() }
+    }
+}
+
+/// How the owner of the store sees stored bytes: what is served, and what it selects by.
+pub trait View: Send + Sync + 'static {
+    /// What selectors read of an object without parsing it.
+    type Attributes: Send + Sync + 'static;
+
+    /// The attributes of stored bytes.
+    fn attributes(&self, key: &Key, stored: &[u8]) -> Self::Attributes;
+
+    /// The bytes with the revision written into them; replaces the one they carry.
+    fn stamp(&self, stored: &[u8], revision: Revision) -> Bytes;
+}
+
+/// What a commit requires of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// There is no object.
+    Absent,
+    /// The object was last written at this revision.
+    At(Revision),
+}
+
+/// Why a commit did not happen. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError<A> {
+    /// The key is not as expected; what is there now.
+    #[error("the object has changed")]
+    Conflict(Option<Arc<Object<A>>>),
+    /// The log cannot take writes.
+    #[error("the store cannot write: {0}")]
+    Unavailable(String),
+}
+
+/// The history does not reach back that far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("revision {asked} is compacted; the oldest kept is {oldest}")]
+pub struct Compacted {
+    /// The revision asked for.
+    pub asked: Revision,
+    /// The oldest revision that can be asked for.
+    pub oldest: Revision,
+}
+
+/// The store: current objects and recent history in memory over a log that survives.
+pub struct Store<V: View> {
+    hub: Arc<Hub<V>>,
+    writer: Writer<V>,
+}
+
+impl<V: View> Store<V> {
+    /// Opens the store on a log.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn open(log: Box<dyn Log>, view: V, limit: HistoryLimit) -> Result<Self, LogError> {
+        let hub = Arc::new(Hub::new(view, limit));
+        let writer = Writer::start(log, hub.clone())?;
+        Ok(Self { hub, writer })
+    }
+
+    /// Opens the embedded store in a directory.
+    ///
+    /// # Errors
+    /// The file cannot be opened or read.
+    pub fn open_embedded(dir: &Path, sealer: Option<Sealer>, view: V) -> Result<Self, LogError> {
+        Self::open(Box::new(SqliteLog::open(&dir.join("state.db"), sealer)?), view, HistoryLimit::default())
+    }
+
+    /// The revision of the newest write that reads see.
+    pub fn revision(&self) -> Revision {
+        self.hub.revision()
+    }
+
+    /// The collection of a name; it need not hold anything yet.
+    pub fn collection(&self, name: &str) -> Arc<Collection<V::Attributes>> {
+        self.hub.collection(name)
+    }
+
+    /// One object, as of now.
+    pub fn get(&self, key: &Key) -> Option<Arc<Object<V::Attributes>>> {
+        self.hub.collection(&key.collection).get(&key.name)
+    }
+
+    /// Writes an object and returns it as it is served.
+    ///
+    /// # Errors
+    /// [`CommitError`]; nothing was written.
+    pub async fn put(
+        &self,
+        key: Key,
+        expect: Expect,
+        stored: Bytes,
+        attributes: V::Attributes,
+    ) -> Result<Arc<Object<V::Attributes>>, CommitError<V::Attributes>> {
+        self.writer.commit(key, expect, Some((stored, attributes))).await
+    }
+
+    /// Deletes an object and returns its last state, stamped with the revision of the deletion.
+    ///
+    /// # Errors
+    /// [`CommitError`]; nothing was written.
+    pub async fn delete(
+        &self,
+        key: Key,
+        expect: Revision,
+    ) -> Result<Arc<Object<V::Attributes>>, CommitError<V::Attributes>> {
+        self.writer.commit(key, Expect::At(expect), None).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

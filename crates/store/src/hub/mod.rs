@@ -1,0 +1,203 @@
+//! What readers see: the current objects of every collection, and the recent history that watches and pages read.
+//!
+//! The history is the broadcast: a watch holds a cursor into it and copies shared events out, so a slow watcher costs
+//! nothing and is told when it fell behind.
+
+mod collection;
+mod watch;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+
+pub use collection::{Collection, Page};
+pub use watch::Watch;
+
+use crate::{Record, Revision, View};
+
+/// An object as it is served.
+#[derive(Debug)]
+pub struct Object<A> {
+    /// Its name in the collection.
+    pub name: Arc<str>,
+    /// The revision of its last write.
+    pub revision: Revision,
+    /// The encoded object, with its revision inside.
+    pub bytes: Bytes,
+    /// What selectors read.
+    pub attributes: Arc<A>,
+}
+
+/// What an event did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The object was written.
+    Put,
+    /// The object is gone.
+    Delete,
+}
+
+/// One write, as watches see it.
+#[derive(Debug)]
+pub struct Event<A> {
+    /// Put or delete.
+    pub kind: EventKind,
+    /// The object now; of a delete its last state, stamped with the revision of the delete.
+    pub object: Arc<Object<A>>,
+    /// The object before.
+    pub previous: Option<Arc<Object<A>>>,
+}
+
+/// How much history is kept: whichever limit is met first.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryLimit {
+    /// Events.
+    pub events: usize,
+    /// Bytes of objects that only the history holds.
+    pub superseded_bytes: usize,
+}
+
+impl Default for HistoryLimit {
+    fn default() -> Self {
+        Self { events: 50_000, superseded_bytes: 16 << 20 }
+    }
+}
+
+/// What left the history and may leave the log.
+#[derive(Debug, Default)]
+pub struct Trimmed {
+    /// Records that nothing needs any more.
+    pub revisions: Vec<Revision>,
+    /// The newest event that the history no longer holds.
+    pub horizon: Revision,
+}
+
+struct Kept<A> {
+    collection: Arc<Collection<A>>,
+    superseded_bytes: usize,
+}
+
+struct History<A> {
+    order: VecDeque<Kept<A>>,
+    superseded_bytes: usize,
+}
+
+/// All collections. Written by the writer thread alone.
+pub struct Hub<V: View> {
+    view: V,
+    limit: HistoryLimit,
+    revision: AtomicU64,
+    horizon: AtomicU64,
+    collections: RwLock<HashMap<String, Arc<Collection<V::Attributes>>>>,
+    history: Mutex<History<V::Attributes>>,
+}
+
+impl<V: View> Hub<V> {
+    /// An empty hub.
+    pub fn new(view: V, limit: HistoryLimit) -> Self {
+        Self {
+            view,
+            limit,
+            revision: AtomicU64::new(0),
+            horizon: AtomicU64::new(0),
+            collections: RwLock::default(),
+            history: Mutex::new(History { order: VecDeque::new(), superseded_bytes: 0 }),
+        }
+    }
+
+    /// The newest revision that reads see.
+    pub fn revision(&self) -> Revision {
+        Revision(self.revision.load(Ordering::Acquire))
+    }
+
+    /// Sets the revision up to which history was forgotten, before loading.
+    pub fn set_horizon(&self, horizon: Revision) {
+        self.horizon.store(horizon.0, Ordering::Release);
+    }
+
+    /// The collection of a name.
+    pub fn collection(&self, name: &str) -> Arc<Collection<V::Attributes>> {
+        if let Some(collection) = self.collections.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return collection.clone();
+        }
+        let mut collections = self.collections.write().unwrap_or_else(PoisonError::into_inner);
+        let floor = Revision(self.horizon.load(Ordering::Acquire));
+        collections.entry(name.to_owned()).or_insert_with(|| Arc::new(Collection::new(floor))).clone()
+    }
+
+    /// Takes a record of the log in.
+    pub fn load(&self, record: Record, horizon: Revision, trimmed: &mut Trimmed) {
+        if record.revision > horizon {
+            self.apply(record, None, trimmed);
+        } else {
+            let collection = self.collection(&record.key.collection);
+            let event = self.event(&collection, record, None);
+            collection.restore(&event);
+        }
+    }
+
+    /// Applies a write that the log has, and remembers it in the history.
+    pub fn apply(
+        &self,
+        record: Record,
+        attributes: Option<V::Attributes>,
+        trimmed: &mut Trimmed,
+    ) -> Arc<Object<V::Attributes>> {
+        let collection = self.collection(&record.key.collection);
+        let event = self.event(&collection, record, attributes);
+        let object = event.object.clone();
+        let superseded_bytes = event.previous.as_ref().map_or(0, |previous| previous.bytes.len());
+        collection.apply(event);
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.superseded_bytes += superseded_bytes;
+        history.order.push_back(Kept { collection, superseded_bytes });
+        while history.order.len() > self.limit.events
+            || history.superseded_bytes > self.limit.superseded_bytes
+        {
+            let Some(kept) = history.order.pop_front() else { break };
+            history.superseded_bytes -= kept.superseded_bytes;
+            if let Some(event) = kept.collection.forget_oldest() {
+                trimmed.horizon = event.object.revision;
+                trimmed.revisions.extend(event.previous.as_ref().map(|previous| previous.revision));
+                if event.kind == EventKind::Delete {
+                    trimmed.revisions.push(event.object.revision);
+                }
+                self.set_horizon(event.object.revision);
+            }
+        }
+        object
+    }
+
+    /// Makes everything up to a revision visible and wakes the watches.
+    pub fn publish(&self, revision: Revision) {
+        self.revision.store(revision.0, Ordering::Release);
+        for collection in self.collections.read().unwrap_or_else(PoisonError::into_inner).values() {
+            collection.wake();
+        }
+    }
+
+    fn event(
+        &self,
+        collection: &Collection<V::Attributes>,
+        Record { revision, key, value }: Record,
+        attributes: Option<V::Attributes>,
+    ) -> Arc<Event<V::Attributes>> {
+        let previous = collection.get(&key.name);
+        let (kind, stored) = match (&value, &previous) {
+            (Some(stored), _) => (EventKind::Put, stored.clone()),
+            (None, Some(previous)) => (EventKind::Delete, previous.bytes.clone()),
+            (None, None) => (EventKind::Delete, Bytes::new()),
+        };
+        let attributes = match (kind, attributes, &previous) {
+            (_, Some(attributes), _) => Arc::new(attributes),
+            (EventKind::Delete, None, Some(previous)) => previous.attributes.clone(),
+            _ => Arc::new(self.view.attributes(&key, &stored)),
+        };
+        let name = previous.as_ref().map_or(key.name, |previous| previous.name.clone());
+        let object =
+            Arc::new(Object { name, revision, bytes: self.view.stamp(&stored, revision), attributes });
+        Arc::new(Event { kind, object, previous })
+    }
+}

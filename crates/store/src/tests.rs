@@ -1,0 +1,200 @@
+//! One suite for every log, and what only the durable one promises.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::*;
+
+struct Plain;
+
+impl View for Plain {
+    type Attributes = usize;
+
+    fn attributes(&self, _: &Key, stored: &[u8]) -> usize {
+        stored.len()
+    }
+
+    fn stamp(&self, stored: &[u8], _: Revision) -> Bytes {
+        Bytes::copy_from_slice(stored)
+    }
+}
+
+const LIMIT: HistoryLimit = HistoryLimit { events: 8, superseded_bytes: 1 << 20 };
+
+fn on_disk(dir: &Path) -> Store<Plain> {
+    let sealer = Sealer::new(&[7; 32], &["secret"]).unwrap();
+    Store::open(Box::new(SqliteLog::open(&dir.join("db"), Some(sealer)).unwrap()), Plain, LIMIT).unwrap()
+}
+
+async fn put(store: &Store<Plain>, name: &str, expect: Expect, value: &'static str) -> Revision {
+    let object =
+        store.put(Key::new("things", name), expect, Bytes::from_static(value.as_bytes()), value.len()).await;
+    object.unwrap().revision
+}
+
+fn each(check: impl AsyncFn(Store<Plain>)) {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = Store::open(Box::new(MemoryLog), Plain, LIMIT).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for store in [memory, on_disk(dir.path())] {
+        runtime.block_on(check(store));
+    }
+}
+
+#[test]
+fn a_commit_compares_and_revisions_are_dense() {
+    each(async |store| {
+        let first = put(&store, "a", Expect::Absent, "1").await;
+        let second = put(&store, "a", Expect::At(first), "22").await;
+        assert_eq!((first, second), (Revision(1), Revision(2)));
+        let stale = store.put(Key::new("things", "a"), Expect::At(first), Bytes::new(), 0).await;
+        assert!(matches!(stale, Err(CommitError::Conflict(Some(current))) if current.revision == second));
+        let exists = store.put(Key::new("things", "a"), Expect::Absent, Bytes::new(), 0).await;
+        assert!(matches!(exists, Err(CommitError::Conflict(Some(_)))));
+        assert_eq!(store.revision(), second, "a refused commit takes no revision");
+        assert_eq!(*store.get(&Key::new("things", "a")).unwrap().attributes, 2);
+    });
+}
+
+#[test]
+fn of_concurrent_commits_on_one_revision_one_wins() {
+    each(async |store| {
+        let first = put(&store, "a", Expect::Absent, "1").await;
+        let store = &store;
+        let attempts =
+            (0..16).map(|_| store.put(Key::new("things", "a"), Expect::At(first), Bytes::new(), 0));
+        let won = join_all(attempts).await.into_iter().filter(Result::is_ok).count();
+        assert_eq!(won, 1);
+    });
+}
+
+async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut futures: Vec<_> = futures.map(|f| (Some(Box::pin(f)), None)).collect();
+    std::future::poll_fn(|cx| {
+        for (future, output) in &mut futures {
+            if let Some(running) = future
+                && let std::task::Poll::Ready(done) = running.as_mut().poll(cx)
+            {
+                (*future, *output) = (None, Some(done));
+            }
+        }
+        if futures.iter().all(|(_, output)| output.is_some()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    futures.into_iter().filter_map(|(_, output)| output).collect()
+}
+
+#[test]
+fn a_watch_sees_every_later_event_once_and_in_order() {
+    each(async |store| {
+        let first = put(&store, "a", Expect::Absent, "1").await;
+        let mut watch = store.collection("things").watch("", first).unwrap();
+        let second = put(&store, "b", Expect::Absent, "2").await;
+        store.delete(Key::new("things", "a"), first).await.unwrap();
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            seen.extend(
+                watch
+                    .next()
+                    .await
+                    .unwrap()
+                    .into_iter()
+                    .map(|e| (e.kind, e.object.name.to_string(), e.object.revision)),
+            );
+        }
+        assert_eq!(
+            seen,
+            [(EventKind::Put, "b".to_owned(), second), (EventKind::Delete, "a".to_owned(), Revision(3))]
+        );
+        assert!(watch.ready().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_page_shows_the_past_and_a_forgotten_past_is_refused() {
+    each(async |store| {
+        for name in ["a", "b", "c", "d"] {
+            put(&store, name, Expect::Absent, "1").await;
+        }
+        let at = store.revision();
+        let things = store.collection("things");
+        let names = |page: Page<usize>| page.objects.iter().map(|o| o.name.to_string()).collect::<Vec<_>>();
+        let first = things.page("", at, None, 2, |_| true).unwrap();
+        assert_eq!((first.more, first.remaining), (true, 2));
+        assert_eq!(names(first), ["a", "b"]);
+        store.delete(Key::new("things", "c"), Revision(3)).await.unwrap();
+        put(&store, "bb", Expect::Absent, "new").await;
+        assert_eq!(names(things.page("", at, Some("b"), 9, |_| true).unwrap()), ["c", "d"]);
+        assert_eq!(names(things.page("", store.revision(), Some("b"), 9, |_| true).unwrap()), ["bb", "d"]);
+        let mut slow = things.watch("", at).unwrap();
+        for _ in 0..LIMIT.events {
+            let now = store.get(&Key::new("things", "d")).unwrap().revision;
+            put(&store, "d", Expect::At(now), "x").await;
+        }
+        assert!(things.page("", at, Some("b"), 9, |_| true).is_err());
+        assert!(things.watch("", at).is_err());
+        assert!(slow.next().await.is_err(), "a watch that fell behind is told");
+    });
+}
+
+#[tokio::test]
+async fn the_durable_log_survives_forgets_and_seals() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = on_disk(dir.path());
+    let mut at = put(&store, "a", Expect::Absent, "0").await;
+    for _ in 0..40 {
+        at = put(&store, "a", Expect::At(at), "again").await;
+    }
+    store.put(Key::new("secret", "s"), Expect::Absent, Bytes::from_static(b"top-secret"), 0).await.unwrap();
+    let newest = store.revision();
+    drop(store);
+
+    let store = on_disk(dir.path());
+    assert_eq!(store.revision(), newest);
+    assert_eq!(store.get(&Key::new("things", "a")).unwrap().revision, at);
+    assert_eq!(&store.get(&Key::new("secret", "s")).unwrap().bytes[..], b"top-secret");
+    let behind = Revision(newest.0 - 4);
+    let mut watch = store.collection("things").watch("", behind).unwrap();
+    assert_eq!(watch.next().await.unwrap().len(), 3, "watches resume over a restart");
+    assert!(store.collection("things").watch("", Revision(1)).is_err());
+
+    let file = std::fs::read(dir.path().join("db")).unwrap();
+    let wal = std::fs::read(dir.path().join("db-wal")).unwrap_or_default();
+    for bytes in [file, wal] {
+        assert!(!bytes.windows(10).any(|window| window == b"top-secret"));
+    }
+    let rows = rusqlite::Connection::open(dir.path().join("db")).unwrap();
+    let rows: u64 = rows.query_row("SELECT count(*) FROM log", [], |row| row.get(0)).unwrap();
+    assert!(rows <= LIMIT.events as u64 + 3, "{rows} rows are kept for two objects");
+}
+
+#[tokio::test]
+async fn a_log_that_refuses_loses_nothing() {
+    struct Full(Arc<std::sync::atomic::AtomicBool>);
+    impl Log for Full {
+        fn load(&mut self, _: &mut dyn FnMut(Record)) -> Result<Revision, LogError> {
+            Ok(Revision(0))
+        }
+        fn append(&mut self, _: &[Record], _: &[Revision], _: Revision) -> Result<(), LogError> {
+            if self.0.load(std::sync::atomic::Ordering::SeqCst) {
+                Err(LogError::Writer("disk full".into()))
+            } else {
+                Ok(())
+            }
+        }
+    }
+    let full = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let store = Store::open(Box::new(Full(full.clone())), Plain, LIMIT).unwrap();
+    put(&store, "a", Expect::Absent, "1").await;
+    full.store(true, std::sync::atomic::Ordering::SeqCst);
+    let refused = store.put(Key::new("things", "b"), Expect::Absent, Bytes::new(), 0).await;
+    assert!(matches!(refused, Err(CommitError::Unavailable(_))));
+    assert!(store.get(&Key::new("things", "b")).is_none());
+    full.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(put(&store, "b", Expect::Absent, "1").await, Revision(2));
+}
