@@ -6,5 +6,6 @@ pub mod catalogue;
 pub mod openapi;
 pub mod scale;
 pub mod schema;
+pub mod time;
 
 pub use catalogue::{Column, Kind, Subresource};

@@ -1,0 +1,262 @@
+//! Checking a document against its type, as Go's decoder would find it, and bringing it into stored form.
+
+use coxswain_meta::Quantity;
+use serde_json::{Map, Value};
+
+use super::{Field, Type, TypeRef};
+
+/// The result of checking a document against a type.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    /// `unknown field "spec.foo"`, in document order.
+    pub unknown: Vec<String>,
+    /// Wrong JSON types and malformed values, as Go's decoder words them; upstream reports the first.
+    pub errors: Vec<String>,
+}
+
+/// Checks JSON types and finds unknown fields.
+pub fn check(object: &Value, type_ref: TypeRef) -> Decoded {
+    let mut checker = Checker { out: Decoded::default(), path: Vec::new(), owner: None };
+    checker.value(object, &Type::Ref(type_ref));
+    checker.out
+}
+
+enum Step<'a> {
+    Name(&'a str),
+    Index(usize),
+    /// A map key: part of the place, but no field of the Go struct.
+    Key(&'a str),
+}
+
+struct Checker<'a> {
+    out: Decoded,
+    path: Vec<Step<'a>>,
+    /// The struct whose field is being decoded.
+    owner: Option<TypeRef>,
+}
+
+impl<'a> Checker<'a> {
+    fn value(&mut self, value: &'a Value, ty: &Type) {
+        match (ty, value) {
+            (_, Value::Null) | (Type::Any, _) => {}
+            (Type::Ref(target), Value::Object(map)) => self.fields(map, *target),
+            (Type::List(inner), Value::Array(items)) => {
+                for (i, item) in items.iter().enumerate() {
+                    self.step(Step::Index(i), item, inner);
+                }
+            }
+            (Type::Map(inner), Value::Object(map)) => {
+                for (key, item) in map {
+                    self.step(Step::Key(key), item, inner);
+                }
+            }
+            _ => {
+                if let Err(error) = self.scalar(value, ty) {
+                    self.out.errors.push(error);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, step: Step<'a>, value: &'a Value, ty: &Type) {
+        self.path.push(step);
+        self.value(value, ty);
+        self.path.pop();
+    }
+
+    fn fields(&mut self, map: &'a Map<String, Value>, target: TypeRef) {
+        let outer = self.owner.replace(target);
+        for (name, value) in map {
+            match target.get(name) {
+                Some(field) => self.step(Step::Name(name), value, &field.ty),
+                None => {
+                    self.path.push(Step::Name(name));
+                    let unknown = format!("unknown field \"{}\"", self.place());
+                    self.path.pop();
+                    self.out.unknown.push(unknown);
+                }
+            }
+        }
+        self.owner = outer;
+    }
+
+    fn scalar(&self, value: &Value, ty: &Type) -> Result<(), String> {
+        match (ty, value) {
+            (Type::String, Value::String(_))
+            | (Type::Number, Value::Number(_))
+            | (Type::Bool, Value::Bool(_))
+            | (Type::IntOrString, Value::String(_)) => Ok(()),
+            (Type::Int32 | Type::IntOrString, Value::Number(n)) => {
+                let fits = n.as_i64().is_some_and(|n| i32::try_from(n).is_ok());
+                if fits { Ok(()) } else { Err(self.mismatch(&format!("number {n}"), "int32", ty)) }
+            }
+            (Type::Int64, Value::Number(n)) if n.is_i64() => Ok(()),
+            (Type::Int64, Value::Number(n)) => Err(self.mismatch(&format!("number {n}"), "int64", ty)),
+            (Type::Bytes, Value::String(text)) => base64(text),
+            (Type::Quantity, _) => Quantity::from_json(value).map(|_| ()).map_err(|e| e.to_string()),
+            (Type::Time | Type::MicroTime, Value::String(text)) => time(text),
+            _ => Err(self.mismatch(json_kind(value), &go_type(ty), ty)),
+        }
+    }
+
+    fn mismatch(&self, found: &str, want: &str, ty: &Type) -> String {
+        // Types with their own decoder do not know which field they fill.
+        let owner = match ty {
+            Type::IntOrString | Type::Time | Type::MicroTime => None,
+            _ => self.owner,
+        };
+        match owner {
+            None => format!("json: cannot unmarshal {found} into Go value of type {want}"),
+            Some(owner) => {
+                let names: Vec<&str> = self
+                    .path
+                    .iter()
+                    .filter_map(|step| match step {
+                        Step::Name(name) => Some(*name),
+                        Step::Index(_) | Step::Key(_) => None,
+                    })
+                    .collect();
+                let field = format!("{}.{}", owner.short_name(), names.join("."));
+                format!("json: cannot unmarshal {found} into Go struct field {field} of type {want}")
+            }
+        }
+    }
+
+    fn place(&self) -> String {
+        let mut out = String::new();
+        for step in &self.path {
+            match step {
+                Step::Name(name) | Step::Key(name) => {
+                    if !out.is_empty() {
+                        out.push('.');
+                    }
+                    out.push_str(name);
+                }
+                Step::Index(i) => out.push_str(&format!("[{i}]")),
+            }
+        }
+        out
+    }
+}
+
+fn json_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn go_type(ty: &Type) -> String {
+    match ty {
+        Type::String | Type::Time | Type::MicroTime => "string".into(),
+        Type::Int32 | Type::IntOrString => "int32".into(),
+        Type::Int64 => "int64".into(),
+        Type::Number => "float64".into(),
+        Type::Bool => "bool".into(),
+        Type::Bytes => "[]uint8".into(),
+        Type::Quantity => "resource.Quantity".into(),
+        Type::Any => "interface {}".into(),
+        Type::List(inner) => format!("[]{}", go_type(inner)),
+        Type::Map(inner) => format!("map[string]{}", go_type(inner)),
+        Type::Ref(target) => {
+            let mut parts = target.name().rsplit('.');
+            let name = parts.next().unwrap_or_default();
+            format!("{}.{name}", parts.next().unwrap_or_default())
+        }
+    }
+}
+
+/// Standard base64 with padding; line breaks are allowed, as Go allows them.
+fn base64(text: &str) -> Result<(), String> {
+    let alphabet = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+    let mut count = 0usize;
+    let mut padding = 0usize;
+    for (i, b) in text.bytes().enumerate() {
+        match b {
+            b'\r' | b'\n' => {}
+            b'=' if count % 4 + padding >= 2 && padding < 2 => padding += 1,
+            b if alphabet(b) && padding == 0 => count += 1,
+            _ => return Err(format!("illegal base64 data at input byte {i}")),
+        }
+    }
+    if (count + padding).is_multiple_of(4) {
+        Ok(())
+    } else {
+        Err(format!("illegal base64 data at input byte {}", text.len() - text.len() % 4))
+    }
+}
+
+/// RFC 3339.
+fn time(text: &str) -> Result<(), String> {
+    if crate::time::parse(text).is_some() {
+        return Ok(());
+    }
+    let layout = "2006-01-02T15:04:05Z07:00";
+    Err(format!("parsing time \"{text}\" as \"{layout}\": cannot parse \"{text}\" as \"2006\""))
+}
+
+/// Brings an object that passed [`check`] into the form it is stored in: unknown fields, nulls and empty optional lists and
+/// maps dropped, quantities and times canonical.
+pub fn normalise(object: &mut Value, type_ref: TypeRef) {
+    if let Value::Object(map) = object {
+        normalise_fields(map, type_ref);
+    }
+}
+
+fn normalise_fields(map: &mut Map<String, Value>, target: TypeRef) {
+    map.retain(|name, value| {
+        let Some(field) = target.get(name) else { return false };
+        if value.is_null() {
+            return false;
+        }
+        normalise_value(value, &field.ty);
+        field.required || !is_empty(value, field)
+    });
+}
+
+/// Go drops empty lists and maps of optional fields, yet keeps empty structs.
+fn is_empty(value: &Value, field: &Field) -> bool {
+    match (&field.ty, value) {
+        (Type::List(_), Value::Array(items)) => items.is_empty(),
+        (Type::Map(_), Value::Object(map)) => map.is_empty(),
+        _ => false,
+    }
+}
+
+fn normalise_value(value: &mut Value, ty: &Type) {
+    match (ty, value) {
+        (Type::Ref(target), Value::Object(map)) => normalise_fields(map, *target),
+        (Type::List(inner), Value::Array(items)) => {
+            if is_plain(inner) {
+                return;
+            }
+            for item in items {
+                normalise_value(item, inner);
+            }
+        }
+        (Type::Map(inner), Value::Object(map)) => {
+            map.values_mut().for_each(|item| normalise_value(item, inner));
+        }
+        (Type::Quantity, value) => {
+            if let Ok(quantity) = Quantity::from_json(value) {
+                *value = Value::String(quantity.to_string());
+            }
+        }
+        (Type::Time, Value::String(text)) => {
+            if let Some(seconds) = crate::time::parse(text) {
+                *text = crate::time::format(seconds);
+            }
+        }
+        // A null in a map of strings is the empty string to Go.
+        (Type::String, value @ Value::Null) => *value = Value::String(String::new()),
+        _ => {}
+    }
+}
+
+fn is_plain(ty: &Type) -> bool {
+    matches!(ty, Type::Int32 | Type::Int64 | Type::Bool | Type::Number | Type::Any)
+}

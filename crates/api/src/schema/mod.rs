@@ -1,0 +1,240 @@
+//! Schema facts of the built-in types, and decoding that checks against them.
+//!
+//! `schema/types.txt` is generated (`cargo xtask schema update`). A line `= <name> [group/version/kind …]` begins a type, the
+//! lines after it are its fields: `<name> <type> [!] [list=a|s|m] [keys=…] [patch=…] [by=…]`. Types are `s` string, `i` int32,
+//! `l` int64, `d` number, `b` boolean, `y` bytes, `q` quantity, `o` int-or-string, `t` time, `u` microtime, `*` anything,
+//! `@N` the N-th type, `[T` a list of T, `{T` a map of T. `!` marks required fields.
+
+mod decode;
+mod parse;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use coxswain_meta::Status;
+use coxswain_meta::patch::strategic::{self, SchemaNode};
+
+pub use decode::{Decoded, check, normalise};
+pub use parse::parse_json_strict;
+
+static TABLE: LazyLock<Table> = LazyLock::new(|| Table::load(include_str!("../../schema/types.txt")));
+
+struct Table {
+    types: Vec<TypeDef>,
+    by_gvk: HashMap<&'static str, TypeRef>,
+    by_name: HashMap<&'static str, TypeRef>,
+}
+
+struct TypeDef {
+    name: &'static str,
+    /// Sorted by name.
+    fields: Vec<Field>,
+}
+
+/// A type in the fact table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TypeRef(u16);
+
+/// What a field holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Type {
+    /// Text.
+    String,
+    /// A 32-bit integer.
+    Int32,
+    /// A 64-bit integer.
+    Int64,
+    /// A floating point number.
+    Number,
+    /// A boolean.
+    Bool,
+    /// Base64 text.
+    Bytes,
+    /// A resource quantity.
+    Quantity,
+    /// An integer or text.
+    IntOrString,
+    /// RFC 3339, seconds.
+    Time,
+    /// RFC 3339, microseconds.
+    MicroTime,
+    /// Any JSON.
+    Any,
+    /// Another type of the table.
+    Ref(TypeRef),
+    /// A list.
+    List(Box<Type>),
+    /// A map with string keys.
+    Map(Box<Type>),
+}
+
+/// How a list merges, by `x-kubernetes-list-type`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ListType {
+    /// As a whole.
+    #[default]
+    Atomic,
+    /// As a set of scalars.
+    Set,
+    /// As a map keyed by some fields of its items.
+    Map,
+}
+
+/// A field of a type.
+#[derive(Debug)]
+pub struct Field {
+    /// JSON name.
+    pub name: &'static str,
+    /// What it holds.
+    pub ty: Type,
+    /// Always present.
+    pub required: bool,
+    /// How a list merges in apply.
+    pub list_type: ListType,
+    /// The keys of a `Map` list, comma-separated.
+    pub map_keys: &'static str,
+    /// `x-kubernetes-patch-strategy`.
+    patch: &'static str,
+    /// `x-kubernetes-patch-merge-key`.
+    merge_key: Option<&'static str>,
+}
+
+impl Table {
+    fn load(text: &'static str) -> Self {
+        let mut table = Table { types: Vec::new(), by_gvk: HashMap::new(), by_name: HashMap::new() };
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let (Some(first), Some(second)) = (words.next(), words.next()) else { continue };
+            if first == "=" {
+                let this = TypeRef(table.types.len() as u16);
+                table.types.push(TypeDef { name: second, fields: Vec::new() });
+                table.by_name.insert(second, this);
+                table.by_gvk.extend(words.map(|gvk| (gvk, this)));
+            } else if let Some(current) = table.types.last_mut() {
+                current.fields.push(Field::load(first, second, words));
+            }
+        }
+        table
+    }
+}
+
+impl Field {
+    fn load(name: &'static str, ty: &str, flags: std::str::Split<'static, char>) -> Self {
+        let mut field = Field {
+            name,
+            ty: Type::load(ty),
+            required: false,
+            list_type: ListType::Atomic,
+            map_keys: "",
+            patch: "",
+            merge_key: None,
+        };
+        for flag in flags {
+            match flag.split_once('=') {
+                None => field.required = flag == "!",
+                Some(("list", "m")) => field.list_type = ListType::Map,
+                Some(("list", "s")) => field.list_type = ListType::Set,
+                Some(("keys", keys)) => field.map_keys = keys,
+                Some(("patch", strategy)) => field.patch = strategy,
+                Some(("by", key)) => field.merge_key = Some(key),
+                Some(_) => {}
+            }
+        }
+        field
+    }
+}
+
+impl Type {
+    fn load(text: &str) -> Self {
+        let (first, rest) = text.split_at(1);
+        match first {
+            "s" => Type::String,
+            "i" => Type::Int32,
+            "l" => Type::Int64,
+            "d" => Type::Number,
+            "b" => Type::Bool,
+            "y" => Type::Bytes,
+            "q" => Type::Quantity,
+            "o" => Type::IntOrString,
+            "t" => Type::Time,
+            "u" => Type::MicroTime,
+            "@" => rest.parse().map_or(Type::Any, |n| Type::Ref(TypeRef(n))),
+            "[" => Type::List(Box::new(Type::load(rest))),
+            "{" => Type::Map(Box::new(Type::load(rest))),
+            _ => Type::Any,
+        }
+    }
+
+    /// The type below lists and maps.
+    fn innermost(&self) -> &Type {
+        match self {
+            Type::List(inner) | Type::Map(inner) => inner.innermost(),
+            other => other,
+        }
+    }
+}
+
+impl TypeRef {
+    fn def(self) -> &'static TypeDef {
+        // Every reference comes from the table, and a test follows all of them.
+        &TABLE.types[usize::from(self.0)]
+    }
+
+    /// The definition's full name, such as `io.k8s.api.core.v1.Pod`.
+    pub fn name(self) -> &'static str {
+        self.def().name
+    }
+
+    /// The Go type's name without its package, such as `PodSpec`.
+    pub fn short_name(self) -> &'static str {
+        self.name().rsplit('.').next().unwrap_or_default()
+    }
+
+    /// All fields by name.
+    pub fn fields(self) -> &'static [Field] {
+        &self.def().fields
+    }
+
+    /// The field of that JSON name.
+    pub fn get(self, name: &str) -> Option<&'static Field> {
+        let fields = self.fields();
+        fields.binary_search_by(|f| f.name.cmp(name)).ok().map(|i| &fields[i])
+    }
+}
+
+/// The type of a kind.
+pub fn by_gvk(group: &str, version: &str, kind: &str) -> Option<TypeRef> {
+    TABLE.by_gvk.get(format!("{group}/{version}/{kind}").as_str()).copied()
+}
+
+/// The type of a definition's full name.
+pub fn by_name(name: &str) -> Option<TypeRef> {
+    TABLE.by_name.get(name).copied()
+}
+
+/// 400 for a document that cannot be decoded: `what` is an error of [`Decoded`] or, for strict decoding,
+/// `strict decoding error: ` and the joined unknown and duplicate fields.
+pub fn decode_error(version: &str, kind: &str, what: &str) -> Status {
+    Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {what}"))
+}
+
+impl SchemaNode for TypeRef {
+    fn field(self, name: &str) -> Option<strategic::Field<Self>> {
+        let field = self.get(name)?;
+        let strategies = || field.patch.split(',');
+        Some(strategic::Field {
+            node: match field.ty.innermost() {
+                // A map's keys are no fields: only lists and plain references lead on.
+                Type::Ref(target) if !matches!(field.ty, Type::Map(_)) => Some(*target),
+                _ => None,
+            },
+            merge: strategies().any(|s| s == "merge"),
+            replace: strategies().any(|s| s == "replace"),
+            retain_keys: strategies().any(|s| s == "retainKeys"),
+            merge_key: field.merge_key,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
