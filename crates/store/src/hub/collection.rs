@@ -55,6 +55,11 @@ impl<A> Collection<A> {
         self.read().current.get(name).cloned()
     }
 
+    /// The revision of the newest write to the collection that is published.
+    pub fn newest(&self) -> Revision {
+        *self.changed.borrow()
+    }
+
     /// How many objects there are.
     pub fn len(&self) -> usize {
         self.read().current.len()
@@ -87,7 +92,7 @@ impl<A> Collection<A> {
         at: Revision,
         after: Option<&str>,
         limit: usize,
-        select: impl Fn(&A) -> bool,
+        select: impl Fn(&Object<A>) -> bool,
     ) -> Result<Page<A>, Compacted> {
         let state = self.read();
         let mut changed = BTreeMap::new();
@@ -108,7 +113,7 @@ impl<A> Collection<A> {
         let then = changed.range::<str, _>(range).filter_map(|(name, object)| Some((name, object.as_ref()?)));
         let mut all = merge(untouched, then)
             .take_while(|object| object.name.starts_with(prefix))
-            .filter(|object| select(&object.attributes));
+            .filter(|object| select(object));
         let objects: Vec<_> = all.by_ref().take(limit).cloned().collect();
         let remaining = if objects.len() == limit { all.count() } else { 0 };
         Ok(Page { objects, more: remaining > 0, remaining })

@@ -28,7 +28,7 @@ impl<A> Watch<A> {
         Self { collection, prefix: prefix.to_owned(), seen, changed }
     }
 
-    /// Waits for the next events; a batch may be empty where none has the prefix. Cancel-safe.
+    /// Waits for the next events, at least one. Cancel-safe.
     ///
     /// # Errors
     /// The watch fell behind the history.
@@ -52,10 +52,12 @@ impl<A> Watch<A> {
     /// # Errors
     /// The watch fell behind the history.
     pub fn ready(&mut self) -> Result<Vec<Arc<Event<A>>>, Compacted> {
-        let events = self.collection.events_after(self.seen, BATCH)?;
+        let mut events = self.collection.events_after(self.seen, BATCH)?;
         if let Some(last) = events.last() {
             self.seen = last.object.revision;
         }
-        Ok(events.into_iter().filter(|event| event.object.name.starts_with(&self.prefix)).collect())
+        let before = events.len();
+        events.retain(|event| event.object.name.starts_with(&self.prefix));
+        if events.is_empty() && before > 0 { self.ready() } else { Ok(events) }
     }
 }

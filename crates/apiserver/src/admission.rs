@@ -1,0 +1,247 @@
+//! Admission: what the server changes in objects and refuses for reasons that lie outside of them.
+//!
+//! Each plugin is one function of the table below, named as upstream names it.
+
+use coxswain_api::Kind;
+use coxswain_meta::Status;
+use coxswain_meta::status::Cause;
+use rand::Rng;
+use serde_json::{Value, json};
+
+use crate::Server;
+use crate::authn::UserInfo;
+use crate::handler::display_name;
+use crate::object::Meta;
+
+/// What is done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// It is made.
+    Create,
+    /// It is changed.
+    Update,
+    /// It is deleted.
+    Delete,
+}
+
+/// One write, as the plugins see it.
+pub struct Admission<'a> {
+    /// The server, for what plugins look up.
+    pub server: &'a Server,
+    /// The row of the object.
+    pub kind: &'static Kind,
+    /// Who writes.
+    pub user: &'a UserInfo,
+    /// What is done.
+    pub operation: Operation,
+}
+
+type Mutator = fn(&Admission, &mut Value) -> Result<(), Status>;
+type Validator = fn(&Admission, &Value) -> Result<(), Status>;
+
+/// Kind, operation and plugin.
+const MUTATORS: &[(&str, Operation, Mutator)] = &[
+    ("pods", Operation::Create, service_account),
+    ("pods", Operation::Create, priority),
+    ("pods", Operation::Create, default_toleration_seconds),
+    ("nodes", Operation::Create, taint_new_node),
+    ("namespaces", Operation::Create, namespace_label),
+    ("namespaces", Operation::Update, namespace_label),
+];
+
+const VALIDATORS: &[(&str, Operation, Validator)] = &[
+    ("*", Operation::Create, namespace_exists),
+    ("namespaces", Operation::Delete, namespace_is_needed),
+];
+
+fn applies(plural: &str, kind: &Kind) -> bool {
+    plural == "*" || (plural == kind.plural && kind.group.is_empty())
+}
+
+impl Admission<'_> {
+    /// The mutating plugins.
+    pub fn mutate(&self, object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
+        let own = MUTATORS.iter().filter(|(plural, operation, _)| *operation == self.operation && applies(plural, self.kind));
+        own.map(|(_, _, plugin)| plugin).try_for_each(|plugin| plugin(self, object))
+    }
+
+    /// The validating plugins.
+    pub fn validate(&self, object: &Value, _old: Option<&Value>) -> Result<(), Status> {
+        let own = VALIDATORS.iter().filter(|(plural, operation, _)| *operation == self.operation && applies(plural, self.kind));
+        own.map(|(_, _, plugin)| plugin).try_for_each(|plugin| plugin(self, object))
+    }
+
+    fn forbidden(&self, object: &Value, why: &str) -> Status {
+        Status::forbidden(self.kind.group, self.kind.plural, display_name(object), why)
+    }
+}
+
+/// NamespaceLifecycle: nothing is made in a namespace that does not exist or is going away.
+fn namespace_exists(admission: &Admission, object: &Value) -> Result<(), Status> {
+    let name = object.namespace();
+    if !admission.kind.namespaced || name.is_empty() {
+        return Ok(());
+    }
+    let Some(namespace) = admission.server.read("", "namespaces", "", name) else {
+        return Err(Status::not_found("", "namespaces", name));
+    };
+    if !namespace.is_deleting() {
+        return Ok(());
+    }
+    let mut status = admission
+        .forbidden(object, &format!("unable to create new content in namespace {name} because it is being terminated"));
+    status.details.get_or_insert_default().causes.push(Cause {
+        reason: "NamespaceTerminating".into(),
+        message: format!("namespace {name} is being terminated"),
+        field: "metadata.namespace".into(),
+    });
+    Err(status)
+}
+
+/// NamespaceLifecycle: these namespaces stay.
+fn namespace_is_needed(admission: &Admission, object: &Value) -> Result<(), Status> {
+    match object.name() {
+        "default" | "kube-system" | "kube-public" => Err(admission.forbidden(object, "this namespace may not be deleted")),
+        _ => Ok(()),
+    }
+}
+
+/// Every namespace carries its name as a label.
+fn namespace_label(_: &Admission, object: &mut Value) -> Result<(), Status> {
+    let name = object.name().to_owned();
+    if !name.is_empty() {
+        let labels = object.meta_mut().entry("labels").or_insert_with(|| json!({}));
+        labels["kubernetes.io/metadata.name"] = name.into();
+    }
+    Ok(())
+}
+
+/// TaintNodesByCondition: a new node takes pods only once it is found ready.
+fn taint_new_node(_: &Admission, node: &mut Value) -> Result<(), Status> {
+    const NOT_READY: &str = "node.kubernetes.io/not-ready";
+    if !node["spec"].is_object() {
+        node["spec"] = json!({});
+    }
+    if !node["spec"]["taints"].is_array() {
+        node["spec"]["taints"] = json!([]);
+    }
+    if let Some(taints) = node["spec"]["taints"].as_array_mut()
+        && !taints.iter().any(|taint| taint["key"] == NOT_READY && taint["effect"] == "NoSchedule")
+    {
+        taints.push(json!({ "key": NOT_READY, "effect": "NoSchedule" }));
+    }
+    Ok(())
+}
+
+/// ServiceAccount: every pod runs as an account that exists and finds its token mounted.
+fn service_account(admission: &Admission, pod: &mut Value) -> Result<(), Status> {
+    if pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string() || !pod["spec"].is_object() {
+        return Ok(());
+    }
+    let name = match pod["spec"]["serviceAccountName"].as_str() {
+        None | Some("") => "default".to_owned(),
+        Some(name) => name.to_owned(),
+    };
+    pod["spec"]["serviceAccountName"] = name.as_str().into();
+    pod["spec"]["serviceAccount"] = name.as_str().into();
+    let Some(account) = admission.server.read("", "serviceaccounts", pod.namespace(), &name) else {
+        // Where the namespace itself is missing, that is what the client is told.
+        namespace_exists(admission, pod)?;
+        let why = format!("error looking up service account {}/{name}: serviceaccount \"{name}\" not found", pod.namespace());
+        return Err(admission.forbidden(pod, &why));
+    };
+    let own = pod["spec"]["imagePullSecrets"].as_array().is_some_and(|list| !list.is_empty());
+    if !own && let Some(secrets) = account["imagePullSecrets"].as_array() {
+        pod["spec"]["imagePullSecrets"] = secrets.clone().into();
+    }
+    let automount = pod["spec"]["automountServiceAccountToken"].as_bool();
+    if automount.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true) {
+        mount_token(&mut pod["spec"]);
+    }
+    Ok(())
+}
+
+const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+fn mount_token(spec: &mut Value) {
+    let suffix: String = (0..5).map(|_| char::from(b"bcdfghjklmnpqrstvwxz2456789"[rand::rng().random_range(0..27)])).collect();
+    let mut volume = format!("kube-api-access-{suffix}");
+    let existing = spec["volumes"].as_array().into_iter().flatten().find_map(|volume| {
+        volume["name"].as_str().filter(|name| name.starts_with("kube-api-access-")).map(str::to_owned)
+    });
+    let missing = existing.is_none();
+    volume = existing.unwrap_or(volume);
+    let mut used = false;
+    for list in ["initContainers", "containers"] {
+        for container in spec[list].as_array_mut().into_iter().flatten().filter(|container| container.is_object()) {
+            let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+            if mounts.iter().any(|mount| mount["mountPath"] == TOKEN_DIR) {
+                continue;
+            }
+            let own = json!({ "name": volume, "readOnly": true, "mountPath": TOKEN_DIR });
+            container["volumeMounts"] = mounts.into_iter().chain([own]).collect();
+            used = true;
+        }
+    }
+    if !(used && missing) {
+        return;
+    }
+    let sources = json!([
+        { "serviceAccountToken": { "expirationSeconds": 3607, "path": "token" } },
+        { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
+        { "downwardAPI": { "items": [{ "path": "namespace", "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.namespace" } }] } },
+    ]);
+    let own = json!({ "name": volume, "projected": { "sources": sources, "defaultMode": 0o644 } });
+    let volumes = spec["volumes"].as_array().cloned().unwrap_or_default();
+    spec["volumes"] = volumes.into_iter().chain([own]).collect();
+}
+
+/// Priority: the class a pod names, or the cluster's default, becomes a number.
+fn priority(admission: &Admission, pod: &mut Value) -> Result<(), Status> {
+    if !pod["spec"].is_object() {
+        return Ok(());
+    }
+    let named = pod["spec"]["priorityClassName"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+    let class = match &named {
+        Some(name) => match admission.server.read("scheduling.k8s.io", "priorityclasses", "", name) {
+            Some(class) => Some(class),
+            None => return Err(admission.forbidden(pod, &format!("no PriorityClass with name {name} was found"))),
+        },
+        None => {
+            let classes = admission.server.read_all("scheduling.k8s.io", "priorityclasses", "");
+            classes.into_iter().filter(|class| class["globalDefault"] == true).min_by_key(|class| class["value"].as_i64())
+        }
+    };
+    let value = class.as_ref().and_then(|class| class["value"].as_i64()).unwrap_or(0);
+    if pod["spec"]["priority"].as_i64().is_some_and(|set| set != value) {
+        let set = &pod["spec"]["priority"];
+        let why = format!("the integer value of priority ({set}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name");
+        return Err(admission.forbidden(pod, &why));
+    }
+    if let (None, Some(class)) = (&named, &class) {
+        pod["spec"]["priorityClassName"] = class.name().into();
+    }
+    pod["spec"]["priority"] = value.into();
+    let policy = class.as_ref().and_then(|class| class["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
+    pod["spec"]["preemptionPolicy"] = policy.into();
+    Ok(())
+}
+
+/// DefaultTolerationSeconds: pods stay five minutes on a node that fails.
+fn default_toleration_seconds(_: &Admission, pod: &mut Value) -> Result<(), Status> {
+    if !pod["spec"].is_object() {
+        return Ok(());
+    }
+    let mut tolerations = pod["spec"]["tolerations"].as_array().cloned().unwrap_or_default();
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let tolerated = tolerations.iter().any(|toleration| {
+            let of = |field: &str| toleration[field].as_str().unwrap_or_default();
+            (of("key") == key || of("key").is_empty()) && matches!(of("effect"), "" | "NoExecute")
+        });
+        if !tolerated {
+            tolerations.push(json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300 }));
+        }
+    }
+    pod["spec"]["tolerations"] = tolerations.into();
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Cluster IPs and node ports: given out under a lock that lasts until the service is written.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use coxswain_api::Kind;
+use coxswain_meta::field::{ErrorList, FieldError, Path};
+use coxswain_meta::Status;
+use rand::Rng;
+use serde_json::{Value, json};
+use tokio::sync::MutexGuard;
+
+use crate::Server;
+use crate::object::Meta;
+
+/// The addresses and ports that services may have.
+#[derive(Clone, Debug)]
+pub struct ServiceRange {
+    /// The first address of the range; a multiple of its size.
+    pub network: Ipv4Addr,
+    /// Its prefix length.
+    pub prefix_length: u8,
+    /// Node ports.
+    pub node_ports: RangeInclusive<u16>,
+}
+
+impl Default for ServiceRange {
+    fn default() -> Self {
+        Self { network: Ipv4Addr::new(10, 43, 0, 0), prefix_length: 16, node_ports: 30000..=32767 }
+    }
+}
+
+impl ServiceRange {
+    fn size(&self) -> u32 {
+        1 << (32 - self.prefix_length)
+    }
+
+    fn address(&self, offset: u32) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.network) + offset)
+    }
+
+    /// The address of the service `kubernetes`.
+    pub fn kubernetes(&self) -> Ipv4Addr {
+        self.address(1)
+    }
+
+    fn contains(&self, address: Ipv4Addr) -> bool {
+        (1..self.size() - 1).contains(&u32::from(address).wrapping_sub(u32::from(self.network)))
+    }
+
+    /// The first part of a range is left to addresses that users choose (KEP-3070).
+    fn reserved(&self) -> u32 {
+        (self.size() / 16).clamp(16, 256)
+    }
+}
+
+/// The right to give out addresses; nothing for kinds that have none.
+pub struct Allocation<'a> {
+    server: &'a Server,
+    guard: Option<MutexGuard<'a, ()>>,
+}
+
+/// Takes the lock where a kind needs it. Hold the result until the object is written.
+pub async fn lock<'a>(server: &'a Server, kind: &Kind) -> Allocation<'a> {
+    let services = kind.plural == "services" && kind.group.is_empty();
+    Allocation { server, guard: if services { Some(server.allocating.lock().await) } else { None } }
+}
+
+impl Allocation<'_> {
+    /// Gives a new service what it needs.
+    pub fn create(&self, service: &mut Value) -> Result<(), Status> {
+        self.assign(service, None)
+    }
+
+    /// Gives a changed service what it newly needs, and lets it keep what it has.
+    pub fn update(&self, service: &mut Value, old: &Value) -> Result<(), Status> {
+        self.assign(service, Some(old))
+    }
+
+    fn assign(&self, service: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+        if self.guard.is_none() || !service["spec"].is_object() {
+            return Ok(());
+        }
+        let name = service.name().to_owned();
+        let others: Vec<Value> = self.server.read_all("", "services", "");
+        let same = |other: &Value| other.name() == name && other.namespace() == service.namespace();
+        let others: Vec<&Value> = others.iter().filter(|other| !same(other)).collect();
+        let mut errors = ErrorList::new();
+        let range = &self.server.config.services;
+        assign_ip(range, service, old, &others, &mut errors);
+        assign_ports(range, service, old, &others, &mut errors);
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "Service", &name, &errors)) }
+    }
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_default()
+}
+
+fn assign_ip(range: &ServiceRange, service: &mut Value, old: Option<&Value>, others: &[&Value], errors: &mut ErrorList) {
+    let spec = &mut service["spec"];
+    if text(spec, "type") == "ExternalName" {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if let Some(spec) = spec.as_object_mut() {
+                spec.remove(field);
+            }
+        }
+        return;
+    }
+    if text(spec, "clusterIP").is_empty() && let Some(kept) = old.map(|old| text(&old["spec"], "clusterIP")).filter(|ip| !ip.is_empty()) {
+        spec["clusterIP"] = kept.into();
+    }
+    if text(spec, "clusterIP").is_empty() && let Some(first) = spec["clusterIPs"][0].as_str().map(str::to_owned) {
+        spec["clusterIP"] = first.into();
+    }
+    let taken: HashSet<&str> = others.iter().map(|other| text(&other["spec"], "clusterIP")).collect();
+    let path = Path::new("spec").child("clusterIPs");
+    match text(spec, "clusterIP") {
+        "None" => {}
+        "" => match free_ip(range, &taken) {
+            Some(address) => spec["clusterIP"] = address.to_string().into(),
+            None => errors.push(FieldError::internal(&path, "failed to allocate a serviceIP: range is full")),
+        },
+        wanted => {
+            let fails = |why: &str| FieldError::invalid(&path, json!([wanted]), format!("failed to allocate IP {wanted}: {why}"));
+            match wanted.parse::<Ipv4Addr>() {
+                Ok(address) if !range.contains(address) => errors.push(fails(&format!(
+                    "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}/{}",
+                    range.network, range.prefix_length
+                ))),
+                Ok(_) if taken.contains(wanted) => errors.push(fails("provided IP is already allocated")),
+                // What is no address is named by validation.
+                _ => {}
+            }
+        }
+    }
+    if !spec["clusterIPs"].is_array() || old.is_some_and(|old| old["spec"]["clusterIP"] != spec["clusterIP"] && old["spec"]["clusterIPs"] == spec["clusterIPs"]) {
+        spec["clusterIPs"] = json!([spec["clusterIP"]]);
+    }
+    if text(spec, "ipFamilyPolicy").is_empty() {
+        spec["ipFamilyPolicy"] = "SingleStack".into();
+    }
+    if !spec["ipFamilies"].is_array() {
+        spec["ipFamilies"] = json!(["IPv4"]);
+    }
+}
+
+fn free_ip(range: &ServiceRange, taken: &HashSet<&str>) -> Option<Ipv4Addr> {
+    let (reserved, size) = (range.reserved(), range.size());
+    let free = |offset: &u32| !taken.contains(range.address(*offset).to_string().as_str());
+    let start = rand::rng().random_range(reserved..size - 1);
+    let offsets = (start..size - 1).chain(reserved..start).chain(2..reserved);
+    offsets.into_iter().find(free).map(|offset| range.address(offset))
+}
+
+fn assign_ports(range: &ServiceRange, service: &mut Value, old: Option<&Value>, others: &[&Value], errors: &mut ErrorList) {
+    let spec = &mut service["spec"];
+    let kind = text(spec, "type").to_owned();
+    let wants = match kind.as_str() {
+        "NodePort" => true,
+        "LoadBalancer" => spec["allocateLoadBalancerNodePorts"] != false,
+        _ => false,
+    };
+    let port_of = |port: &Value| (text(port, "protocol").to_owned(), port["nodePort"].as_u64().unwrap_or(0));
+    let mut taken: HashSet<(String, u64)> =
+        others.iter().flat_map(|other| other["spec"]["ports"].as_array().into_iter().flatten()).map(port_of).collect();
+    let old_ports: Vec<Value> = old.and_then(|old| old["spec"]["ports"].as_array().cloned()).unwrap_or_default();
+    let had_ports = old.is_some_and(|old| matches!(text(&old["spec"], "type"), "NodePort" | "LoadBalancer"));
+    let path = Path::new("spec").child("ports");
+    for (at, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+        let (protocol, mut number) = port_of(port);
+        let same = old_ports.iter().find(|other| other["port"] == port["port"] && text(other, "protocol") == protocol);
+        if !wants && kind != "LoadBalancer" {
+            // A type without node ports gives up those it was given.
+            if had_ports && same.is_some_and(|same| same["nodePort"] == port["nodePort"])
+                && let Some(port) = port.as_object_mut()
+            {
+                port.remove("nodePort");
+            }
+            continue;
+        }
+        if number == 0 && let Some(kept) = same.and_then(|same| same["nodePort"].as_u64()).filter(|kept| *kept > 0) {
+            number = kept;
+        }
+        let path = path.index(at).child("nodePort");
+        let bounds = u64::from(*range.node_ports.start())..=u64::from(*range.node_ports.end());
+        if number == 0 && wants {
+            let start = rand::rng().random_range(bounds.clone());
+            let free = (start..=*bounds.end()).chain(*bounds.start()..start).find(|port| !taken.contains(&(protocol.clone(), *port)));
+            match free {
+                Some(free) => number = free,
+                None => errors.push(FieldError::internal(&path, "failed to allocate a nodePort: range is full")),
+            }
+        } else if number > 0 && !bounds.contains(&number) {
+            let detail = format!("provided port is not in the valid range. The range of valid ports is {}-{}", bounds.start(), bounds.end());
+            errors.push(FieldError::invalid(&path, number, detail));
+        } else if number > 0 && taken.contains(&(protocol.clone(), number)) {
+            errors.push(FieldError::invalid(&path, number, "provided port is already allocated"));
+        }
+        if number > 0 {
+            port["nodePort"] = number.into();
+            taken.insert((protocol, number));
+        }
+    }
+}

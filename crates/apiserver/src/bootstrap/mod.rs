@@ -1,0 +1,108 @@
+//! The objects that every cluster has: namespaces, default roles, priority classes and the service `kubernetes`.
+
+mod policy;
+
+use std::sync::Arc;
+
+use coxswain_api::{Kind, catalogue};
+use coxswain_meta::Status;
+use serde_json::{Value, json};
+
+use crate::Server;
+use crate::authn::UserInfo;
+use crate::handler::{Change, Part};
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+fn user() -> UserInfo {
+    UserInfo::new("system:apiserver", &["system:masters"])
+}
+
+/// Makes what is missing; what is there stays as it is, but for the addresses of this server.
+pub async fn ensure(server: &Arc<Server>) {
+    let user = user();
+    let create = |group: &'static str, plural: &'static str, object: Value| {
+        let user = &user;
+        async move {
+            let Some(kind) = find(group, plural) else { return };
+            report(plural, create(server, kind, user, object).await);
+        }
+    };
+    let namespaces = NAMESPACES.map(|name| create("", "namespaces", json!({ "metadata": { "name": name } })));
+    futures::future::join_all(namespaces).await;
+    let rbac = "rbac.authorization.k8s.io";
+    futures::future::join_all(policy::objects().into_iter().map(|(plural, object)| create(rbac, plural, object))).await;
+    for (name, value) in [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)] {
+        let description = "Used for system critical pods.";
+        create("scheduling.k8s.io", "priorityclasses", json!({ "metadata": { "name": name }, "value": value, "description": description })).await;
+    }
+    let service = json!({ "metadata": { "name": "kubernetes", "namespace": "default", "labels": labels() },
+        "spec": { "clusterIP": server.config.services.kubernetes().to_string(), "type": "ClusterIP",
+            "ports": [{ "name": "https", "port": 443, "targetPort": server.config.advertise.1, "protocol": "TCP" }] } });
+    create("", "services", service).await;
+    report("endpoints", own_endpoints(server, &user).await);
+}
+
+fn labels() -> Value {
+    json!({ "component": "apiserver", "provider": "kubernetes" })
+}
+
+fn find(group: &str, plural: &str) -> Option<&'static Kind> {
+    catalogue::KINDS.iter().find(|kind| kind.group == group && kind.plural == plural)
+}
+
+fn report(plural: &str, outcome: Result<(), Status>) {
+    if let Err(status) = outcome {
+        tracing::error!(plural, %status, "a default object could not be made");
+    }
+}
+
+/// Creates an object unless it is there.
+async fn create(server: &Server, kind: &'static Kind, user: &UserInfo, mut object: Value) -> Result<(), Status> {
+    object["kind"] = kind.kind.into();
+    object["apiVersion"] = kind.api_version().into();
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    if server.read(kind.group, kind.plural, &text("namespace"), &text("name")).is_some() {
+        return Ok(());
+    }
+    match server.create(kind, user, object, false).await {
+        Err(status) if status.reason != "AlreadyExists" => Err(status),
+        _ => Ok(()),
+    }
+}
+
+/// The endpoints of the service `kubernetes`: this server.
+async fn own_endpoints(server: &Arc<Server>, user: &UserInfo) -> Result<(), Status> {
+    let (address, port) = server.config.advertise;
+    let metadata = json!({ "name": "kubernetes", "namespace": "default" });
+    let mut slice_meta = metadata.clone();
+    slice_meta["labels"] = json!({ "kubernetes.io/service-name": "kubernetes" });
+    let mut endpoints_meta = metadata;
+    endpoints_meta["labels"] = json!({ "endpointslice.kubernetes.io/skip-mirror": "true" });
+    let ports = json!([{ "name": "https", "port": port, "protocol": "TCP" }]);
+    let wanted = [
+        ("", "endpoints", json!({ "metadata": endpoints_meta,
+            "subsets": [{ "addresses": [{ "ip": address.to_string() }], "ports": ports }] })),
+        ("discovery.k8s.io", "endpointslices", json!({ "metadata": slice_meta, "addressType": "IPv4", "ports": ports,
+            "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true } }] })),
+    ];
+    for (group, plural, object) in wanted {
+        let Some(kind) = find(group, plural) else { continue };
+        create(server, kind, user, object.clone()).await?;
+        let change = Change { kind, user, namespace: "default", name: "kubernetes", part: Part::Main, dry_run: false };
+        let current = |old: &Value| {
+            let mut new = old.clone();
+            if let Some(metadata) = new["metadata"].as_object_mut() {
+                metadata.remove("resourceVersion");
+            }
+            for field in ["subsets", "endpoints", "ports"] {
+                if object.get(field).is_some() {
+                    new[field] = object[field].clone();
+                }
+            }
+            Ok(new)
+        };
+        server.update(&change, current).await?;
+    }
+    Ok(())
+}

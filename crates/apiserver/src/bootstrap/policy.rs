@@ -1,0 +1,89 @@
+//! Reads the table of default roles into objects.
+
+use serde_json::{Value, json};
+
+const TABLE: &str = include_str!("policy.txt");
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+fn split(list: &str) -> Vec<&str> {
+    list.split(',').map(|item| if item == "core" { "" } else { item }).collect()
+}
+
+fn metadata(name: &str, label: Option<&str>) -> Value {
+    let mut labels = json!({ "kubernetes.io/bootstrapping": "rbac-defaults" });
+    if let Some((key, value)) = label.and_then(|label| label.split_once('=')) {
+        labels[key] = value.into();
+    }
+    json!({ "name": name, "labels": labels, "annotations": { "rbac.authorization.kubernetes.io/autoupdate": "true" } })
+}
+
+fn rule(line: &str) -> Option<Value> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (verbs, rest) = words.split_first()?;
+    Some(match rest {
+        ["/*", ..] => json!({ "verbs": split(verbs), "nonResourceURLs": ["*"] }),
+        [path, ..] if path.starts_with('/') => json!({ "verbs": split(verbs), "nonResourceURLs": rest }),
+        [groups, resources] => json!({ "verbs": split(verbs), "apiGroups": split(groups), "resources": split(resources) }),
+        _ => return None,
+    })
+}
+
+fn selector(label: &str) -> Value {
+    let (key, value) = label.split_once('=').unwrap_or((label, ""));
+    json!({ "clusterRoleSelectors": [{ "matchLabels": { key: value } }] })
+}
+
+/// The default roles and their bindings: plural and object.
+pub fn objects() -> Vec<(&'static str, Value)> {
+    let mut objects: Vec<(&str, Value)> = Vec::new();
+    for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match (line.starts_with(' '), words.as_slice()) {
+            (true, _) => {
+                let last = objects.last_mut().and_then(|(_, role)| role["rules"].as_array_mut());
+                if let (Some(rules), Some(rule)) = (last, rule(line)) {
+                    rules.push(rule);
+                }
+            }
+            (false, ["role", name, label @ ..]) => {
+                objects.push(("clusterroles", json!({ "metadata": metadata(name, label.first().copied()), "rules": [] })));
+            }
+            (false, ["aggregate", name, own, selected]) => {
+                let own = Some(*own).filter(|own| *own != "-");
+                objects.push((
+                    "clusterroles",
+                    json!({ "metadata": metadata(name, own), "aggregationRule": selector(selected), "rules": [] }),
+                ));
+            }
+            (false, ["bind", role, kind, subject]) => objects.push(("clusterrolebindings", binding(role, kind, subject, &objects))),
+            _ => {}
+        }
+    }
+    objects
+}
+
+/// Bindings are named after their role; one of the anonymous is a subject more of the same binding upstream.
+fn binding(role: &str, kind: &str, subject: &str, before: &[(&str, Value)]) -> Value {
+    let taken = before.iter().any(|(plural, object)| *plural == "clusterrolebindings" && object["metadata"]["name"] == role);
+    let name = if taken { format!("{role}:{subject}") } else { role.to_owned() };
+    let subject = match subject.split_once('/') {
+        Some((namespace, name)) => json!({ "kind": kind, "namespace": namespace, "name": name }),
+        None => json!({ "kind": kind, "apiGroup": GROUP, "name": subject }),
+    };
+    json!({ "metadata": metadata(&name, None), "subjects": [subject],
+        "roleRef": { "apiGroup": GROUP, "kind": "ClusterRole", "name": role } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_the_table_is_read() {
+        let rules = TABLE.lines().filter(|line| line.starts_with(' ')).count();
+        let read: usize = objects().iter().filter_map(|(_, object)| object["rules"].as_array().map(Vec::len)).sum();
+        assert_eq!(rules, read);
+        let heads = TABLE.lines().filter(|line| ["role ", "bind ", "aggregate "].iter().any(|head| line.starts_with(head))).count();
+        assert_eq!(heads, objects().len());
+    }
+}

@@ -1,0 +1,215 @@
+//! Discovery: which groups, versions and resources there are, in the legacy and the aggregated form.
+
+use axum::body::Body;
+use coxswain_api::{Kind, catalogue::KINDS};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::respond;
+use crate::subresource::review;
+
+/// Groups in the order in which clients prefer them.
+const GROUP_ORDER: &[&str] = &[
+    "", "apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io", "autoscaling", "batch",
+    "certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io",
+    "admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io", "discovery.k8s.io",
+];
+
+/// One resource of a group version, whether it is stored or only answers.
+struct Entry {
+    group: &'static str,
+    version: &'static str,
+    /// `pods`, or `pods/log`.
+    name: String,
+    singular: &'static str,
+    namespaced: bool,
+    kind: &'static str,
+    kind_group: &'static str,
+    kind_version: &'static str,
+    verbs: Vec<&'static str>,
+    short_names: &'static [&'static str],
+    categories: &'static [&'static str],
+}
+
+fn entries() -> Vec<Entry> {
+    let mut entries: Vec<Entry> = KINDS.iter().flat_map(of_kind).collect();
+    entries.extend(review::KINDS.iter().map(|review| Entry {
+        group: review.group,
+        version: "v1",
+        name: review.plural.into(),
+        singular: review.singular,
+        namespaced: review.namespaced,
+        kind: review.kind,
+        kind_group: review.group,
+        kind_version: "v1",
+        verbs: vec!["create"],
+        short_names: &[],
+        categories: &[],
+    }));
+    entries
+}
+
+fn of_kind(kind: &'static Kind) -> Vec<Entry> {
+    let entry = |name: String, of: (&'static str, &'static str, &'static str), verbs: &[&'static str]| Entry {
+        group: kind.group,
+        version: kind.version,
+        name,
+        singular: "",
+        namespaced: kind.namespaced,
+        kind: of.2,
+        kind_group: of.0,
+        kind_version: of.1,
+        verbs: verbs.to_vec(),
+        short_names: &[],
+        categories: &[],
+    };
+    let own = Entry {
+        singular: kind.singular,
+        short_names: kind.short_names,
+        categories: kind.categories,
+        ..entry(kind.plural.into(), (kind.group, kind.version, kind.kind), kind.verbs)
+    };
+    let subs = kind.subresources.iter().map(|sub| {
+        entry(format!("{}/{}", kind.plural, sub.name), (sub.group, sub.version, sub.kind), sub.verbs)
+    });
+    std::iter::once(own).chain(subs).collect()
+}
+
+fn rank(group: &str) -> usize {
+    GROUP_ORDER.iter().position(|known| *known == group).unwrap_or(GROUP_ORDER.len())
+}
+
+/// Groups with their versions, best first.
+fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for entry in entries() {
+        match groups.iter_mut().find(|(group, _)| *group == entry.group) {
+            Some((_, versions)) if versions.contains(&entry.version) => {}
+            Some((_, versions)) => versions.push(entry.version),
+            None => groups.push((entry.group, vec![entry.version])),
+        }
+    }
+    groups.iter_mut().for_each(|(_, versions)| versions.sort_by(|a, b| b.cmp(a)));
+    groups.sort_by_key(|(group, _)| (rank(group), *group));
+    groups
+}
+
+fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+fn api_group((group, versions): &(&str, Vec<&str>)) -> Value {
+    let shown = |version: &&str| json!({ "groupVersion": group_version(group, version), "version": version });
+    let list: Vec<Value> = versions.iter().map(shown).collect();
+    json!({ "name": group, "versions": list, "preferredVersion": list[0] })
+}
+
+fn legacy_resource(entry: &Entry) -> Value {
+    let mut resource = json!({ "name": entry.name, "singularName": entry.singular, "namespaced": entry.namespaced,
+        "kind": entry.kind, "verbs": entry.verbs });
+    if (entry.kind_group, entry.kind_version) != (entry.group, entry.version) {
+        if !entry.kind_group.is_empty() {
+            resource["group"] = entry.kind_group.into();
+        }
+        resource["version"] = entry.kind_version.into();
+    }
+    if !entry.short_names.is_empty() {
+        resource["shortNames"] = json!(entry.short_names);
+    }
+    if !entry.categories.is_empty() {
+        resource["categories"] = json!(entry.categories);
+    }
+    resource
+}
+
+fn aggregated_resources(entries: &[Entry]) -> Vec<Value> {
+    let kind = |entry: &Entry| json!({ "group": entry.kind_group, "version": entry.kind_version, "kind": entry.kind });
+    let mut resources: Vec<Value> = Vec::new();
+    for entry in entries {
+        if let Some((main, sub)) = entry.name.split_once('/') {
+            let shown = json!({ "subresource": sub, "responseKind": kind(entry), "verbs": entry.verbs });
+            if let Some(resource) = resources.iter_mut().find(|resource| resource["resource"] == main)
+                && let Some(resource) = resource.as_object_mut()
+                && let Some(list) = resource.entry("subresources").or_insert_with(|| json!([])).as_array_mut()
+            {
+                list.push(shown);
+            }
+            continue;
+        }
+        let mut resource = json!({ "resource": entry.name, "responseKind": kind(entry),
+            "scope": if entry.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": entry.singular, "verbs": entry.verbs });
+        if !entry.short_names.is_empty() {
+            resource["shortNames"] = json!(entry.short_names);
+        }
+        if !entry.categories.is_empty() {
+            resource["categories"] = json!(entry.categories);
+        }
+        resources.push(resource);
+    }
+    resources
+}
+
+/// `APIGroupDiscoveryList` (KEP-3352) of the core group or of all others.
+fn aggregated(core: bool) -> Value {
+    let items: Vec<Value> = groups()
+        .iter()
+        .filter(|(group, _)| group.is_empty() == core)
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|version| {
+                    let of: Vec<Entry> = entries().into_iter().filter(|e| (e.group, e.version) == (*group, *version)).collect();
+                    json!({ "version": version, "freshness": "Current", "resources": aggregated_resources(&of) })
+                })
+                .collect();
+            let mut item = json!({ "metadata": { "creationTimestamp": null }, "versions": versions });
+            if !group.is_empty() {
+                item["metadata"]["name"] = (*group).into();
+            }
+            item
+        })
+        .collect();
+    json!({ "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items })
+}
+
+/// `/api`, `/apis` and what lies directly below them; none for other paths.
+pub fn answer(path: &str, headers: &HeaderMap, server_address: &str) -> Option<Response<Body>> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let wants_aggregated = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains("as=APIGroupDiscoveryList") && value.contains("v=v2;") | value.contains("v=v2,") | value.ends_with("v=v2"));
+    let body = match parts.as_slice() {
+        ["api"] | ["apis"] if wants_aggregated => {
+            let mut response = respond::json(StatusCode::OK, &aggregated(parts == ["api"]));
+            let media = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+            return Some(response);
+        }
+        ["api"] => json!({ "kind": "APIVersions", "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": server_address }] }),
+        ["apis"] => {
+            let groups: Vec<Value> = groups().iter().filter(|(group, _)| !group.is_empty()).map(api_group).collect();
+            json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
+        }
+        ["apis", group] => {
+            let group = groups().into_iter().find(|(name, _)| name == group)?;
+            let mut shown = api_group(&group);
+            (shown["kind"], shown["apiVersion"]) = ("APIGroup".into(), "v1".into());
+            shown
+        }
+        ["api", version] => resource_list("", version)?,
+        ["apis", group, version] => resource_list(group, version)?,
+        _ => return None,
+    };
+    Some(respond::json(StatusCode::OK, &body))
+}
+
+fn resource_list(group: &str, version: &str) -> Option<Value> {
+    let of: Vec<Value> = entries().iter().filter(|e| (e.group, e.version) == (group, version)).map(legacy_resource).collect();
+    (!of.is_empty()).then(|| {
+        json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version(group, version), "resources": of })
+    })
+}

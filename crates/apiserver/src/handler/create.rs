@@ -1,0 +1,174 @@
+//! Create: decode, default, admit, validate, commit.
+
+use axum::body::Body;
+use bytes::Bytes;
+use coxswain_api::{Kind, schema};
+use coxswain_meta::Status;
+use coxswain_store::{CommitError, Expect};
+use http::{Request, Response, StatusCode};
+use rand::Rng;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Call, Form, check_type, display_name, key, read_document, render};
+use crate::admission::{Admission, Operation};
+use crate::authn::UserInfo;
+use crate::object::{Meta, attributes, encode, now};
+use crate::respond::{self, Outcome};
+use crate::{Server, allocate};
+
+/// Characters of generated names: no vowels, so no words.
+const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX_LENGTH: usize = 5;
+const LONGEST_PREFIX: usize = 63 - SUFFIX_LENGTH;
+const GENERATE_ATTEMPTS: usize = 8;
+
+/// What is done about fields that the schema does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validation {
+    /// Drop them.
+    Ignore,
+    /// Drop them and say so in `Warning` headers.
+    Warn,
+    /// Refuse the request.
+    Strict,
+}
+
+impl Call {
+    /// The `fieldValidation` parameter.
+    pub fn validation(&self) -> Result<Validation, Status> {
+        match self.query.get("fieldValidation") {
+            None | Some("Warn") => Ok(Validation::Warn),
+            Some("Ignore") => Ok(Validation::Ignore),
+            Some("Strict") => Ok(Validation::Strict),
+            Some(other) => Err(Status::bad_request(format!(
+                "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+            ))),
+        }
+    }
+
+    /// Brings a document into the form of its schema; returns what a client is to be warned of.
+    pub fn decode(&self, object: &mut Value, duplicates: Vec<String>) -> Result<Vec<String>, Status> {
+        decode(self.kind, object, duplicates, self.validation()?)
+    }
+
+    /// POST to a collection.
+    pub async fn post(&self, request: Request<Body>) -> Outcome {
+        let form = Form::accepted(&self.headers)?;
+        let (mut object, duplicates) = read_document(request).await?;
+        check_type(self.kind, &mut object)?;
+        let warnings = self.decode(&mut object, duplicates)?;
+        self.place(&mut object)?;
+        let bytes = self.server.create(self.kind, &self.user, object, self.dry_run()?).await?;
+        let mut response = render::object(self.kind, form, StatusCode::CREATED, &bytes, self.include_object());
+        respond::warn(&mut response, &warnings);
+        Ok(response)
+    }
+
+    /// Puts the namespace of the path into the object, which may not name another.
+    pub fn place(&self, object: &mut Value) -> Result<(), Status> {
+        if !self.kind.namespaced {
+            return Ok(());
+        }
+        let sent = object.namespace();
+        if !sent.is_empty() && sent != self.info.namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        object.meta_mut().insert("namespace".into(), self.info.namespace.as_str().into());
+        Ok(())
+    }
+}
+
+/// Checks a document against the schema of a kind and drops what it does not know.
+pub fn decode(kind: &Kind, object: &mut Value, duplicates: Vec<String>, validation: Validation) -> Result<Vec<String>, Status> {
+    let Some(type_ref) = kind.schema() else { return Ok(Vec::new()) };
+    let schema::Decoded { unknown, errors } = schema::check(object, type_ref);
+    if let Some(first) = errors.first() {
+        return Err(schema::decode_error(kind.version, kind.kind, first));
+    }
+    let faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
+    if validation == Validation::Strict && !faults.is_empty() {
+        let what = format!("strict decoding error: {}", faults.join(", "));
+        return Err(schema::decode_error(kind.version, kind.kind, &what));
+    }
+    schema::normalise(object, type_ref);
+    Ok(if validation == Validation::Warn { faults } else { Vec::new() })
+}
+
+/// A name from a prefix.
+fn generate(prefix: &str) -> String {
+    let mut rng = rand::rng();
+    let suffix = (0..SUFFIX_LENGTH).map(|_| char::from(SUFFIX[rng.random_range(0..SUFFIX.len())]));
+    prefix.chars().take(LONGEST_PREFIX).chain(suffix).collect()
+}
+
+impl Server {
+    /// Creates an object of a kind for a user and returns the stored bytes. The one road for requests and for the server itself.
+    pub async fn create(&self, kind: &'static Kind, user: &UserInfo, mut object: Value, dry_run: bool) -> Result<Bytes, Status> {
+        let generated = object.name().is_empty() && !object.meta_str("generateName").is_empty();
+        let metadata = object.meta_mut();
+        for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink"] {
+            if field == "resourceVersion" && metadata.get(field).and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
+                return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+            }
+            metadata.remove(field);
+        }
+        metadata.insert("uid".into(), Uuid::new_v4().to_string().into());
+        metadata.insert("creationTimestamp".into(), now().into());
+        if generated {
+            let name = generate(object.meta_str("generateName"));
+            object.meta_mut().insert("name".into(), name.into());
+        }
+        kind.default(&mut object)?;
+        let admission = Admission { server: self, kind, user, operation: Operation::Create };
+        admission.mutate(&mut object, None)?;
+        kind.prepare_create(&mut object);
+        let allocation = allocate::lock(self, kind).await;
+        allocation.create(&mut object)?;
+        let errors = kind.validate_create(&object);
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind.group, kind.kind, display_name(&object), &errors));
+        }
+        admission.validate(&object, None)?;
+        kind.to_storage(&mut object);
+        self.commit_new(kind, object, generated, dry_run).await
+    }
+
+    async fn commit_new(&self, kind: &Kind, mut object: Value, generated: bool, dry_run: bool) -> Result<Bytes, Status> {
+        let exists = |name: &str| Status::already_exists(kind.group, kind.plural, name);
+        for _ in 0..GENERATE_ATTEMPTS {
+            let key = key(kind, object.namespace(), object.name());
+            let stored = encode(&object);
+            if dry_run {
+                return match self.store.get(&key) {
+                    Some(_) => Err(exists(object.name())),
+                    None => Ok(stored),
+                };
+            }
+            match self.store.put(key, Expect::Absent, stored, attributes(kind, &object)).await {
+                Ok(object) => return Ok(object.bytes.clone()),
+                Err(CommitError::Conflict(_)) if generated => {
+                    let name = generate(object.meta_str("generateName"));
+                    object.meta_mut().insert("name".into(), name.into());
+                }
+                Err(CommitError::Conflict(_)) => return Err(exists(object.name())),
+                Err(CommitError::Unavailable(error)) => return Err(unavailable(&error)),
+            }
+        }
+        Err(exists(object.name()))
+    }
+}
+
+/// 503: the store takes no writes; the reason is for the log alone.
+pub fn unavailable(error: &str) -> Status {
+    tracing::error!(error, "the store takes no writes");
+    Status::unavailable("the datastore cannot take writes now; nothing was changed")
+}
+
+/// An answer for an object whose creation is a verb of its own, such as a binding.
+pub fn created(status: &Status) -> Response<Body> {
+    respond::json(StatusCode::CREATED, status)
+}
+

@@ -1,0 +1,282 @@
+//! Delete: preconditions, propagation, finalizers and grace, then the commit.
+
+use axum::body::Body;
+use bytes::Bytes;
+use coxswain_api::Kind;
+use coxswain_meta::Status;
+use coxswain_meta::status::{Details, OBJECT_MODIFIED};
+use coxswain_store::{CommitError, Expect};
+use http::{Request, StatusCode};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::create::unavailable;
+use super::update::finished;
+use super::{Call, Form, Stored, key, parse, read_body, render};
+use crate::Server;
+use crate::admission::{Admission, Operation};
+use crate::authn::UserInfo;
+use crate::object::{Meta, attributes, encode, now, time_after};
+use crate::respond::{self, Outcome};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// `DeleteOptions`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Options {
+    /// Seconds the object may take to end.
+    pub grace_period_seconds: Option<i64>,
+    /// What must hold of the object.
+    pub preconditions: Option<Preconditions>,
+    /// `Orphan`, `Background` or `Foreground`.
+    pub propagation_policy: Option<String>,
+    /// The older way to say `Orphan`.
+    pub orphan_dependents: Option<bool>,
+    /// `All`, or nothing.
+    pub dry_run: Vec<String>,
+}
+
+/// Conditions on the object's identity.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Preconditions {
+    /// Its uid.
+    pub uid: Option<String>,
+    /// Its resourceVersion.
+    pub resource_version: Option<String>,
+}
+
+/// What a deletion came to.
+pub enum Deleted {
+    /// The object is gone; its last state.
+    Gone(Bytes),
+    /// The object waits for its grace period or finalizers.
+    Pending(Bytes),
+}
+
+impl Call {
+    /// The options of a delete: the body, or else the query.
+    async fn delete_options(&self, request: Request<Body>) -> Result<Options, Status> {
+        let body = read_body(request).await?;
+        let mut options = Options::default();
+        if !body.is_empty() {
+            let (value, _) = parse(&body)?;
+            options = Options::deserialize(&value).map_err(|error| {
+                Status::bad_request(format!("DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: {error}"))
+            })?;
+        }
+        if let Some(seconds) = self.query.get("gracePeriodSeconds") {
+            let seconds = seconds.parse().map_err(|_| Status::bad_request("gracePeriodSeconds must be an integer"))?;
+            options.grace_period_seconds = Some(seconds);
+        }
+        if let Some(policy) = self.query.get("propagationPolicy") {
+            options.propagation_policy = Some(policy.to_owned());
+        }
+        if self.dry_run()? {
+            options.dry_run = vec!["All".into()];
+        }
+        match options.propagation_policy.as_deref() {
+            None | Some("Orphan" | "Background" | "Foreground") => Ok(options),
+            Some(other) => Err(Status::failure(422, "Invalid", format!(
+                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": supported values: \"Foreground\", \"Background\", \"Orphan\""
+            ))),
+        }
+    }
+
+    /// DELETE of an object.
+    pub async fn delete(&self, request: Request<Body>) -> Outcome {
+        let form = Form::accepted(&self.headers)?;
+        let options = self.delete_options(request).await?;
+        let namespace = if self.kind.namespaced { &self.info.namespace } else { "" };
+        match self.server.delete(self.kind, &self.user, namespace, &self.info.name, &options).await? {
+            Deleted::Pending(bytes) => Ok(render::object(self.kind, form, StatusCode::OK, &bytes, self.include_object())),
+            Deleted::Gone(bytes) => {
+                let object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                let details = Details {
+                    name: self.info.name.clone(),
+                    group: self.kind.group.into(),
+                    kind: self.kind.plural.into(),
+                    uid: object.meta_str("uid").into(),
+                    ..Details::default()
+                };
+                if self.kind.graceful || self.kind.plural == "namespaces" {
+                    return Ok(render::object(self.kind, form, StatusCode::OK, &bytes, self.include_object()));
+                }
+                Ok(respond::json(StatusCode::OK, &Status::success(Some(details))))
+            }
+        }
+    }
+
+    /// DELETE of a collection.
+    pub async fn delete_collection(&self, request: Request<Body>) -> Outcome {
+        let form = Form::accepted(&self.headers)?;
+        let options = self.delete_options(request).await?;
+        let selection = self.selection()?;
+        let mut objects = self.collection().list(&selection.prefix);
+        objects.retain(|object| selection.takes(&object.name, &object.attributes));
+        for object in &objects {
+            let (namespace, name) = object.name.split_once('/').unwrap_or(("", &object.name));
+            match self.server.delete(self.kind, &self.user, namespace, name, &options).await {
+                Err(status) if status.code != 404 => return Err(status),
+                _ => {}
+            }
+        }
+        let meta = render::list_meta(self.server.store.revision(), None);
+        Ok(render::list(self.kind, form, &objects, meta, self.include_object()))
+    }
+}
+
+impl Server {
+    /// Deletes an object, or marks it to be deleted. The one road for requests and for the server itself.
+    pub async fn delete(
+        &self,
+        kind: &'static Kind,
+        user: &UserInfo,
+        namespace: &str,
+        name: &str,
+        options: &Options,
+    ) -> Result<Deleted, Status> {
+        let key = key(kind, namespace, name);
+        let not_found = || Status::not_found(kind.group, kind.plural, name);
+        let mut current = self.store.get(&key).ok_or_else(not_found)?;
+        loop {
+            let old: Value = serde_json::from_slice(&current.bytes).unwrap_or_default();
+            check_preconditions(kind, name, &old, &current, options)?;
+            Admission { server: self, kind, user, operation: Operation::Delete }.validate(&old, Some(&old))?;
+            let marked = mark(kind, old, options);
+            let dry_run = !options.dry_run.is_empty();
+            let committed = match &marked {
+                _ if dry_run => return Ok(Deleted::Pending(current.bytes.clone())),
+                None => return Ok(Deleted::Pending(current.bytes.clone())),
+                Some(object) if finished(kind, object) => {
+                    self.store.delete(key.clone(), current.revision).await.map(|gone| Deleted::Gone(gone.bytes.clone()))
+                }
+                Some(object) => {
+                    let put = self.store.put(key.clone(), Expect::At(current.revision), encode(object), attributes(kind, object));
+                    put.await.map(|object| Deleted::Pending(object.bytes.clone()))
+                }
+            };
+            match committed {
+                Ok(deleted) => return Ok(deleted),
+                Err(CommitError::Conflict(newer)) => current = newer.ok_or_else(not_found)?,
+                Err(CommitError::Unavailable(error)) => return Err(unavailable(&error)),
+            }
+        }
+    }
+}
+
+fn check_preconditions(kind: &Kind, name: &str, old: &Value, current: &Stored, options: &Options) -> Result<(), Status> {
+    let Some(wanted) = &options.preconditions else { return Ok(()) };
+    let refuse = |what: &str, wanted: &str, found: &str| {
+        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+        Err(Status::conflict(kind.group, kind.plural, name, &why))
+    };
+    match (&wanted.uid, &wanted.resource_version) {
+        (Some(uid), _) if uid != old.meta_str("uid") => refuse("UID", uid, old.meta_str("uid")),
+        (_, Some(version)) if *version != current.revision.to_string() => {
+            if version.is_empty() { return Err(Status::conflict(kind.group, kind.plural, name, OBJECT_MODIFIED)); }
+            refuse("ResourceVersion", version, &current.revision.to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The object as the deletion leaves it; none where it changes nothing.
+fn mark(kind: &Kind, mut object: Value, options: &Options) -> Option<Value> {
+    let before = object.clone();
+    propagate(kind, &mut object, options);
+    let grace = grace_seconds(kind, &object, options);
+    if object.is_deleting() {
+        let left = object.meta()["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+        if grace < left {
+            object.meta_mut().insert("deletionGracePeriodSeconds".into(), grace.into());
+            object.meta_mut().insert("deletionTimestamp".into(), time_after(grace).into());
+        }
+        object.meta_mut().remove("resourceVersion");
+        let finished = finished(kind, &object);
+        let mut unchanged = before;
+        unchanged.meta_mut().remove("resourceVersion");
+        return (finished || object != unchanged).then_some(object);
+    }
+    let metadata = object.meta_mut();
+    metadata.insert("deletionTimestamp".into(), if grace > 0 { time_after(grace) } else { now() }.into());
+    metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+    if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
+        metadata.insert("generation".into(), (generation + 1).into());
+    }
+    if kind.plural == "namespaces" && kind.group.is_empty() {
+        object["status"]["phase"] = "Terminating".into();
+    }
+    Some(object)
+}
+
+/// How long the object has to end: only pods that run somewhere get any time.
+fn grace_seconds(kind: &Kind, object: &Value, options: &Options) -> i64 {
+    if !kind.graceful {
+        return 0;
+    }
+    let ended = matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let unscheduled = object["spec"]["nodeName"].as_str().unwrap_or_default().is_empty();
+    if ended || unscheduled {
+        return 0;
+    }
+    let own = object["spec"]["terminationGracePeriodSeconds"].as_i64();
+    let grace = options.grace_period_seconds.or(own).unwrap_or(30);
+    if grace < 0 { 1 } else { grace }
+}
+
+/// Sets the finalizers that the garbage collector answers to.
+fn propagate(kind: &Kind, object: &mut Value, options: &Options) {
+    let policy = match (options.propagation_policy.as_deref(), options.orphan_dependents) {
+        (Some(policy), _) => policy,
+        (None, Some(true)) => "Orphan",
+        (None, Some(false)) => "Background",
+        // Two kinds are older than garbage collection and keep what they did before it.
+        (None, None) => match (kind.group, kind.plural) {
+            ("", "replicationcontrollers") | ("batch", "jobs") => "Orphan",
+            _ => return,
+        },
+    };
+    let mut finalizers = object.finalizers();
+    let wanted = match policy {
+        "Orphan" => Some(ORPHAN),
+        "Foreground" => Some(FOREGROUND),
+        _ => None,
+    };
+    finalizers.retain(|name| !matches!(name.as_str(), ORPHAN | FOREGROUND) || Some(name.as_str()) == wanted);
+    if let Some(wanted) = wanted.filter(|wanted| !finalizers.iter().any(|name| name == wanted)) {
+        finalizers.push(wanted.to_owned());
+    }
+    let metadata = object.meta_mut();
+    if finalizers.is_empty() {
+        metadata.remove("finalizers");
+    } else {
+        metadata.insert("finalizers".into(), finalizers.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn grace_and_finalizers_keep_an_object() {
+        let Some(pods) = coxswain_api::catalogue::find("", "v1", "pods") else { return };
+        let bound = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}});
+        let marked = mark(pods, bound.clone(), &Options::default()).unwrap();
+        assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 5);
+        assert!(!finished(pods, &marked));
+        assert!(mark(pods, marked.clone(), &Options::default()).is_none(), "a second delete changes nothing");
+        let now = Options { grace_period_seconds: Some(0), ..Options::default() };
+        assert!(finished(pods, &mark(pods, marked, &now).unwrap()));
+        assert!(finished(pods, &mark(pods, json!({"metadata": {}, "spec": {}}), &Options::default()).unwrap()));
+        let foreground = Options { propagation_policy: Some("Foreground".into()), ..now };
+        let held = mark(pods, bound, &foreground).unwrap();
+        assert_eq!(held.finalizers(), [FOREGROUND]);
+        assert!(!finished(pods, &held));
+    }
+}

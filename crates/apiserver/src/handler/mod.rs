@@ -1,0 +1,202 @@
+//! The one generic handler: every kind, built-in or custom, takes these roads.
+
+mod create;
+mod delete;
+mod negotiate;
+mod patch;
+mod read;
+pub mod render;
+mod update;
+mod watch;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::Bytes;
+use coxswain_api::{Kind, catalogue, schema};
+use coxswain_meta::Status;
+use coxswain_store::{Collection, Key};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Limited};
+use serde_json::Value;
+
+pub use delete::{Deleted, Options};
+pub use negotiate::Form;
+pub use patch::Patch;
+pub use render::Stored;
+pub use update::{Change, Part};
+
+use crate::Server;
+use crate::authn::UserInfo;
+use crate::object::{self, Attributes, Meta};
+use crate::request::{Query, RequestInfo};
+use crate::respond::Outcome;
+
+/// Upstream's limit on the body of a request.
+const LARGEST_BODY_BYTES: usize = 3 << 20;
+
+/// A request on a resource, authorized.
+#[derive(Clone)]
+pub struct Call {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Who asks.
+    pub user: UserInfo,
+    /// What is asked.
+    pub info: RequestInfo,
+    /// The query.
+    pub query: Query,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The row of the resource.
+    pub kind: &'static Kind,
+}
+
+impl Call {
+    /// Finds the row of a request.
+    pub fn new(server: Arc<Server>, user: UserInfo, info: RequestInfo, query: Query, headers: HeaderMap) -> Result<Self, Status> {
+        let kind = catalogue::find(&info.group, &info.version, &info.resource).ok_or_else(Status::unknown_path)?;
+        let scoped = !info.namespace.is_empty() && info.resource != "namespaces";
+        let single = matches!(info.verb, "get" | "update" | "patch" | "delete" | "deletecollection" | "create");
+        if (scoped && !kind.namespaced) || (kind.namespaced && !scoped && single) {
+            return Err(if kind.namespaced { Status::method_not_allowed_here() } else { Status::unknown_path() });
+        }
+        Ok(Self { server, user, info, query, headers, kind })
+    }
+
+    /// Answers a request on the resource itself or its `status`.
+    pub async fn run(&self, request: Request<Body>) -> Outcome {
+        let verb = self.info.verb;
+        if !self.kind.verbs.contains(&verb) {
+            return Err(Status::method_not_allowed_here());
+        }
+        match verb {
+            "get" => self.get(),
+            "list" => self.list(),
+            "watch" => self.watch(),
+            "create" => self.post(request).await,
+            "update" => self.put(request).await,
+            "patch" => self.patch(request).await,
+            "delete" => self.delete(request).await,
+            "deletecollection" => self.delete_collection(request).await,
+            _ => Err(Status::method_not_allowed_here()),
+        }
+    }
+
+    /// The collection that keeps the kind.
+    pub fn collection(&self) -> Arc<Collection<Attributes>> {
+        self.server.store.collection(&object::collection(self.kind.storage))
+    }
+
+    /// Where an object of the kind is kept.
+    pub fn key(&self, name: &str) -> Key {
+        key(self.kind, &self.info.namespace, name)
+    }
+
+    /// The object that the path names.
+    pub fn stored(&self) -> Result<Stored, Status> {
+        self.server.store.get(&self.key(&self.info.name)).ok_or_else(|| self.not_found())
+    }
+
+    /// 404 for the object that the path names.
+    pub fn not_found(&self) -> Status {
+        Status::not_found(self.kind.group, self.kind.plural, &self.info.name)
+    }
+
+    /// Whether nothing is to be written.
+    pub fn dry_run(&self) -> Result<bool, Status> {
+        match self.query.all("dryRun").find(|value| *value != "All") {
+            Some(other) => Err(Status::bad_request(format!(
+                "Invalid value: \"{other}\": dryRun: Unsupported value: \"{other}\": supported values: \"All\""
+            ))),
+            None => Ok(self.query.all("dryRun").next().is_some()),
+        }
+    }
+}
+
+/// Where an object is kept.
+pub fn key(kind: &Kind, namespace: &str, name: &str) -> Key {
+    let name = if kind.namespaced { format!("{namespace}/{name}") } else { name.to_owned() };
+    Key::new(object::collection(kind.storage), name)
+}
+
+/// Reads a whole body, up to upstream's limit.
+pub async fn read_body(request: Request<Body>) -> Result<Bytes, Status> {
+    let declared = request.headers().get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > LARGEST_BODY_BYTES) {
+        return Err(Status::too_large(LARGEST_BODY_BYTES as u64));
+    }
+    match Limited::new(request.into_body(), LARGEST_BODY_BYTES).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Status::too_large(LARGEST_BODY_BYTES as u64)),
+        Err(error) => Err(Status::bad_request(format!("unable to read the request body: {error}"))),
+    }
+}
+
+/// A document as it was sent, and the fields it repeats.
+pub async fn read_document(request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
+    let media = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+    let media = media.split(';').next().unwrap_or_default().trim().to_owned();
+    let body = read_body(request).await?;
+    match media.as_str() {
+        "" | "application/json" => parse(&body),
+        "application/yaml" => {
+            let value = serde_yaml::from_slice(&body).map_err(|error| Status::bad_request(format!("error parsing YAML: {error}")))?;
+            Ok((value, Vec::new()))
+        }
+        _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+    }
+}
+
+/// Parses JSON as a request body.
+pub fn parse(body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    schema::parse_json_strict(body).map_err(Status::bad_request)
+}
+
+/// Checks that a document names the kind it is sent to, and fills the names in where it names none.
+pub fn check_type(kind: &Kind, object: &mut Value) -> Result<(), Status> {
+    let version = kind.api_version();
+    let Some(map) = object.as_object_mut() else {
+        return Err(Status::bad_request(format!("the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error", kind.kind)));
+    };
+    let text = |field: &str, map: &serde_json::Map<String, Value>| map.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (sent_version, sent_kind) = (text("apiVersion", map), text("kind", map));
+    if (!sent_version.is_empty() && sent_version != version) || (!sent_kind.is_empty() && sent_kind != kind.kind) {
+        let (sent_group, _) = sent_version.split_once('/').unwrap_or(("", ""));
+        if sent_kind == kind.kind && sent_group == kind.group || sent_kind.is_empty() {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({sent_version}) does not match the expected API version ({version})"
+            )));
+        }
+        return Err(Status::bad_request(format!(
+            "{} in version \"{}\" cannot be handled as a {}: no kind \"{sent_kind}\" is registered for version \"{sent_version}\"",
+            sent_kind, kind.version, kind.kind
+        )));
+    }
+    map.insert("apiVersion".into(), version.into());
+    map.insert("kind".into(), kind.kind.into());
+    Ok(())
+}
+
+impl Server {
+    /// One object in its storage form, as of now.
+    pub fn read(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        let name = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
+        let stored = self.store.get(&Key::new(object::collection((group, plural)), name))?;
+        serde_json::from_slice(&stored.bytes).ok()
+    }
+
+    /// Every object of a collection in its storage form; an empty namespace means all.
+    pub fn read_all(&self, group: &str, plural: &str, namespace: &str) -> Vec<Value> {
+        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let stored = self.store.collection(&object::collection((group, plural))).list(&prefix);
+        stored.iter().filter_map(|stored| serde_json::from_slice(&stored.bytes).ok()).collect()
+    }
+}
+
+/// The name of an object for messages: its name, or the prefix of the name to come.
+pub fn display_name(object: &Value) -> &str {
+    let name = object.name();
+    if name.is_empty() { object.meta_str("generateName") } else { name }
+}

@@ -1,0 +1,178 @@
+//! Get and list.
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use coxswain_meta::{Status, fields, labels};
+use coxswain_store::Revision;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::{Call, Form, render};
+use crate::object::Attributes;
+use crate::respond::Outcome;
+
+/// Which objects of a collection a request selects.
+#[derive(Clone)]
+pub struct Selection {
+    labels: labels::Selector,
+    fields: fields::Selector,
+    /// What the names in the collection start with: `namespace/`, or nothing.
+    pub prefix: String,
+}
+
+impl Selection {
+    /// Whether an object, by its name in the collection and its attributes, is selected.
+    pub fn takes(&self, name: &str, attributes: &Attributes) -> bool {
+        self.labels.matches(&attributes.labels) && (self.fields.is_everything() || self.takes_fields(name, attributes))
+    }
+
+    fn takes_fields(&self, name: &str, attributes: &Attributes) -> bool {
+        let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+        self.fields.matches(&|field| match field {
+            "metadata.name" => Some(name),
+            "metadata.namespace" => Some(namespace),
+            _ => attributes.fields.iter().find(|(key, _)| *key == field).map(|(_, value)| value.as_str()),
+        })
+    }
+}
+
+impl Call {
+    /// The selection of a request, checked against the fields that the kind can be selected by.
+    pub fn selection(&self) -> Result<Selection, Status> {
+        let labels = labels::Selector::parse(self.query.get("labelSelector").unwrap_or_default())
+            .map_err(|error| Status::bad_request(format!("unable to parse requirement: {}", error.0)))?;
+        let fields = fields::Selector::parse(self.query.get("fieldSelector").unwrap_or_default())
+            .map_err(|error| Status::bad_request(error.0))?;
+        for term in fields.terms() {
+            let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace")
+                || self.kind.selectable.contains(&term.field.as_str());
+            if !known {
+                let kind = self.kind;
+                let version = kind.api_version();
+                return Err(Status::bad_request(format!(
+                    "Unable to find \"{}\" that match label selector \"{}\", field selector \"{}\": field label not supported: {}",
+                    format_args!("{version}, Resource={}", kind.plural),
+                    self.query.get("labelSelector").unwrap_or_default(),
+                    self.query.get("fieldSelector").unwrap_or_default(),
+                    term.field
+                )));
+            }
+        }
+        let namespace = &self.info.namespace;
+        let mut prefix = match self.kind.namespaced && !namespace.is_empty() {
+            true => format!("{namespace}/"),
+            false => String::new(),
+        };
+        if !self.info.name.is_empty() {
+            prefix.push_str(&self.info.name);
+        }
+        Ok(Selection { labels, fields, prefix })
+    }
+
+    pub(super) fn include_object(&self) -> &str {
+        self.query.get("includeObject").unwrap_or("Metadata")
+    }
+
+    /// GET of one object.
+    pub fn get(&self) -> Outcome {
+        let form = Form::accepted(&self.headers)?;
+        let stored = self.stored()?;
+        Ok(render::object(self.kind, form, StatusCode::OK, &stored.bytes, self.include_object()))
+    }
+
+    /// GET of a collection.
+    pub fn list(&self) -> Outcome {
+        let form = Form::accepted(&self.headers)?;
+        let selection = self.selection()?;
+        let now = self.server.store.revision();
+        let window = Window::of(self, now)?;
+        let takes = |name: &str, attributes: &Attributes| selection.takes(name, attributes);
+        let collection = self.collection();
+        if window.limit == usize::MAX && window.at == now && window.after.is_none() {
+            let mut objects = collection.list(&selection.prefix);
+            objects.retain(|object| takes(&object.name, &object.attributes));
+            let meta = render::list_meta(now, None);
+            return Ok(render::list(self.kind, form, &objects, meta, self.include_object()));
+        }
+        let page = collection
+            .page(&selection.prefix, window.at, window.after.as_deref(), window.limit, |object| takes(&object.name, &object.attributes))
+            .map_err(|compacted| window.expired(compacted.oldest, now))?;
+        let next = page.more.then(|| page.objects.last()).flatten().map(|last| {
+            let token = Token { v: "meta.k8s.io/v1".into(), rv: window.at.0, start: last.name.to_string() };
+            let exact = self.query.get("labelSelector").is_none() && self.query.get("fieldSelector").is_none();
+            (token.encode(), if exact { page.remaining } else { 0 })
+        });
+        let meta = render::list_meta(window.at, next);
+        Ok(render::list(self.kind, form, &page.objects, meta, self.include_object()))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Token {
+    v: String,
+    rv: u64,
+    start: String,
+}
+
+impl Token {
+    fn encode(&self) -> String {
+        BASE64.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    fn decode(text: &str) -> Option<Self> {
+        serde_json::from_slice(&BASE64.decode(text).ok()?).ok()
+    }
+}
+
+/// The part of a list's history and range that a request asks for.
+struct Window {
+    at: Revision,
+    after: Option<String>,
+    limit: usize,
+}
+
+impl Window {
+    fn of(call: &Call, now: Revision) -> Result<Self, Status> {
+        let limit = match call.query.get("limit").map(str::parse::<usize>) {
+            None | Some(Ok(0)) => usize::MAX,
+            Some(Ok(limit)) => limit,
+            Some(Err(_)) => return Err(Status::bad_request("limit must be a non-negative integer")),
+        };
+        let version = parse_version(call.query.get("resourceVersion"))?;
+        if let Some(token) = call.query.get("continue") {
+            if version.is_some_and(|version| version != 0) {
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            let token = Token::decode(token).ok_or_else(|| Status::bad_request("continue key is not valid"))?;
+            return Ok(Self { at: Revision(token.rv), after: Some(token.start), limit });
+        }
+        let exact = call.query.get("resourceVersionMatch") == Some("Exact");
+        let at = match version {
+            Some(version) if version > now.0 => return Err(Status::too_large_resource_version(version, now.0)),
+            Some(version) if exact && version > 0 => Revision(version),
+            _ => now,
+        };
+        Ok(Self { at, after: None, limit })
+    }
+
+    fn expired(&self, oldest: Revision, now: Revision) -> Status {
+        let Some(after) = &self.after else { return Status::too_old(self.at.0, oldest.0) };
+        let mut status = Status::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+             without the continue parameter, or use the continue token in this response to retrieve the remainder of \
+             the results. Continuing with the provided token results in an inconsistent list - objects that were \
+             created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+        );
+        let token = Token { v: "meta.k8s.io/v1".into(), rv: now.0, start: after.clone() };
+        status.metadata.insert("continue".into(), token.encode().into());
+        status
+    }
+}
+
+/// A resourceVersion parameter.
+pub fn parse_version(text: Option<&str>) -> Result<Option<u64>, Status> {
+    let parse = |text: &str| {
+        text.parse().map_err(|_| Status::bad_request(format!("Invalid value: \"{text}\": resourceVersion must be a number")))
+    };
+    text.map(parse).transpose()
+}

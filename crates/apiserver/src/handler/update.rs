@@ -1,0 +1,209 @@
+//! Update: the guarded read-modify-write that PUT, PATCH and subresources share.
+
+use axum::body::Body;
+use bytes::Bytes;
+use coxswain_api::Kind;
+use coxswain_meta::Status;
+use coxswain_meta::status::OBJECT_MODIFIED;
+use coxswain_store::{CommitError, Expect};
+use http::{Request, StatusCode};
+use serde_json::Value;
+
+use super::create::unavailable;
+use super::{Call, Form, Stored, check_type, key, read_document, render};
+use crate::admission::{Admission, Operation};
+use crate::authn::UserInfo;
+use crate::object::{Meta, attributes, encode};
+use crate::respond::{self, Outcome};
+use crate::{Server, allocate};
+
+/// A change without a resourceVersion of its own is tried again this often when others write in between.
+const ATTEMPTS: usize = 64;
+
+/// Which part of an object a request may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but the status.
+    Main,
+    /// The status alone.
+    Status,
+    /// What the change function did, unchecked: subresources that the server itself implements.
+    Verbatim,
+}
+
+/// A guarded change of one object.
+pub struct Change<'a> {
+    /// The row of the object.
+    pub kind: &'static Kind,
+    /// Who changes it.
+    pub user: &'a UserInfo,
+    /// Its namespace; empty for the cluster scope.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// The part that may change.
+    pub part: Part,
+    /// Whether nothing is written.
+    pub dry_run: bool,
+}
+
+impl Call {
+    /// The part of the object that the path means.
+    pub(super) fn part(&self) -> Part {
+        if self.info.subresource == "status" { Part::Status } else { Part::Main }
+    }
+
+    /// A change of the object that the path names.
+    pub fn change(&self, part: Part) -> Result<Change<'_>, Status> {
+        Ok(Change {
+            kind: self.kind,
+            user: &self.user,
+            namespace: if self.kind.namespaced { &self.info.namespace } else { "" },
+            name: &self.info.name,
+            part,
+            dry_run: self.dry_run()?,
+        })
+    }
+
+    /// PUT of an object or its status.
+    pub async fn put(&self, request: Request<Body>) -> Outcome {
+        let form = Form::accepted(&self.headers)?;
+        let (mut object, duplicates) = read_document(request).await?;
+        check_type(self.kind, &mut object)?;
+        let warnings = self.decode(&mut object, duplicates)?;
+        self.place(&mut object)?;
+        let named = object.name();
+        if named != self.info.name {
+            return Err(Status::bad_request(match named {
+                "" => "name must be provided".to_owned(),
+                named => format!(
+                    "the name of the object ({named}) does not match the name on the URL ({})",
+                    self.info.name
+                ),
+            }));
+        }
+        let bytes = self.server.update(&self.change(self.part())?, |_| Ok(object.clone())).await?;
+        let mut response = render::object(self.kind, form, StatusCode::OK, &bytes, self.include_object());
+        respond::warn(&mut response, &warnings);
+        Ok(response)
+    }
+}
+
+impl Server {
+    /// Changes an object: `change` makes the new document of the current one, and is called again when others write in
+    /// between, unless the new document insists on a resourceVersion. Returns the stored bytes.
+    pub async fn update(&self, target: &Change<'_>, mut change: impl FnMut(&Value) -> Result<Value, Status>) -> Result<Bytes, Status> {
+        let kind = target.kind;
+        let key = key(kind, target.namespace, target.name);
+        let not_found = || Status::not_found(kind.group, kind.plural, target.name);
+        let modified = || Status::conflict(kind.group, kind.plural, target.name, OBJECT_MODIFIED);
+        let mut current = self.store.get(&key).ok_or_else(not_found)?;
+        for _ in 0..ATTEMPTS {
+            let old = render::document(kind, &current.bytes);
+            let mut new = change(&old)?;
+            let insists = !new.meta_str("resourceVersion").is_empty();
+            if insists && new.meta_str("resourceVersion") != current.revision.to_string() {
+                return Err(modified());
+            }
+            if !new.meta_str("uid").is_empty() && new.meta_str("uid") != old.meta_str("uid") {
+                return Err(Status::conflict(
+                    kind.group,
+                    kind.plural,
+                    target.name,
+                    &format!(
+                        "Precondition failed: UID in precondition: {}, UID in object meta: {}",
+                        new.meta_str("uid"),
+                        old.meta_str("uid")
+                    ),
+                ));
+            }
+            let allocation = allocate::lock(self, kind).await;
+            self.prepare(target, &mut new, &old, &allocation)?;
+            match self.commit_change(target, &current, new, &old).await {
+                Err(CommitError::Conflict(Some(_))) if insists => return Err(modified()),
+                Err(CommitError::Conflict(Some(newer))) => current = newer,
+                Err(CommitError::Conflict(None)) => return Err(not_found()),
+                Err(CommitError::Unavailable(error)) => return Err(unavailable(&error)),
+                Ok(bytes) => return Ok(bytes),
+            }
+        }
+        Err(modified())
+    }
+
+    /// Brings a change into the form in which it may be committed, or refuses it.
+    fn prepare(&self, target: &Change<'_>, new: &mut Value, old: &Value, allocation: &allocate::Allocation<'_>) -> Result<(), Status> {
+        let kind = target.kind;
+        keep_identity(new, old);
+        if target.part == Part::Verbatim {
+            return Ok(());
+        }
+        let admission = Admission { server: self, kind, user: target.user, operation: Operation::Update };
+        kind.default(new)?;
+        let errors = if target.part == Part::Status {
+            kind.prepare_status_update(new, old);
+            kind.validate_status(new, old)
+        } else {
+            admission.mutate(new, Some(old))?;
+            kind.prepare_update(new, old);
+            allocation.update(new, old)?;
+            kind.validate_update(new, old)
+        };
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind.group, kind.kind, target.name, &errors));
+        }
+        admission.validate(new, Some(old))
+    }
+
+    async fn commit_change(
+        &self,
+        target: &Change<'_>,
+        current: &Stored,
+        mut new: Value,
+        old: &Value,
+    ) -> Result<Bytes, CommitError<crate::object::Attributes>> {
+        let kind = target.kind;
+        let key = key(kind, target.namespace, target.name);
+        new.meta_mut().remove("resourceVersion");
+        if finished(kind, &new) && !target.dry_run {
+            return self.store.delete(key, current.revision).await.map(|gone| gone.bytes.clone());
+        }
+        let mut unchanged = old.clone();
+        unchanged.meta_mut().remove("resourceVersion");
+        if new == unchanged {
+            return Ok(current.bytes.clone());
+        }
+        kind.to_storage(&mut new);
+        let stored = encode(&new);
+        if target.dry_run {
+            return Ok(coxswain_store::View::stamp(&crate::object::ObjectView, &stored, current.revision));
+        }
+        let put = self.store.put(key, Expect::At(current.revision), stored, attributes(kind, &new));
+        put.await.map(|object| object.bytes.clone())
+    }
+}
+
+/// What no change may touch.
+fn keep_identity(new: &mut Value, old: &Value) {
+    let kept = old.meta();
+    let metadata = new.meta_mut();
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
+        match kept.get(field) {
+            Some(value) if field != "generateName" || !metadata.contains_key(field) => {
+                metadata.insert(field.into(), value.clone());
+            }
+            Some(_) => {}
+            None => {
+                metadata.remove(field);
+            }
+        }
+    }
+    metadata.remove("managedFields");
+    metadata.remove("selfLink");
+}
+
+/// Whether nothing holds a deleted object any longer.
+pub fn finished(kind: &Kind, object: &Value) -> bool {
+    let grace = object.meta()["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+    let held = kind.plural == "namespaces" && object["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
+    object.is_deleting() && object.finalizers().is_empty() && !held && (grace == 0 || !kind.graceful)
+}

@@ -1,0 +1,109 @@
+//! Paths that are no resources: health, version, discovery, OpenAPI and the keys of service account tokens.
+
+use axum::body::Body;
+use bytes::Bytes;
+use coxswain_api::openapi;
+use coxswain_meta::Status;
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::Server;
+use crate::discovery;
+use crate::request::RequestInfo;
+use crate::respond::{self, Outcome};
+
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// Answers a request that names no resource.
+pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) -> Outcome {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Status::method_not_allowed_here());
+    }
+    let path = info.path.trim_end_matches('/');
+    let headers = request.headers();
+    match path {
+        "/livez" | "/healthz" | "/livez/ping" | "/healthz/ping" => return Ok(respond::text(StatusCode::OK, "ok")),
+        "/readyz" => return Ok(readyz(server, request.uri().query().unwrap_or_default())),
+        "/version" => return Ok(respond::json(StatusCode::OK, &version(&server.config.version))),
+        "/openid/v1/jwks" => return Ok(respond::json(StatusCode::OK, &server.tokens.key_set())),
+        "/.well-known/openid-configuration" => {
+            let issuer = &server.tokens.issuer;
+            let (address, port) = server.config.advertise;
+            return Ok(respond::json(
+                StatusCode::OK,
+                &json!({ "issuer": issuer, "jwks_uri": format!("https://{address}:{port}/openid/v1/jwks"),
+                    "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+                    "id_token_signing_alg_values_supported": ["ES256"] }),
+            ));
+        }
+        "/openapi/v3" => return Ok(respond::json(StatusCode::OK, &openapi::v3_index())),
+        "/openapi/v2" => return Ok(openapi_v2(headers)),
+        "" => return Ok(respond::json(StatusCode::OK, &json!({ "paths": paths() }))),
+        _ => {}
+    }
+    if let Some(document) = path.strip_prefix("/openapi/v3/") {
+        let bytes = openapi::v3_document(document).ok_or_else(Status::unknown_path)?;
+        return Ok(tagged(headers, "application/json", bytes));
+    }
+    let (address, port) = server.config.advertise;
+    discovery::answer(path, headers, &format!("{address}:{port}")).ok_or_else(Status::unknown_path)
+}
+
+fn readyz(server: &Server, query: &str) -> Response<Body> {
+    let ready = server.ready.load(Ordering::Acquire) && !server.shutdown.is_cancelled();
+    let mark = if ready { "[+]poststarthook/bootstrap ok" } else { "[-]poststarthook/bootstrap failed: not finished" };
+    match (ready, query.contains("verbose")) {
+        (true, false) => respond::text(StatusCode::OK, "ok"),
+        (true, true) => respond::text(StatusCode::OK, format!("[+]ping ok\n{mark}\nreadyz check passed\n")),
+        (false, _) => respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("[+]ping ok\n{mark}\nreadyz check failed\n")),
+    }
+}
+
+fn version(git_version: &str) -> serde_json::Value {
+    let mut parts = git_version.trim_start_matches('v').split('.');
+    let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    json!({ "major": major, "minor": minor, "gitVersion": git_version, "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, architecture()) })
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn paths() -> Vec<&'static str> {
+    vec!["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+}
+
+fn openapi_v2(headers: &HeaderMap) -> Response<Body> {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.contains("com.github.proto-openapi.spec.v2") {
+        return tagged(headers, OPENAPI_V2_PROTOBUF, openapi::v2_protobuf());
+    }
+    tagged(headers, "application/json", openapi::v2_json())
+}
+
+/// A document with its ETag; 304 where the client has it.
+fn tagged(headers: &HeaderMap, media: &'static str, bytes: Vec<u8>) -> Response<Body> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    let tag = format!("\"{:016X}\"", hasher.finish());
+    let known = headers.get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == tag.as_bytes());
+    let mut response = respond::json_bytes(
+        if known { StatusCode::NOT_MODIFIED } else { StatusCode::OK },
+        if known { Bytes::new() } else { bytes.into() },
+    );
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}

@@ -1,0 +1,148 @@
+//! What a request asks for, read from its method, path and query.
+
+use http::Method;
+
+/// The parts of a request that authorization and dispatch read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestInfo {
+    /// The path as it was sent, without query.
+    pub path: String,
+    /// Whether the path names a resource.
+    pub is_resource: bool,
+    /// `get`, `list`, `create`… for resources, the lower-case method otherwise.
+    pub verb: &'static str,
+    /// API group; empty for the core group.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Namespace; empty for the cluster scope.
+    pub namespace: String,
+    /// Plural of the resource.
+    pub resource: String,
+    /// Object name; empty for collections.
+    pub name: String,
+    /// Subresource; empty for the object itself.
+    pub subresource: String,
+    /// What follows the subresource (`proxy` has paths of its own), with its leading slash.
+    pub tail: String,
+}
+
+/// The query of a request.
+#[derive(Clone, Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Parses the text behind `?`.
+    pub fn parse(text: &str) -> Self {
+        Self(form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+    }
+
+    /// The first value of a parameter; empty values count as missing.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
+    }
+
+    /// Every value of a parameter.
+    pub fn all(&self, name: &'static str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a boolean parameter is set and true.
+    pub fn is_true(&self, name: &'static str) -> bool {
+        self.all(name).next().is_some_and(|value| matches!(value, "" | "1" | "true" | "True" | "TRUE" | "t" | "T"))
+    }
+}
+
+impl RequestInfo {
+    /// Reads a request.
+    pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
+        let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let plain = || Self { path: path.to_owned(), verb: plain_verb(method), ..Self::default() };
+        let (group, version, rest) = match parts.as_slice() {
+            ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
+            ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
+            _ => return plain(),
+        };
+        let (rest, watch) = match rest {
+            ["watch", rest @ ..] if !rest.is_empty() => (rest, true),
+            rest => (rest, false),
+        };
+        let (namespace, rest) = match rest {
+            ["namespaces", namespace, sub] if matches!(*sub, "status" | "finalize") => (*namespace, rest),
+            ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
+            ["namespaces", namespace] => (*namespace, rest),
+            rest => ("", rest),
+        };
+        let part = |at: usize| rest.get(at).copied().unwrap_or_default().to_owned();
+        let (name, watch) = (part(1), watch || query.is_true("watch"));
+        Self {
+            path: path.to_owned(),
+            is_resource: true,
+            verb: resource_verb(method, name.is_empty(), watch),
+            group: group.to_owned(),
+            version: version.to_owned(),
+            namespace: namespace.to_owned(),
+            resource: part(0),
+            name,
+            subresource: part(2),
+            tail: rest.get(3..).filter(|tail| !tail.is_empty()).map(|tail| format!("/{}", tail.join("/"))).unwrap_or_default(),
+        }
+    }
+}
+
+fn decode(part: &str) -> String {
+    percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned()
+}
+
+fn plain_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::HEAD => "head",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "options",
+    }
+}
+
+fn resource_verb(method: &Method, collection: bool, watch: bool) -> &'static str {
+    match *method {
+        Method::GET | Method::HEAD if watch => "watch",
+        Method::GET | Method::HEAD if collection => "list",
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if collection => "deletecollection",
+        Method::DELETE => "delete",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_resources() {
+        let cases = [
+            ("GET /api/v1/namespaces/a/pods/b/log", "get  v1 a pods b log "),
+            ("GET /apis/apps/v1/deployments?watch=true", "watch apps v1  deployments   "),
+            ("DELETE /api/v1/namespaces/a/pods", "deletecollection  v1 a pods   "),
+            ("PUT /api/v1/namespaces/a/finalize", "update  v1 a namespaces a finalize "),
+            ("GET /api/v1/namespaces/a", "get  v1 a namespaces a  "),
+            ("GET /api/v1/namespaces", "list  v1  namespaces   "),
+            ("GET /api/v1/nodes/n/proxy/logs/x", "get  v1  nodes n proxy /logs/x"),
+            ("POST /apis", "post       "),
+        ];
+        for (request, want) in cases {
+            let (method, url) = request.split_once(' ').unwrap();
+            let (path, query) = url.split_once('?').unwrap_or((url, ""));
+            let got = RequestInfo::parse(&method.parse().unwrap(), path, &Query::parse(query));
+            let got = [got.verb, &got.group, &got.version, &got.namespace, &got.resource, &got.name, &got.subresource, &got.tail];
+            assert_eq!(got.join(" "), want, "{request}");
+        }
+    }
+}

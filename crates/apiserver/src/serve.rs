@@ -1,0 +1,85 @@
+//! The HTTPS door: TLS 1.2 and up, optional client certificates, HTTP/1.1 and HTTP/2.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ApiServer;
+use crate::authn::from_certificate;
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// More connections than this wait to be accepted.
+const MOST_CONNECTIONS: usize = 16_384;
+
+/// The listener failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server's listener: {0}")]
+pub struct ServeError(#[from] std::io::Error);
+
+/// Serves connections until `cancel`, then lets running requests end.
+///
+/// # Errors
+/// The listener failed for good.
+pub async fn serve(api: ApiServer, listener: TcpListener, tls: Arc<rustls::ServerConfig>, cancel: CancellationToken) -> Result<(), ServeError> {
+    let (acceptor, connections) = (TlsAcceptor::from(tls), TaskTracker::new());
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    while let Some(place) = cancel.run_until_cancelled(places.clone().acquire_owned()).await {
+        let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await else { break };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                // Out of descriptors: those that end free some.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (api, acceptor, cancel) = (api.clone(), acceptor.clone(), cancel.clone());
+        connections.spawn(async move {
+            let _place = place;
+            if let Err(error) = connection(api, stream, acceptor, cancel).await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+    }
+    connections.close();
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.wait()).await;
+    Ok(())
+}
+
+async fn connection(api: ApiServer, stream: TcpStream, acceptor: TlsAcceptor, cancel: CancellationToken) -> Result<(), axum::BoxError> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let user = Arc::new(certificate.and_then(|der| from_certificate(der)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (api, user) = (api.clone(), user.clone());
+        async move { Ok::<_, Infallible>(api.handle((*user).as_ref(), request.map(Body::new)).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30)).max_concurrent_streams(1000);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = cancel.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What lies below an object and is more than a part of it.
+
+mod kubelet;
+mod pod;
+pub mod review;
+mod scale;
+mod token;
+
+use axum::body::Body;
+use coxswain_meta::Status;
+use http::{Request, StatusCode};
+use serde_json::Value;
+
+use crate::handler::{Call, check_type, read_document, render};
+use crate::respond::{self, Outcome};
+
+/// Answers a request on a subresource that the row lists.
+pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
+    let name = call.info.subresource.as_str();
+    let known = call.kind.subresource(name).ok_or_else(Status::unknown_path)?;
+    if !known.verbs.contains(&call.info.verb) {
+        return Err(Status::method_not_allowed_here());
+    }
+    match (call.kind.plural, name) {
+        (_, "scale") => scale::answer(call, request).await,
+        ("pods", "binding") => pod::bind(call, request).await,
+        ("pods", "eviction") => pod::evict(call, request).await,
+        ("pods", "ephemeralcontainers" | "resize") => pod::replace_part(call, request).await,
+        ("pods", "log") => kubelet::log(call, request).await,
+        ("pods", "exec" | "attach" | "portforward") => kubelet::stream(call, request).await,
+        ("pods" | "services" | "nodes", "proxy") => kubelet::proxy(call, request).await,
+        ("serviceaccounts", "token") => token::request(call, request).await,
+        ("namespaces", "finalize") => finalize(call, request).await,
+        _ => Err(Status::unknown_path()),
+    }
+}
+
+/// Namespace finalization: only `spec.finalizers` changes.
+async fn finalize(call: &Call, request: Request<Body>) -> Outcome {
+    let (mut sent, _) = read_document(request).await?;
+    check_type(call.kind, &mut sent)?;
+    let change = call.change(crate::handler::Part::Verbatim)?;
+    let bytes = call
+        .server
+        .update(&change, |old| {
+            let mut new = old.clone();
+            new["spec"]["finalizers"] = sent["spec"]["finalizers"].as_array().cloned().unwrap_or_default().into();
+            new["metadata"]["resourceVersion"] = sent["metadata"]["resourceVersion"].clone();
+            Ok(new)
+        })
+        .await?;
+    Ok(respond::json_bytes(StatusCode::OK, render::bytes(call.kind, &bytes)))
+}
+
+/// A document of a type that is not stored, such as a `Binding`.
+async fn read_option_document(request: Request<Body>, kind: &str) -> Result<Value, Status> {
+    let (value, _) = read_document(request).await?;
+    match value["kind"].as_str() {
+        Some(sent) if !sent.is_empty() && sent != kind => {
+            Err(Status::bad_request(format!("{sent} cannot be handled as a {kind}")))
+        }
+        _ => Ok(value),
+    }
+}
