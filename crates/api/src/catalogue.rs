@@ -1,7 +1,14 @@
 //! The catalogue: one row a kind. Built-in resources exist by being listed here and nowhere else.
 
-use coxswain_meta::{ErrorList, Status};
+use coxswain_meta::ErrorList;
 use serde_json::Value;
+
+use crate::objectmeta::{self, NameFn};
+use crate::value::remove;
+use crate::{
+    admission, apps, autoscaling, batch, certificates, coordination, core, discovery, networking, node,
+    policy, prepare, rbac, scheduling, storage, table,
+};
 
 /// Verbs of an ordinary resource.
 pub const ALL_VERBS: &[&str] =
@@ -41,6 +48,8 @@ pub struct Kind {
     pub graceful: bool,
     /// The fields besides `metadata.name` and `metadata.namespace` that field selectors may use.
     pub selectable: &'static [&'static str],
+    /// Prefixes of selectable fields that are called differently in storage: `(served, stored)`.
+    pub field_aliases: &'static [(&'static str, &'static str)],
     /// Table columns.
     pub columns: &'static [Column],
     /// What is particular to the kind.
@@ -81,16 +90,16 @@ pub struct Column {
 #[derive(Clone, Copy)]
 pub struct Hooks {
     /// Checks a name; `true` when it is the prefix of a generated one.
-    pub name: fn(&str, bool) -> Vec<String>,
+    pub name: NameFn,
     /// Fills upstream's defaults in.
     pub default: fn(&mut Value),
     /// Clears and sets what clients may not at creation.
     pub prepare_create: fn(&mut Value),
     /// Clears and keeps what clients may not change.
     pub prepare_update: fn(&mut Value, &Value),
-    /// Checks a new object.
-    pub validate_create: fn(&Value) -> ErrorList,
-    /// Checks a changed object (new, old).
+    /// Checks what is particular to the kind in a new or changed object.
+    pub validate: fn(&Value) -> ErrorList,
+    /// Checks what may not change (new, old); runs besides `validate`.
     pub validate_update: fn(&Value, &Value) -> ErrorList,
     /// Checks a status change (new, old).
     pub validate_status: fn(&Value, &Value) -> ErrorList,
@@ -102,6 +111,75 @@ pub struct Hooks {
     pub to_storage: fn(&mut Value),
     /// From the storage row's form to this row's.
     pub from_storage: fn(&mut Value),
+}
+
+impl Hooks {
+    /// Nothing beyond metadata rules.
+    pub(crate) const PLAIN: Hooks = Hooks {
+        name: objectmeta::subdomain,
+        default: prepare::as_is,
+        prepare_create: prepare::create_plain,
+        prepare_update: prepare::update_plain,
+        validate: |_| ErrorList::new(),
+        validate_update: |_, _| ErrorList::new(),
+        validate_status: |_, _| ErrorList::new(),
+        selectable: |_| Vec::new(),
+        row: table::name_age,
+        to_storage: prepare::as_is,
+        from_storage: prepare::as_is,
+    };
+    /// The main resource cannot write status.
+    pub(crate) const STATUS: Hooks = Hooks {
+        prepare_create: prepare::create_status,
+        prepare_update: prepare::update_status,
+        ..Hooks::PLAIN
+    };
+    /// Besides, changes of the spec count as generations.
+    pub(crate) const COUNTED: Hooks = Hooks {
+        prepare_create: prepare::create_counted,
+        prepare_update: prepare::update_counted,
+        ..Hooks::PLAIN
+    };
+}
+
+/// A row with everything ordinary: `kind!("apps", "v1", "Deployment", "deployments", "deployment")`.
+macro_rules! kind {
+    ($group:literal, $version:literal, $kind:literal, $plural:literal, $singular:literal) => {
+        $crate::catalogue::Kind {
+            group: $group,
+            version: $version,
+            kind: $kind,
+            list_kind: concat!($kind, "List"),
+            plural: $plural,
+            singular: $singular,
+            short_names: &[],
+            categories: &[],
+            namespaced: true,
+            verbs: $crate::catalogue::ALL_VERBS,
+            subresources: &[],
+            storage: ($group, $plural),
+            status: false,
+            graceful: false,
+            selectable: &[],
+            field_aliases: &[],
+            columns: $crate::table::NAME_AGE,
+            hooks: $crate::catalogue::Hooks::PLAIN,
+        }
+    };
+}
+pub(crate) use kind;
+
+const GET_UPDATE: &[&str] = &["get", "patch", "update"];
+
+impl Subresource {
+    /// `status`, read and written as the kind itself.
+    pub(crate) const fn status(group: &'static str, version: &'static str, kind: &'static str) -> Self {
+        Subresource { name: "status", group, version, kind, verbs: GET_UPDATE }
+    }
+
+    /// `scale` as autoscaling/v1.
+    pub(crate) const SCALE: Subresource =
+        Subresource { name: "scale", group: "autoscaling", version: "v1", kind: "Scale", verbs: GET_UPDATE };
 }
 
 impl Kind {
@@ -120,44 +198,66 @@ impl Kind {
     }
 
     /// Fills upstream's defaults in (create, update and after a patch).
-    pub fn default(&self, object: &mut Value) -> Result<(), Status> {
+    pub fn default(&self, object: &mut Value) {
         (self.hooks.default)(object);
-        Ok(())
     }
 
-    /// Before validation at creation: resets status, sets the generation.
+    /// Before validation at creation: resets status, sets the generation, drops what only the server writes.
     pub fn prepare_create(&self, object: &mut Value) {
+        if let Some(metadata) = object.get_mut("metadata") {
+            for key in ["generation", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+                remove(metadata, key);
+            }
+        }
         (self.hooks.prepare_create)(object);
     }
 
-    /// Before validation at update: keeps status, raises the generation when the spec changed.
+    /// Before validation at update: keeps status and the server's metadata, raises the generation when the spec changed.
     pub fn prepare_update(&self, new: &mut Value, old: &Value) {
+        prepare::keep_system_metadata(new, old);
         (self.hooks.prepare_update)(new, old);
     }
 
-    /// Before validation of a status update: everything but status (and managed fields) stays.
+    /// Before validation of a status update: everything but status and metadata stays.
     pub fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        let _ = (new, old);
+        prepare::status_only(new, old);
     }
 
     /// All that is wrong with a new object, metadata included.
     pub fn validate_create(&self, object: &Value) -> ErrorList {
-        (self.hooks.validate_create)(object)
+        let mut errors =
+            objectmeta::validate_object_meta(&object["metadata"], self.namespaced, self.hooks.name);
+        errors.extend((self.hooks.validate)(object));
+        errors
     }
 
     /// All that is wrong with a change, metadata and immutable fields included.
     pub fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
-        (self.hooks.validate_update)(new, old)
+        let mut errors = objectmeta::validate_object_meta_update(&new["metadata"], &old["metadata"]);
+        errors.extend((self.hooks.validate)(new));
+        errors.extend((self.hooks.validate_update)(new, old));
+        errors
     }
 
     /// All that is wrong with a status change.
     pub fn validate_status(&self, new: &Value, old: &Value) -> ErrorList {
-        (self.hooks.validate_status)(new, old)
+        let mut errors = objectmeta::validate_object_meta_update(&new["metadata"], &old["metadata"]);
+        errors.extend((self.hooks.validate_status)(new, old));
+        errors
     }
 
     /// The values of the fields in [`Kind::selectable`] (not `metadata.*`).
     pub fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
         (self.hooks.selectable)(object)
+    }
+
+    /// The storage form's name of a selectable field.
+    pub fn stored_field(&self, field: &str) -> String {
+        let alias = self
+            .field_aliases
+            .iter()
+            .find_map(|(served, stored)| Some((field.strip_prefix(served)?, stored)));
+        alias.map_or_else(|| field.to_owned(), |(rest, stored)| format!("{stored}{rest}"))
     }
 
     /// The Table cells of an object, as many as [`Kind::columns`]; `now` in seconds since the epoch.
@@ -182,7 +282,54 @@ impl Kind {
 }
 
 /// Every built-in kind.
-pub static KINDS: &[Kind] = &[];
+pub static KINDS: &[Kind] = &[
+    core::binding::KIND,
+    core::misc::COMPONENT_STATUS,
+    core::config::CONFIG_MAP,
+    core::endpoints::KIND,
+    core::event::KIND,
+    core::misc::LIMIT_RANGE,
+    core::namespace::KIND,
+    core::node::KIND,
+    core::volume::CLAIM,
+    core::volume::VOLUME,
+    core::pod::KIND,
+    core::misc::POD_TEMPLATE,
+    apps::CONTROLLER,
+    core::misc::RESOURCE_QUOTA,
+    core::config::SECRET,
+    core::misc::SERVICE_ACCOUNT,
+    core::service::KIND,
+    admission::MUTATING_WEBHOOK,
+    admission::VALIDATING_WEBHOOK,
+    apps::CONTROLLER_REVISION,
+    apps::DAEMON_SET,
+    apps::DEPLOYMENT,
+    apps::REPLICA_SET,
+    apps::STATEFUL_SET,
+    autoscaling::HPA_V2,
+    autoscaling::HPA_V1,
+    batch::CRON_JOB,
+    batch::JOB,
+    certificates::SIGNING_REQUEST,
+    coordination::LEASE,
+    discovery::SLICE,
+    core::event::NEW_KIND,
+    networking::INGRESS,
+    networking::INGRESS_CLASS,
+    networking::POLICY,
+    node::RUNTIME_CLASS,
+    policy::BUDGET,
+    rbac::CLUSTER_ROLE,
+    rbac::CLUSTER_ROLE_BINDING,
+    rbac::ROLE,
+    rbac::ROLE_BINDING,
+    scheduling::PRIORITY_CLASS,
+    storage::CLASS,
+    storage::CSI_DRIVER,
+    storage::CSI_NODE,
+    storage::ATTACHMENT,
+];
 
 /// The row that serves a path's group, version and plural.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
@@ -193,3 +340,6 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
 pub fn by_gvk(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|k| k.kind == kind && k.group == group && k.version == version)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,30 @@
 //!
 //! Nothing here does IO; objects are `serde_json::Value`.
 
+mod admission;
+mod apps;
+mod autoscaling;
+mod batch;
 pub mod catalogue;
+mod certificates;
+mod coordination;
+mod core;
+mod discovery;
+mod net;
+mod networking;
+mod node;
+pub mod objectmeta;
 pub mod openapi;
+mod policy;
+mod prepare;
+mod rbac;
 pub mod scale;
+mod scheduling;
 pub mod schema;
+mod storage;
+mod table;
 pub mod time;
+mod value;
 
 pub use catalogue::{Column, Kind, Subresource};
+pub use core::pod::{QosClass, qos_class, validate_ephemeral_containers};

@@ -1,0 +1,300 @@
+//! Job and CronJob.
+
+use coxswain_meta::{ErrorList, FieldError, Path};
+use serde_json::{Value, json};
+
+use crate::apps::not_negative;
+use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
+use crate::core::pod;
+use crate::objectmeta::{self, immutable};
+use crate::table::{
+    AGE, CONTAINERS, IMAGES, NAME, SELECTOR, age, boolean, column, containers, count, name, number, or,
+    selector, since, tristate,
+};
+use crate::time;
+use crate::value::{child, filled, flag, has, int, items, set, set_default, text};
+
+pub(crate) const JOB: Kind = Kind {
+    categories: &["all"],
+    subresources: &[Subresource::status("batch", "v1", "Job")],
+    status: true,
+    columns: JOB_COLUMNS,
+    selectable: &["status.successful"],
+    hooks: Hooks {
+        default: default_job,
+        prepare_create: prepare_job,
+        validate: |v| {
+            let mut errors = ErrorList::new();
+            let path = Path::new("spec");
+            validate_job_spec(&mut errors, &v["spec"], &path);
+            let (spec, at) = (&v["spec"], path.child("selector"));
+            if spec["selector"].is_object() {
+                objectmeta::label_selector(&mut errors, &spec["selector"], &at);
+            } else {
+                errors.push(FieldError::required(&at, ""));
+            }
+            errors
+        },
+        validate_update: validate_job_update,
+        selectable: |v| vec![("status.successful", number(&v["status"], "succeeded").to_string())],
+        row: job_row,
+        ..Hooks::COUNTED
+    },
+    ..kind!("batch", "v1", "Job", "jobs", "job")
+};
+const JOB_COLUMNS: &[Column] = &[
+    NAME,
+    column("Status", "What the job is doing."),
+    column("Completions", "Pods that succeeded, of those wanted."),
+    column("Duration", "How long it ran."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+pub(crate) const CRON_JOB: Kind = Kind {
+    short_names: &["cj"],
+    categories: &["all"],
+    subresources: &[Subresource::status("batch", "v1", "CronJob")],
+    status: true,
+    columns: CRON_COLUMNS,
+    hooks: Hooks { default: default_cron, validate: validate_cron, row: cron_row, ..Hooks::COUNTED },
+    ..kind!("batch", "v1", "CronJob", "cronjobs", "cronjob")
+};
+const CRON_COLUMNS: &[Column] = &[
+    NAME,
+    column("Schedule", "When it runs."),
+    column("Timezone", "Time zone of the schedule."),
+    boolean("Suspend", "Whether it is suspended."),
+    count("Active", "Jobs that are running."),
+    column("Last Schedule", "Time since it last ran."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+fn default_job(job: &mut Value) {
+    let template_labels = job["spec"]["template"]["metadata"].get("labels").cloned();
+    if let Some(labels) = template_labels.filter(Value::is_object)
+        && let Some(metadata) = child(job, "metadata").filter(|m| !filled(m, "labels"))
+    {
+        set(metadata, "labels", labels);
+    }
+    if let Some(spec) = child(job, "spec") {
+        if !has(spec, "completions") && !has(spec, "parallelism") {
+            set(spec, "completions", 1);
+        }
+        set_default(spec, "parallelism", 1);
+        let backoff = if has(spec, "backoffLimitPerIndex") { i32::MAX } else { 6 };
+        set_default(spec, "backoffLimit", backoff);
+        set_default(spec, "completionMode", "NonIndexed");
+        set_default(spec, "suspend", false);
+        set_default(spec, "manualSelector", false);
+        let replacement = if has(spec, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+        set_default(spec, "podReplacementPolicy", replacement);
+        if let Some(template) = child(spec, "template") {
+            pod::default_template(template);
+        }
+    }
+}
+
+/// Unless the client chose a selector, pods are found by labels with the job's UID.
+fn prepare_job(job: &mut Value) {
+    crate::prepare::create_counted(job);
+    let uid = text(&job["metadata"], "uid").to_owned();
+    let job_name = crate::value::name(job).to_owned();
+    let Some(spec) = child(job, "spec").filter(|s| !flag(s, "manualSelector") && !uid.is_empty()) else {
+        return;
+    };
+    set(spec, "selector", json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+    let labels = child(spec, "template").and_then(|t| child(t, "metadata")).and_then(|m| child(m, "labels"));
+    if let Some(labels) = labels {
+        for prefix in ["", "batch.kubernetes.io/"] {
+            set(labels, &format!("{prefix}controller-uid"), uid.as_str());
+            set(labels, &format!("{prefix}job-name"), job_name.as_str());
+        }
+    }
+}
+
+fn validate_job_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
+    let numbers =
+        ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"];
+    for key in numbers {
+        not_negative(errors, spec, key, path);
+    }
+    match text(spec, "completionMode") {
+        "" | "NonIndexed" => {}
+        "Indexed" if !has(spec, "completions") => {
+            let rule = "when completion mode is Indexed";
+            errors.push(FieldError::required(&path.child("completions"), rule));
+        }
+        "Indexed" => {}
+        other => {
+            let at = path.child("completionMode");
+            errors.push(FieldError::not_supported(&at, other, &["Indexed", "NonIndexed"]));
+        }
+    }
+    let at = path.child("template");
+    pod::validate_template(errors, &spec["template"], &at);
+    if text(&spec["template"]["spec"], "restartPolicy") == "Always" {
+        let rule = "valid values: \"OnFailure\", \"Never\"";
+        errors.push(FieldError::required(&at.child("spec.restartPolicy"), rule));
+    }
+}
+
+fn validate_job_update(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    let (new, old) = (&new["spec"], &old["spec"]);
+    let mut keys = vec!["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"];
+    // A suspended job that never started may still have its template's placement changed.
+    if !(flag(old, "suspend") && flag(new, "suspend")) {
+        keys.push("template");
+    }
+    if text(new, "completionMode") != "Indexed" {
+        keys.push("completions");
+    }
+    for key in keys {
+        immutable(&mut errors, new, old, key, &path);
+    }
+    errors
+}
+
+fn job_row(job: &Value, now: i64) -> Vec<Value> {
+    let (spec, status) = (&job["spec"], &job["status"]);
+    let succeeded = int(status, "succeeded").unwrap_or(0);
+    let completions = match (int(spec, "completions"), int(spec, "parallelism").unwrap_or(0)) {
+        (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+        (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
+        (None, _) => format!("{succeeded}/1"),
+    };
+    let duration = time::parse(text(status, "startTime")).map_or(String::new(), |start| {
+        time::human_duration(time::parse(text(status, "completionTime")).unwrap_or(now) - start)
+    });
+    let [names, images] = containers(&spec["template"]);
+    vec![
+        name(job),
+        job_status(job).into(),
+        completions.into(),
+        duration.into(),
+        age(job, now),
+        names,
+        images,
+        selector(&spec["selector"]).into(),
+    ]
+}
+
+fn job_status(job: &Value) -> &'static str {
+    let holds = |kind: &str| {
+        items(&job["status"], "conditions")
+            .iter()
+            .any(|c| text(c, "type") == kind && text(c, "status") == "True")
+    };
+    let deleted = has(&job["metadata"], "deletionTimestamp");
+    let states = [
+        (holds("Complete"), "Complete"),
+        (holds("Failed"), "Failed"),
+        (deleted, "Terminating"),
+        (holds("Suspended"), "Suspended"),
+        (holds("FailureTarget"), "FailureTarget"),
+        (holds("SuccessCriteriaMet"), "SuccessCriteriaMet"),
+    ];
+    states.into_iter().find(|(yes, _)| *yes).map_or("Running", |(_, state)| state)
+}
+
+fn default_cron(cron: &mut Value) {
+    let Some(spec) = child(cron, "spec") else { return };
+    set_default(spec, "concurrencyPolicy", "Allow");
+    set_default(spec, "suspend", false);
+    set_default(spec, "successfulJobsHistoryLimit", 3);
+    set_default(spec, "failedJobsHistoryLimit", 1);
+    let template =
+        child(spec, "jobTemplate").and_then(|t| child(t, "spec")).and_then(|s| child(s, "template"));
+    if let Some(template) = template {
+        pod::default_template(template);
+    }
+}
+
+fn validate_cron(cron: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (spec, path) = (&cron["spec"], Path::new("spec"));
+    let schedule = text(spec, "schedule");
+    let fields = schedule.split_whitespace().count();
+    if schedule.is_empty() {
+        errors.push(FieldError::required(&path.child("schedule"), ""));
+    } else if schedule.starts_with("TZ=") || schedule.starts_with("CRON_TZ=") {
+        let rule = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+        errors.push(FieldError::invalid(&path.child("schedule"), schedule, rule));
+    } else if !schedule.starts_with('@') && fields != 5 {
+        let shown: Vec<&str> = schedule.split_whitespace().collect();
+        let rule = format!("expected exactly 5 fields, found {fields}: [{}]", shown.join(" "));
+        errors.push(FieldError::invalid(&path.child("schedule"), schedule, rule));
+    }
+    match text(spec, "concurrencyPolicy") {
+        "Allow" | "Forbid" | "Replace" => {}
+        other => {
+            let at = path.child("concurrencyPolicy");
+            errors.push(FieldError::not_supported(&at, other, &["Allow", "Forbid", "Replace"]));
+        }
+    }
+    for key in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        not_negative(&mut errors, spec, key, &path);
+    }
+    validate_job_spec(&mut errors, &spec["jobTemplate"]["spec"], &path.child("jobTemplate.spec"));
+    // Names of its jobs get eleven characters more and must stay DNS labels.
+    let own = crate::value::name(cron);
+    if own.len() > 52 {
+        let at = Path::new("metadata").child("name");
+        errors.push(FieldError::invalid(&at, own, "must be no more than 52 characters"));
+    }
+    errors
+}
+
+fn cron_row(cron: &Value, now: i64) -> Vec<Value> {
+    let (spec, status) = (&cron["spec"], &cron["status"]);
+    let job = &spec["jobTemplate"]["spec"];
+    let [names, images] = containers(&job["template"]);
+    let last = match has(status, "lastScheduleTime") {
+        true => since(status, "lastScheduleTime", now),
+        false => "<none>".into(),
+    };
+    vec![
+        name(cron),
+        text(spec, "schedule").into(),
+        or(text(spec, "timeZone"), "<none>").into(),
+        tristate(&spec["suspend"]),
+        items(status, "active").len().into(),
+        last.into(),
+        age(cron, now),
+        names,
+        images,
+        selector(&job["selector"]).into(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_select_by_uid_and_do_not_restart_always() {
+        let mut job = json!({"metadata": {"name": "j", "namespace": "n", "uid": "u"}, "spec": {"template":
+            {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+        JOB.default(&mut job);
+        JOB.prepare_create(&mut job);
+        assert_eq!(JOB.validate_create(&job).to_string(), "[]");
+        assert_eq!(
+            job["spec"]["selector"]["matchLabels"],
+            json!({"batch.kubernetes.io/controller-uid": "u"})
+        );
+        assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
+        assert_eq!(JOB.row(&job, 0)[1..3], [json!("Running"), json!("0/1")]);
+        job["spec"]["template"]["spec"]["restartPolicy"] = json!("Always");
+        assert_eq!(
+            JOB.validate_create(&job).to_string(),
+            r#"spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never""#
+        );
+    }
+}

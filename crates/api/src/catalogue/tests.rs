@@ -1,0 +1,116 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::schema;
+
+/// The least a client has to write of each kind that wants more than metadata.
+fn minimal(kind: &Kind) -> Value {
+    let template = |policy: &str| {
+        json!({"metadata": {"labels": {"a": "b"}},
+            "spec": {"restartPolicy": policy, "containers": [{"name": "c", "image": "i"}]}})
+    };
+    let selector = json!({"matchLabels": {"a": "b"}});
+    let body = match kind.kind {
+        "Binding" => json!({"target": {"name": "n"}}),
+        "Pod" => json!({"spec": template("Always")["spec"]}),
+        "PodTemplate" => json!({"template": template("Always")}),
+        "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" => {
+            json!({"spec": {"selector": selector, "template": template("Always")}})
+        }
+        "ReplicationController" => json!({"spec": {"template": template("Always")}}),
+        "Job" => json!({"metadata": {"uid": "u"}, "spec": {"template": template("Never")}}),
+        "CronJob" => {
+            json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": template("Never")}}}})
+        }
+        "Service" => json!({"spec": {"ports": [{"port": 80}]}}),
+        "Event" if kind.group.is_empty() => json!({"involvedObject": {"namespace": "d"}}),
+        "Event" => {
+            json!({"eventTime": "2026-11-21T11:43:46.000000Z", "type": "Normal", "reason": "r", "action": "a",
+            "reportingController": "c", "reportingInstance": "i", "regarding": {"namespace": "d"}})
+        }
+        "PersistentVolume" => {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}}})
+        }
+        "PersistentVolumeClaim" => {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+        }
+        "HorizontalPodAutoscaler" => {
+            json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})
+        }
+        "CertificateSigningRequest" => {
+            json!({"spec": {"request": "eA==", "signerName": "a/b", "usages": ["client auth"]}})
+        }
+        "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": []}),
+        "Ingress" => json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}}),
+        "RuntimeClass" => json!({"handler": "h"}),
+        "RoleBinding" | "ClusterRoleBinding" => json!({"roleRef": {"kind": "ClusterRole", "name": "r"}}),
+        "StorageClass" => json!({"provisioner": "p"}),
+        "PriorityClass" => json!({"value": 1}),
+        _ => json!({}),
+    };
+    let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": "x"}});
+    if kind.namespaced {
+        object["metadata"]["namespace"] = json!("d");
+    }
+    for (key, value) in body.as_object().into_iter().flatten() {
+        match (key.as_str(), value) {
+            ("metadata", Value::Object(more)) => {
+                more.iter().for_each(|(k, v)| object["metadata"][k] = v.clone());
+            }
+            _ => object[key] = value.clone(),
+        }
+    }
+    object
+}
+
+#[test]
+fn every_row_holds_together() {
+    for kind in KINDS {
+        let label = format!("{} {}", kind.api_version(), kind.kind);
+        let type_ref = kind.schema().unwrap_or_else(|| panic!("{label}: no schema"));
+        let mut object = minimal(kind);
+        let decoded = schema::check(&object, type_ref);
+        assert!(decoded.errors.is_empty() && decoded.unknown.is_empty(), "{label}: {decoded:?}");
+
+        schema::normalise(&mut object, type_ref);
+        kind.default(&mut object);
+        kind.prepare_create(&mut object);
+        let decoded = schema::check(&object, type_ref);
+        assert!(
+            decoded.errors.is_empty() && decoded.unknown.is_empty(),
+            "{label} after defaults: {decoded:?}"
+        );
+        assert_eq!(kind.validate_create(&object).to_string(), "[]", "{label}");
+
+        let once = object.clone();
+        kind.default(&mut object);
+        assert_eq!(object, once, "{label}: defaulting twice differs");
+        kind.prepare_update(&mut object, &once);
+        assert_eq!(object, once, "{label}: an update without changes changes something");
+        assert_eq!(kind.validate_update(&object, &once).to_string(), "[]", "{label}");
+
+        assert_eq!(kind.row(&object, 0).len(), kind.columns.len(), "{label}: cells and columns");
+        let mut stored = object.clone();
+        kind.to_storage(&mut stored);
+        let storage = KINDS.iter().find(|k| (k.group, k.plural) == kind.storage).expect("a storage row");
+        assert_eq!(storage.storage, kind.storage, "{label}: stored elsewhere again");
+        let fields: Vec<&str> = storage.selectable_fields(&stored).iter().map(|(name, _)| *name).collect();
+        for field in kind.selectable {
+            assert!(fields.contains(&kind.stored_field(field).as_str()), "{label}: {field}");
+        }
+        assert_eq!(fields, storage.selectable, "{label}: selectable fields");
+    }
+}
+
+#[test]
+fn rows_are_found() {
+    assert_eq!(find("apps", "v1", "deployments").map(|k| k.kind), Some("Deployment"));
+    assert_eq!(by_gvk("", "v1", "Pod").map(|k| k.plural), Some("pods"));
+    assert!(find("apps", "v1", "pods").is_none());
+    for (i, kind) in KINDS.iter().enumerate() {
+        let same = |k: &Kind| (k.group, k.version, k.plural) == (kind.group, kind.version, kind.plural);
+        assert!(!KINDS[..i].iter().any(same), "{} twice", kind.kind);
+        assert_eq!(kind.singular, kind.kind.to_lowercase());
+        assert!(kind.status == kind.subresource("status").is_some(), "{}", kind.kind);
+    }
+}

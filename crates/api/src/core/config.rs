@@ -1,0 +1,197 @@
+//! ConfigMap and Secret.
+
+use coxswain_meta::{ErrorList, FieldError, Path, names};
+use serde_json::Value;
+
+use crate::catalogue::{Column, Hooks, Kind, kind};
+use crate::objectmeta::immutable;
+use crate::table::{AGE, NAME, age, column, name};
+use crate::value::{entries, flag, has, set_default, text};
+
+/// Size limit of all values together.
+const MAX_BYTES: usize = 1024 * 1024;
+
+pub(crate) const CONFIG_MAP: Kind = Kind {
+    short_names: &["cm"],
+    columns: CONFIG_MAP_COLUMNS,
+    hooks: Hooks {
+        validate: validate_config_map,
+        validate_update: |new, old| validate_immutable(new, old, &["data", "binaryData"]),
+        row: |v, now| vec![name(v), (length(v, "data") + length(v, "binaryData")).into(), age(v, now)],
+        ..Hooks::PLAIN
+    },
+    ..kind!("", "v1", "ConfigMap", "configmaps", "configmap")
+};
+const CONFIG_MAP_COLUMNS: &[Column] = &[NAME, column("Data", "Number of entries."), AGE];
+
+pub(crate) const SECRET: Kind = Kind {
+    columns: SECRET_COLUMNS,
+    selectable: &["type"],
+    hooks: Hooks {
+        default: |v| set_default(v, "type", "Opaque"),
+        prepare_create: merge_string_data,
+        prepare_update: |new, _| merge_string_data(new),
+        validate: validate_secret,
+        validate_update: validate_secret_update,
+        selectable: |v| vec![("type", text(v, "type").to_owned())],
+        row: |v, now| vec![name(v), text(v, "type").into(), length(v, "data").into(), age(v, now)],
+        ..Hooks::PLAIN
+    },
+    ..kind!("", "v1", "Secret", "secrets", "secret")
+};
+const SECRET_COLUMNS: &[Column] =
+    &[NAME, column("Type", "What the data is for."), column("Data", "Number of entries."), AGE];
+
+fn length(object: &Value, key: &str) -> usize {
+    object.get(key).and_then(Value::as_object).map_or(0, serde_json::Map::len)
+}
+
+/// `stringData` is write-only: its entries become base64 entries of `data`.
+fn merge_string_data(secret: &mut Value) {
+    let Value::Object(map) = secret else { return };
+    let Some(Value::Object(plain)) = map.remove("stringData") else { return };
+    let data = map.entry("data").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    if let Value::Object(data) = data {
+        data.extend(plain.into_iter().map(|(k, v)| (k, encode(v.as_str().unwrap_or_default()).into())));
+    }
+}
+
+/// Standard base64 with padding.
+fn encode(text: &str) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(text.len().div_ceil(3) * 4);
+    for chunk in text.as_bytes().chunks(3) {
+        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            let sextet = (bits >> (18 - 6 * i) & 63) as usize;
+            out.push(if i <= chunk.len() { char::from(ALPHABET[sextet]) } else { '=' });
+        }
+    }
+    out
+}
+
+/// Bytes a base64 text decodes to.
+fn decoded_length(text: &str) -> usize {
+    text.bytes().filter(|b| !matches!(b, b'=' | b'\n' | b'\r')).count() * 3 / 4
+}
+
+fn validate_config_map(object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let mut size = 0;
+    for (key, value) in entries(object, "data") {
+        let path = Path::new("data").key(key);
+        errors.invalid_each(&path, key, names::config_map_key(key));
+        if has(&object["binaryData"], key) {
+            errors.push(FieldError::invalid(&path, key, "duplicate of key present in binaryData"));
+        }
+        size += value.as_str().map_or(0, str::len);
+    }
+    for (key, value) in entries(object, "binaryData") {
+        errors.invalid_each(&Path::new("binaryData").key(key), key, names::config_map_key(key));
+        size += decoded_length(value.as_str().unwrap_or_default());
+    }
+    if size > MAX_BYTES {
+        // The whole object is too long, so there is no field to name.
+        errors.push(FieldError::too_long(&Path::new(""), MAX_BYTES));
+    }
+    errors
+}
+
+/// An immutable object stays immutable and keeps its data.
+fn validate_immutable(new: &Value, old: &Value, data: &[&str]) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if flag(old, "immutable") {
+        let rule = "field is immutable when `immutable` is set";
+        if !flag(new, "immutable") {
+            errors.push(FieldError::forbidden(&Path::new("immutable"), rule));
+        }
+        for key in data {
+            let filled =
+                |v: &Value| v.get(*key).filter(|d| d.as_object().is_some_and(|m| !m.is_empty())).cloned();
+            if filled(new) != filled(old) {
+                errors.push(FieldError::forbidden(&Path::new(key), rule));
+            }
+        }
+    }
+    errors
+}
+
+fn validate_secret(secret: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let mut size = 0;
+    let data = Path::new("data");
+    for (key, value) in entries(secret, "data") {
+        errors.invalid_each(&data.key(key), key, names::config_map_key(key));
+        size += decoded_length(value.as_str().unwrap_or_default());
+    }
+    if size > MAX_BYTES {
+        errors.push(FieldError::too_long(&data, MAX_BYTES));
+    }
+    let mut need = |key: &str| {
+        if !has(&secret["data"], key) {
+            errors.push(FieldError::required(&data.key(key), ""));
+        }
+    };
+    match text(secret, "type") {
+        "kubernetes.io/service-account-token" => {
+            let key = "kubernetes.io/service-account.name";
+            if text(&secret["metadata"]["annotations"], key).is_empty() {
+                errors.push(FieldError::required(&Path::new("metadata").child("annotations").key(key), ""));
+            }
+        }
+        "kubernetes.io/dockercfg" => need(".dockercfg"),
+        "kubernetes.io/dockerconfigjson" => need(".dockerconfigjson"),
+        "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
+        "kubernetes.io/tls" => ["tls.crt", "tls.key"].into_iter().for_each(need),
+        "kubernetes.io/basic-auth"
+            if !has(&secret["data"], "username") && !has(&secret["data"], "password") =>
+        {
+            need("username");
+            need("password");
+        }
+        _ => {}
+    }
+    errors
+}
+
+fn validate_secret_update(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    immutable(&mut errors, new, old, "type", &Path::root());
+    errors.extend(validate_immutable(new, old, &["data"]));
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn string_data_becomes_data() {
+        let mut secret = json!({"data": {"a": "eA=="}, "stringData": {"a": "hello", "b": "hi"}});
+        merge_string_data(&mut secret);
+        assert_eq!(secret, json!({"data": {"a": "aGVsbG8=", "b": "aGk="}}));
+        assert_eq!(encode("abc"), "YWJj");
+    }
+
+    #[test]
+    fn rules() {
+        let check = |errors: ErrorList, want: &str| assert!(errors.to_string().contains(want), "{errors}");
+        check(
+            validate_config_map(&json!({"data": {"a b": ""}})),
+            "data[a b]: Invalid value: \"a b\": a valid config key",
+        );
+        check(validate_secret(&json!({"type": "kubernetes.io/tls"})), "data[tls.crt]: Required value, ");
+        let old = json!({"immutable": true, "data": {"a": "1"}});
+        let new = json!({"data": {"a": "2"}});
+        check(
+            validate_immutable(&new, &old, &["data"]),
+            "[immutable: Forbidden: field is immutable when `immutable` is set, data: Forbidden: field is immutable",
+        );
+        check(
+            validate_secret_update(&json!({"type": "a"}), &json!({"type": "b"})),
+            "type: Invalid value: \"a\": field is immutable",
+        );
+    }
+}

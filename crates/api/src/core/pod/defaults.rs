@@ -1,0 +1,200 @@
+//! Defaults of pods and pod templates.
+
+use serde_json::Value;
+
+use crate::value::{child, flag, has, int, items_mut, present, set, set_default, text};
+
+const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
+
+/// A pod: what templates get, and what only pods get.
+pub(crate) fn pod(pod: &mut Value) {
+    let Some(spec) = child(pod, "spec") else { return };
+    self::spec(spec);
+    for list in ["containers", "initContainers"] {
+        items_mut(spec, list).iter_mut().for_each(requests_from_limits);
+    }
+    if let Some(resources) = present(spec, "resources") {
+        copy_missing(resources);
+    }
+    if !has(spec, "enableServiceLinks") {
+        set(spec, "enableServiceLinks", true);
+    }
+}
+
+/// A `PodTemplateSpec`.
+pub(crate) fn template(template: &mut Value) {
+    if let Some(spec) = child(template, "spec") {
+        self::spec(spec);
+    }
+}
+
+fn spec(spec: &mut Value) {
+    for (key, value) in
+        [("dnsPolicy", "ClusterFirst"), ("restartPolicy", "Always"), ("schedulerName", "default-scheduler")]
+    {
+        set_default(spec, key, value);
+    }
+    set_default(spec, "terminationGracePeriodSeconds", 30);
+    child(spec, "securityContext");
+    // The older name of the field is kept equal.
+    let account = match text(spec, "serviceAccountName") {
+        "" => text(spec, "serviceAccount").to_owned(),
+        name => name.to_owned(),
+    };
+    if !account.is_empty() {
+        set(spec, "serviceAccountName", account.as_str());
+        set(spec, "serviceAccount", account);
+    }
+    let host_network = flag(spec, "hostNetwork");
+    for list in CONTAINER_LISTS {
+        items_mut(spec, list).iter_mut().for_each(|c| container(c, host_network));
+    }
+    items_mut(spec, "volumes").iter_mut().for_each(volume);
+}
+
+fn container(container: &mut Value, host_network: bool) {
+    let policy = pull_policy(text(container, "image"));
+    set_default(container, "imagePullPolicy", policy);
+    set_default(container, "terminationMessagePath", "/dev/termination-log");
+    set_default(container, "terminationMessagePolicy", "File");
+    child(container, "resources");
+    for port in items_mut(container, "ports") {
+        set_default(port, "protocol", "TCP");
+        if host_network && int(port, "hostPort").unwrap_or(0) == 0 {
+            let number = port["containerPort"].clone();
+            set(port, "hostPort", number);
+        }
+    }
+    for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(probe) = present(container, name) {
+            self::probe(probe);
+        }
+    }
+    if let Some(lifecycle) = present(container, "lifecycle") {
+        for hook in ["postStart", "preStop"] {
+            if let Some(action) = present(lifecycle, hook).and_then(|h| present(h, "httpGet")) {
+                http_get(action);
+            }
+        }
+    }
+    for variable in items_mut(container, "env") {
+        if let Some(field) = present(variable, "valueFrom").and_then(|v| present(v, "fieldRef")) {
+            set_default(field, "apiVersion", "v1");
+        }
+        if let Some(resource) = present(variable, "valueFrom").and_then(|v| present(v, "resourceFieldRef")) {
+            set_default(resource, "divisor", "0");
+        }
+    }
+}
+
+/// `Always` for the tag `latest`, also when it is implied.
+fn pull_policy(image: &str) -> &'static str {
+    let (name, digest) = image.split_once('@').map_or((image, false), |(name, _)| (name, true));
+    let last = name.rsplit('/').next().unwrap_or(name);
+    match last.split_once(':') {
+        Some((_, "latest")) => "Always",
+        None if !digest => "Always",
+        _ => "IfNotPresent",
+    }
+}
+
+fn probe(probe: &mut Value) {
+    for (key, value) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
+        if int(probe, key).unwrap_or(0) == 0 {
+            set(probe, key, value);
+        }
+    }
+    if let Some(action) = present(probe, "httpGet") {
+        http_get(action);
+    }
+    if let Some(action) = present(probe, "grpc") {
+        set_default(action, "service", "");
+    }
+}
+
+fn http_get(action: &mut Value) {
+    set_default(action, "path", "/");
+    set_default(action, "scheme", "HTTP");
+}
+
+fn volume(volume: &mut Value) {
+    if super::volume_kinds(volume).is_empty() {
+        child(volume, "emptyDir");
+    }
+    for kind in ["secret", "configMap", "downwardAPI", "projected"] {
+        if let Some(source) = present(volume, kind) {
+            set_default(source, "defaultMode", 0o644);
+            files(source);
+            items_mut(source, "sources").iter_mut().for_each(projection);
+        }
+    }
+    if let Some(path) = present(volume, "hostPath") {
+        set_default(path, "type", "");
+    }
+    if let Some(image) = present(volume, "image") {
+        let policy = pull_policy(text(image, "reference"));
+        set_default(image, "pullPolicy", policy);
+    }
+    if let Some(spec) = present(volume, "ephemeral")
+        .and_then(|e| present(e, "volumeClaimTemplate"))
+        .and_then(|t| present(t, "spec"))
+    {
+        set_default(spec, "volumeMode", "Filesystem");
+    }
+}
+
+fn projection(source: &mut Value) {
+    if let Some(token) = present(source, "serviceAccountToken") {
+        set_default(token, "expirationSeconds", 3600);
+    }
+    if let Some(downward) = present(source, "downwardAPI") {
+        files(downward);
+    }
+}
+
+fn files(source: &mut Value) {
+    for file in items_mut(source, "items") {
+        if let Some(field) = present(file, "fieldRef") {
+            set_default(field, "apiVersion", "v1");
+        }
+        if let Some(resource) = present(file, "resourceFieldRef") {
+            set_default(resource, "divisor", "0");
+        }
+    }
+}
+
+fn requests_from_limits(container: &mut Value) {
+    if let Some(resources) = present(container, "resources") {
+        copy_missing(resources);
+    }
+}
+
+/// A limit without a request is the request too.
+fn copy_missing(resources: &mut Value) {
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
+    if let Some(Value::Object(requests)) = child(resources, "requests") {
+        for (name, amount) in limits {
+            requests.entry(name).or_insert(amount);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pull_policy;
+
+    #[test]
+    fn pull_policies() {
+        for (image, want) in [
+            ("nginx", "Always"),
+            ("nginx:latest", "Always"),
+            ("localhost:5000/nginx", "Always"),
+            ("localhost:5000/nginx:1", "IfNotPresent"),
+            ("nginx@sha256:00", "IfNotPresent"),
+        ] {
+            assert_eq!(pull_policy(image), want, "{image}");
+        }
+    }
+}

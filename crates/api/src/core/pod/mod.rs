@@ -1,0 +1,212 @@
+//! Pod, and the pod templates of everything that makes pods.
+
+mod containers;
+mod defaults;
+mod env;
+mod placement;
+mod probes;
+mod resources;
+mod security;
+mod spec;
+mod table;
+mod update;
+mod volumes;
+
+use coxswain_meta::{ErrorList, FieldError, Path};
+use serde_json::{Value, json};
+
+use crate::catalogue::{Hooks, Kind, Subresource, kind};
+use crate::objectmeta;
+use crate::prepare;
+use crate::value::{child, entries, filled, flag, items, set, text};
+
+pub(crate) use defaults::template as default_template;
+pub(crate) use placement::taint_effect;
+pub use update::{QosClass, qos_class, validate_ephemeral_containers};
+
+const CONNECT: &[&str] = &["create", "get"];
+
+const fn connect(name: &'static str, kind: &'static str) -> Subresource {
+    Subresource { name, group: "", version: "v1", kind, verbs: CONNECT }
+}
+
+pub(crate) const KIND: Kind = Kind {
+    short_names: &["po"],
+    categories: &["all"],
+    subresources: &[
+        connect("attach", "PodAttachOptions"),
+        Subresource { name: "binding", group: "", version: "v1", kind: "Binding", verbs: &["create"] },
+        Subresource {
+            name: "ephemeralcontainers",
+            group: "",
+            version: "v1",
+            kind: "Pod",
+            verbs: &["get", "patch", "update"],
+        },
+        Subresource {
+            name: "eviction",
+            group: "policy",
+            version: "v1",
+            kind: "Eviction",
+            verbs: &["create"],
+        },
+        connect("exec", "PodExecOptions"),
+        Subresource { name: "log", group: "", version: "v1", kind: "Pod", verbs: &["get"] },
+        connect("portforward", "PodPortForwardOptions"),
+        Subresource {
+            name: "proxy",
+            group: "",
+            version: "v1",
+            kind: "PodProxyOptions",
+            verbs: &["create", "delete", "get", "patch", "update"],
+        },
+        Subresource {
+            name: "resize",
+            group: "",
+            version: "v1",
+            kind: "Pod",
+            verbs: &["get", "patch", "update"],
+        },
+        Subresource::status("", "v1", "Pod"),
+    ],
+    status: true,
+    graceful: true,
+    columns: table::COLUMNS,
+    selectable: SELECTABLE,
+    hooks: Hooks {
+        default: defaults::pod,
+        prepare_create,
+        prepare_update: prepare::update_counted,
+        validate,
+        validate_update: update::validate_update,
+        validate_status: update::validate_status,
+        selectable,
+        row: table::row,
+        ..Hooks::COUNTED
+    },
+    ..kind!("", "v1", "Pod", "pods", "pod")
+};
+
+const SELECTABLE: &[&str] = &[
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "spec.serviceAccountName",
+    "spec.hostNetwork",
+    "status.phase",
+    "status.podIP",
+    "status.podIPs",
+    "status.nominatedNodeName",
+];
+
+fn selectable(pod: &Value) -> Vec<(&'static str, String)> {
+    let (spec, status) = (&pod["spec"], &pod["status"]);
+    let ips: Vec<&str> = items(status, "podIPs").iter().map(|ip| text(ip, "ip")).collect();
+    SELECTABLE
+        .iter()
+        .map(|field| {
+            let value = match *field {
+                "spec.hostNetwork" => flag(spec, "hostNetwork").to_string(),
+                "status.podIPs" => ips.join(","),
+                other => match other.split_once('.') {
+                    Some(("spec", key)) => text(spec, key).to_owned(),
+                    Some((_, key)) => text(status, key).to_owned(),
+                    None => String::new(),
+                },
+            };
+            (*field, value)
+        })
+        .collect()
+}
+
+/// A new pod is pending; its quality of service follows from its resources.
+fn prepare_create(pod: &mut Value) {
+    let qos = qos_class(pod).as_str();
+    let gates = filled(&pod["spec"], "schedulingGates");
+    set(pod, "status", json!({"phase": "Pending", "qosClass": qos}));
+    if gates && let Some(status) = child(pod, "status") {
+        let message = "Scheduling is blocked due to non-empty scheduling gates";
+        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": message, "lastProbeTime": null, "lastTransitionTime": null});
+        set(status, "conditions", vec![condition]);
+    }
+    prepare::first_generation(pod);
+}
+
+fn validate(pod: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    let annotations = &pod["metadata"]["annotations"];
+    let deletion_cost = "controller.kubernetes.io/pod-deletion-cost";
+    if let Some(cost) = annotations.get(deletion_cost).and_then(Value::as_str)
+        && cost.parse::<i32>().is_err()
+    {
+        let at = Path::new("metadata").child("annotations").key(deletion_cost);
+        errors.push(FieldError::invalid(&at, cost, "must be a 32bit integer"));
+    }
+    spec::validate(&mut errors, &pod["spec"], &path, true);
+    if filled(&pod["spec"], "schedulingGates") && !text(&pod["spec"], "nodeName").is_empty() {
+        let rule = "cannot be set until all schedulingGates have been cleared";
+        errors.push(FieldError::forbidden(&path.child("nodeName"), rule));
+    }
+    errors
+}
+
+/// Checks a `PodTemplateSpec`.
+pub(crate) fn validate_template(errors: &mut ErrorList, template: &Value, path: &Path) {
+    let metadata = path.child("metadata");
+    objectmeta::labels(errors, &template["metadata"], "labels", &metadata);
+    objectmeta::annotations(errors, &template["metadata"], &metadata);
+    spec::validate(errors, &template["spec"], &path.child("spec"), false);
+    if filled(&template["spec"], "ephemeralContainers") {
+        let rule = "ephemeral containers not allowed in pod template";
+        errors.push(FieldError::forbidden(&path.child("spec.ephemeralContainers"), rule));
+    }
+}
+
+/// Checks a controller's pod template: it must match the selector and restart always.
+pub(crate) fn validate_controlled_template(
+    errors: &mut ErrorList,
+    template: &Value,
+    selector: &coxswain_meta::labels::Selector,
+    path: &Path,
+) {
+    if !template.is_object() {
+        errors.push(FieldError::required(path, ""));
+        return;
+    }
+    let labels = template["metadata"].get("labels").cloned().unwrap_or_else(|| json!({}));
+    if !selector.is_everything() && !selector.matches_json(&labels) {
+        let rule = "`selector` does not match template `labels`";
+        errors.push(FieldError::invalid(&path.child("metadata.labels"), labels, rule));
+    }
+    validate_template(errors, template, path);
+    let policy = text(&template["spec"], "restartPolicy");
+    if policy != "Always" && !policy.is_empty() {
+        errors.push(FieldError::not_supported(&path.child("spec.restartPolicy"), policy, &["Always"]));
+    }
+}
+
+/// Keys of the labels, for messages and matches.
+fn names_of<'a>(list: &'a Value, key: &str) -> Vec<&'a str> {
+    items(list, key).iter().map(|item| text(item, "name")).collect()
+}
+
+/// The volume kind of a volume: its only field besides the name.
+fn volume_kinds(volume: &Value) -> Vec<&str> {
+    volume
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, value)| *key != "name" && !value.is_null())
+        .map(|(key, _)| key.as_str())
+        .collect()
+}
+
+/// Resource names of a requirement list.
+fn resource_names<'a>(container: &'a Value, list: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    entries(&container["resources"], list)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! Validation of volumes.
+
+use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
+use serde_json::Value;
+
+use super::{env, volume_kinds};
+use crate::value::{has, int, items, text};
+
+const HOST_PATH_TYPES: &[&str] =
+    &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+
+/// Checks the volumes of a pod spec.
+pub(super) fn validate(errors: &mut ErrorList, spec: &Value, path: &Path) {
+    let mut taken: Vec<&str> = Vec::new();
+    for (i, volume) in items(spec, "volumes").iter().enumerate() {
+        let at = path.index(i);
+        source(errors, volume, &at);
+        let name = text(volume, "name");
+        if name.is_empty() {
+            errors.push(FieldError::required(&at.child("name"), ""));
+        } else {
+            errors.invalid_each(&at.child("name"), name, names::dns1123_label(name));
+        }
+        if taken.contains(&name) {
+            errors.push(FieldError::duplicate(&at.child("name"), name));
+        }
+        taken.push(name);
+    }
+}
+
+fn source(errors: &mut ErrorList, volume: &Value, at: &Path) {
+    let kinds = volume_kinds(volume);
+    if kinds.is_empty() {
+        errors.push(FieldError::required(at, "must specify a volume type"));
+    }
+    for (i, kind) in kinds.into_iter().enumerate() {
+        let (value, at) = (&volume[kind], at.child(kind));
+        if i > 0 {
+            errors.push(FieldError::forbidden(&at, "may not specify more than 1 volume type"));
+            continue;
+        }
+        match kind {
+            "emptyDir" => empty_dir(errors, value, &at),
+            "hostPath" => host_path(errors, value, &at),
+            "secret" => {
+                required(errors, value, "secretName", &at);
+                files(errors, value, &at);
+            }
+            "configMap" => {
+                required(errors, value, "name", &at);
+                files(errors, value, &at);
+            }
+            "downwardAPI" => {
+                mode(errors, value, "defaultMode", &at);
+                env::downward_files(errors, value, &at);
+            }
+            "projected" => projected(errors, value, &at),
+            "persistentVolumeClaim" => required(errors, value, "claimName", &at),
+            "nfs" => ["server", "path"].iter().for_each(|key| required(errors, value, key, &at)),
+            "csi" => required(errors, value, "driver", &at),
+            _ => {}
+        }
+    }
+}
+
+fn required(errors: &mut ErrorList, object: &Value, key: &str, at: &Path) {
+    if text(object, key).is_empty() {
+        errors.push(FieldError::required(&at.child(key), ""));
+    }
+}
+
+fn empty_dir(errors: &mut ErrorList, value: &Value, at: &Path) {
+    if Quantity::from_json(&value["sizeLimit"]).is_ok_and(Quantity::is_negative) {
+        let rule = "SizeLimit field must be a valid resource quantity";
+        errors.push(FieldError::forbidden(&at.child("sizeLimit"), rule));
+    }
+    match text(value, "medium") {
+        "" | "Memory" | "HugePages" => {}
+        medium if medium.starts_with("HugePages-") => {}
+        other => {
+            errors.push(FieldError::not_supported(&at.child("medium"), other, &["", "HugePages", "Memory"]));
+        }
+    }
+}
+
+fn host_path(errors: &mut ErrorList, value: &Value, at: &Path) {
+    let path = text(value, "path");
+    if path.is_empty() {
+        errors.push(FieldError::required(&at.child("path"), ""));
+        return;
+    }
+    no_backsteps(errors, path, &at.child("path"));
+    let kind = text(value, "type");
+    if !HOST_PATH_TYPES.contains(&kind) {
+        errors.push(FieldError::not_supported(&at.child("type"), kind, HOST_PATH_TYPES));
+    }
+}
+
+fn no_backsteps(errors: &mut ErrorList, path: &str, at: &Path) {
+    if path.split('/').any(|part| part == "..") {
+        errors.push(FieldError::invalid(at, path, "must not contain '..'"));
+    }
+}
+
+/// A path that stays below where it starts; an empty one is fine.
+pub(super) fn descending_path(errors: &mut ErrorList, path: &str, at: &Path) {
+    if path.starts_with('/') {
+        errors.push(FieldError::invalid(at, path, "must be a relative path"));
+    }
+    no_backsteps(errors, path, at);
+}
+
+/// The path of a file in a volume: relative, and not one the kubelet keeps for itself.
+pub(super) fn file_path(errors: &mut ErrorList, path: &str, at: &Path) {
+    if path.is_empty() {
+        errors.push(FieldError::required(at, ""));
+    }
+    descending_path(errors, path, at);
+    if path.starts_with("..") && !path.starts_with("../") {
+        errors.push(FieldError::invalid(at, path, "must not start with '..'"));
+    }
+}
+
+/// File permissions.
+pub(super) fn mode(errors: &mut ErrorList, object: &Value, key: &str, at: &Path) {
+    if let Some(mode) = int(object, key).filter(|mode| !(0..=0o777).contains(mode)) {
+        let rule = "must be a number between 0 and 0777 (octal), both inclusive";
+        errors.push(FieldError::invalid(&at.child(key), mode, rule));
+    }
+}
+
+/// `defaultMode` and the keys-to-paths of secrets and config maps.
+fn files(errors: &mut ErrorList, value: &Value, at: &Path) {
+    mode(errors, value, "defaultMode", at);
+    for (i, file) in items(value, "items").iter().enumerate() {
+        let at = at.child("items").index(i);
+        required(errors, file, "key", &at);
+        file_path(errors, text(file, "path"), &at.child("path"));
+        mode(errors, file, "mode", &at);
+    }
+}
+
+fn projected(errors: &mut ErrorList, value: &Value, at: &Path) {
+    mode(errors, value, "defaultMode", at);
+    for (i, projection) in items(value, "sources").iter().enumerate() {
+        let at = at.child("sources").index(i);
+        let kinds = env::projection_sources(projection);
+        if kinds.len() > 1 {
+            errors.push(FieldError::forbidden(&at, "may not specify more than 1 volume type"));
+        }
+        for kind in kinds {
+            let (source, at) = (&projection[kind], at.child(kind));
+            match kind {
+                "secret" | "configMap" => {
+                    required(errors, source, "name", &at);
+                    files(errors, source, &at);
+                }
+                "downwardAPI" => env::downward_files(errors, source, &at),
+                "serviceAccountToken" => token(errors, source, &at),
+                _ if has(source, "path") => file_path(errors, text(source, "path"), &at.child("path")),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn token(errors: &mut ErrorList, token: &Value, at: &Path) {
+    let seconds = int(token, "expirationSeconds").unwrap_or(3600);
+    if seconds < 600 {
+        let rule = "may not specify a duration less than 10 minutes";
+        errors.push(FieldError::invalid(&at.child("expirationSeconds"), seconds, rule));
+    } else if seconds > 1 << 32 {
+        let rule = "may not specify a duration larger than 2^32 seconds";
+        errors.push(FieldError::invalid(&at.child("expirationSeconds"), seconds, rule));
+    }
+    file_path(errors, text(token, "path"), &at.child("path"));
+}

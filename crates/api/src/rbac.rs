@@ -1,0 +1,199 @@
+//! Roles and bindings.
+
+use coxswain_meta::{ErrorList, FieldError, Path, names};
+use serde_json::Value;
+
+use crate::catalogue::{Column, Hooks, Kind, kind};
+use crate::objectmeta;
+use crate::table::{AGE, NAME, age, column, name, wide};
+use crate::value::{child, filled, items, items_mut, set_default, text};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+pub(crate) const ROLE: Kind = Kind {
+    columns: ROLE_COLUMNS,
+    hooks: Hooks {
+        name: objectmeta::path_segment,
+        validate: |v| rules(v, true),
+        row: |v, _| vec![name(v), text(&v["metadata"], "creationTimestamp").into()],
+        ..Hooks::PLAIN
+    },
+    ..kind!("rbac.authorization.k8s.io", "v1", "Role", "roles", "role")
+};
+
+pub(crate) const CLUSTER_ROLE: Kind = Kind {
+    namespaced: false,
+    columns: ROLE_COLUMNS,
+    hooks: Hooks {
+        validate: |v| {
+            let mut errors = rules(v, false);
+            let selectors = items(&v["aggregationRule"], "clusterRoleSelectors");
+            for (i, selector) in selectors.iter().enumerate() {
+                let at = Path::new("aggregationRule").child("clusterRoleSelectors").index(i);
+                objectmeta::label_selector(&mut errors, selector, &at);
+            }
+            errors
+        },
+        ..ROLE.hooks
+    },
+    ..kind!("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "clusterrole")
+};
+const ROLE_COLUMNS: &[Column] = &[NAME, column("Created At", "When it was created.")];
+
+pub(crate) const ROLE_BINDING: Kind = Kind {
+    columns: BINDING_COLUMNS,
+    hooks: Hooks {
+        name: objectmeta::path_segment,
+        default: default_binding,
+        validate: |v| binding(v, true),
+        validate_update: fixed_role,
+        row: binding_row,
+        ..Hooks::PLAIN
+    },
+    ..kind!("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "rolebinding")
+};
+
+pub(crate) const CLUSTER_ROLE_BINDING: Kind = Kind {
+    namespaced: false,
+    columns: BINDING_COLUMNS,
+    hooks: Hooks { validate: |v| binding(v, false), ..ROLE_BINDING.hooks },
+    ..kind!(
+        "rbac.authorization.k8s.io",
+        "v1",
+        "ClusterRoleBinding",
+        "clusterrolebindings",
+        "clusterrolebinding"
+    )
+};
+const BINDING_COLUMNS: &[Column] = &[
+    NAME,
+    column("Role", "The role that is given."),
+    AGE,
+    wide("Users", "Users who get it."),
+    wide("Groups", "Groups that get it."),
+    wide("ServiceAccounts", "Service accounts that get it."),
+];
+
+fn rules(role: &Value, namespaced: bool) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for (i, rule) in items(role, "rules").iter().enumerate() {
+        let at = Path::new("rules").index(i);
+        if !filled(rule, "verbs") {
+            errors.push(FieldError::required(&at.child("verbs"), "verbs must contain at least one value"));
+        }
+        if filled(rule, "nonResourceURLs") {
+            let urls = rule["nonResourceURLs"].clone();
+            let at = at.child("nonResourceURLs");
+            if namespaced {
+                let text = "namespaced rules cannot apply to non-resource URLs";
+                errors.push(FieldError::invalid(&at, urls.clone(), text));
+            }
+            if ["apiGroups", "resources", "resourceNames"].iter().any(|key| filled(rule, key)) {
+                let text = "rules cannot apply to both regular resources and non-resource URLs";
+                errors.push(FieldError::invalid(&at, urls, text));
+            }
+            continue;
+        }
+        for (key, text) in [
+            ("apiGroups", "resource rules must supply at least one api group"),
+            ("resources", "resource rules must supply at least one resource"),
+        ] {
+            if !filled(rule, key) {
+                errors.push(FieldError::required(&at.child(key), text));
+            }
+        }
+    }
+    errors
+}
+
+fn default_binding(binding: &mut Value) {
+    if let Some(role) = child(binding, "roleRef") {
+        set_default(role, "apiGroup", GROUP);
+    }
+    for subject in items_mut(binding, "subjects") {
+        if matches!(text(subject, "kind"), "User" | "Group") {
+            set_default(subject, "apiGroup", GROUP);
+        }
+    }
+}
+
+fn binding(binding: &Value, namespaced: bool) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (role, at) = (&binding["roleRef"], Path::new("roleRef"));
+    if text(role, "apiGroup") != GROUP {
+        errors.push(FieldError::not_supported(&at.child("apiGroup"), text(role, "apiGroup"), &[GROUP]));
+    }
+    let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+    if !kinds.contains(&text(role, "kind")) {
+        errors.push(FieldError::not_supported(&at.child("kind"), text(role, "kind"), kinds));
+    }
+    match text(role, "name") {
+        "" => errors.push(FieldError::required(&at.child("name"), "")),
+        name => errors.invalid_each(&at.child("name"), name, names::path_segment_name(name)),
+    }
+    for (i, subject) in items(binding, "subjects").iter().enumerate() {
+        validate_subject(&mut errors, subject, &Path::new("subjects").index(i));
+    }
+    errors
+}
+
+fn validate_subject(errors: &mut ErrorList, subject: &Value, at: &Path) {
+    let (kind, name, group) = (text(subject, "kind"), text(subject, "name"), text(subject, "apiGroup"));
+    if name.is_empty() {
+        errors.push(FieldError::required(&at.child("name"), ""));
+    }
+    let known = match kind {
+        "ServiceAccount" => {
+            if !name.is_empty() {
+                errors.invalid_each(&at.child("name"), name, names::dns1123_subdomain(name));
+            }
+            if text(subject, "namespace").is_empty() {
+                errors.push(FieldError::required(&at.child("namespace"), ""));
+            }
+            ""
+        }
+        "User" | "Group" => GROUP,
+        other => {
+            errors.push(FieldError::not_supported(
+                &at.child("kind"),
+                other,
+                &["ServiceAccount", "User", "Group"],
+            ));
+            return;
+        }
+    };
+    if group != known {
+        errors.push(FieldError::not_supported(&at.child("apiGroup"), group, &[known]));
+    }
+}
+
+fn fixed_role(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if new["roleRef"] != old["roleRef"] {
+        let at = Path::new("roleRef");
+        errors.push(FieldError::invalid(&at, new["roleRef"].clone(), "cannot change roleRef"));
+    }
+    errors
+}
+
+fn binding_row(binding: &Value, now: i64) -> Vec<Value> {
+    let role = &binding["roleRef"];
+    let of = |kind: &str| -> Value {
+        let subjects = items(binding, "subjects").iter().filter(|s| text(s, "kind") == kind);
+        let shown: Vec<String> = subjects
+            .map(|s| match kind {
+                "ServiceAccount" => format!("{}/{}", text(s, "namespace"), text(s, "name")),
+                _ => text(s, "name").to_owned(),
+            })
+            .collect();
+        shown.join(", ").into()
+    };
+    vec![
+        name(binding),
+        format!("{}/{}", text(role, "kind"), text(role, "name")).into(),
+        age(binding, now),
+        of("User"),
+        of("Group"),
+        of("ServiceAccount"),
+    ]
+}
