@@ -282,7 +282,7 @@ mod tests {
     fn jobs_select_by_uid_and_do_not_restart_always() {
         let mut job = json!({"metadata": {"name": "j", "namespace": "n", "uid": "u"}, "spec": {"template":
             {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
-        JOB.default(&mut job);
+        JOB.default(&mut job).expect("defaults");
         JOB.prepare_create(&mut job);
         assert_eq!(JOB.validate_create(&job).to_string(), "[]");
         assert_eq!(

@@ -1,6 +1,6 @@
 //! The catalogue: one row a kind. Built-in resources exist by being listed here and nowhere else.
 
-use coxswain_meta::ErrorList;
+use coxswain_meta::{ErrorList, Status};
 use serde_json::Value;
 
 use crate::objectmeta::{self, NameFn};
@@ -198,8 +198,9 @@ impl Kind {
     }
 
     /// Fills upstream's defaults in (create, update and after a patch).
-    pub fn default(&self, object: &mut Value) {
+    pub fn default(&self, object: &mut Value) -> Result<(), Status> {
         (self.hooks.default)(object);
+        Ok(())
     }
 
     /// Before validation at creation: resets status, sets the generation, drops what only the server writes.

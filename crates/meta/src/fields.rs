@@ -70,16 +70,12 @@ fn split_unescaped(text: &str) -> Vec<String> {
 }
 
 fn parse_term(part: &str) -> Result<Term, ParseError> {
-    let bytes = part.as_bytes();
-    for i in 0..bytes.len() {
-        if bytes[i] == b'\\' {
-            continue;
-        }
-        let rest = &part[part.ceil_char_boundary(i)..];
-        for (operator, equal) in [("!=", false), ("==", true), ("=", true)] {
-            if let Some(value) = rest.strip_prefix(operator) {
-                return Ok(Term { field: part[..i].to_owned(), value: unescape(value)?, equal });
-            }
+    // Field names contain none of these, so the first one begins the operator.
+    let operator = part.find(['=', '!']).map(|at| part.split_at(at));
+    let (field, rest) = operator.unwrap_or(("", part));
+    for (operator, equal) in [("!=", false), ("==", true), ("=", true)] {
+        if let Some(value) = rest.strip_prefix(operator) {
+            return Ok(Term { field: field.to_owned(), value: unescape(value)?, equal });
         }
     }
     Err(ParseError(format!("invalid selector: '{part}'; can't understand '{part}'")))

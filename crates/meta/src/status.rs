@@ -1,5 +1,7 @@
 //! The `Status` object: how every failure is told to a client, worded as upstream words it.
 
+use std::ops::{Deref, DerefMut};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -9,11 +11,29 @@ use crate::field::ErrorList;
 pub const OBJECT_MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
 
-/// A v1 `Status` object.
+/// A v1 `Status` object; boxed, since it is the error half of every result on the request path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[serde(transparent)]
+#[error("{}", .0.message)]
+pub struct Status(Box<Body>);
+
+impl Deref for Status {
+    type Target = Body;
+    fn deref(&self) -> &Body {
+        &self.0
+    }
+}
+
+impl DerefMut for Status {
+    fn deref_mut(&mut self) -> &mut Body {
+        &mut self.0
+    }
+}
+
+/// The fields of a [`Status`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[error("{message}")]
-pub struct Status {
+pub struct Body {
     /// Always `Status`.
     pub kind: String,
     /// Always `v1`.
@@ -88,7 +108,7 @@ pub fn qualified(group: &str, resource: &str) -> String {
 impl Status {
     /// A failure with the given code, reason and message, and no details.
     pub fn failure(code: u16, reason: &str, message: impl Into<String>) -> Self {
-        Status {
+        Status(Box::new(Body {
             kind: "Status".into(),
             api_version: "v1".into(),
             metadata: Map::new(),
@@ -97,12 +117,15 @@ impl Status {
             reason: reason.into(),
             details: None,
             code,
-        }
+        }))
     }
 
     /// A success, as deletion answers it.
     pub fn success(details: Option<Details>) -> Self {
-        Status { status: "Success".into(), details, ..Status::failure(200, "", "") }
+        let mut success = Status::failure(200, "", "");
+        success.status = "Success".into();
+        success.details = details;
+        success
     }
 
     /// The same status with these details.

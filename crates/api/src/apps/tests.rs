@@ -7,7 +7,7 @@ fn deployment(change: impl Fn(&mut Value)) -> Value {
         "selector": {"matchLabels": {"app": "a"}},
         "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
     change(&mut object);
-    DEPLOYMENT.default(&mut object);
+    DEPLOYMENT.default(&mut object).expect("defaults");
     object
 }
 

@@ -73,7 +73,7 @@ fn every_row_holds_together() {
         assert!(decoded.errors.is_empty() && decoded.unknown.is_empty(), "{label}: {decoded:?}");
 
         schema::normalise(&mut object, type_ref);
-        kind.default(&mut object);
+        kind.default(&mut object).expect("defaults");
         kind.prepare_create(&mut object);
         let decoded = schema::check(&object, type_ref);
         assert!(
@@ -83,7 +83,7 @@ fn every_row_holds_together() {
         assert_eq!(kind.validate_create(&object).to_string(), "[]", "{label}");
 
         let once = object.clone();
-        kind.default(&mut object);
+        kind.default(&mut object).expect("defaults");
         assert_eq!(object, once, "{label}: defaulting twice differs");
         kind.prepare_update(&mut object, &once);
         assert_eq!(object, once, "{label}: an update without changes changes something");

@@ -345,7 +345,7 @@ mod tests {
 
     fn service(spec: Value) -> Value {
         let mut service = json!({"metadata": {"name": "s", "namespace": "d"}, "spec": spec});
-        KIND.default(&mut service);
+        KIND.default(&mut service).expect("defaults");
         service
     }
 

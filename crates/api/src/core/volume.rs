@@ -192,7 +192,7 @@ fn short_modes(object: &Value) -> String {
         .join(",")
 }
 
-fn class<'a>(object: &'a Value) -> &'a str {
+fn class(object: &Value) -> &str {
     let beta = text(&object["metadata"]["annotations"], "volume.beta.kubernetes.io/storage-class");
     or(beta, text(&object["spec"], "storageClassName"))
 }

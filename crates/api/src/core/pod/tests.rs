@@ -6,7 +6,7 @@ fn pod(change: impl Fn(&mut Value)) -> Value {
     let mut pod = json!({"metadata": {"name": "p", "namespace": "d"},
         "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
     change(&mut pod);
-    KIND.default(&mut pod);
+    KIND.default(&mut pod).expect("defaults");
     pod
 }
 
