@@ -1,0 +1,72 @@
+//! What a pod needs around its containers: cgroup, directories, volumes, sandbox; and their removal.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::containers::spec;
+use super::worker::Failure;
+use crate::kubelet::Kubelet;
+use crate::model::{PodId, PodRuntime};
+use crate::spec::{resources, sandbox};
+use crate::volumes::{self, Mounted};
+
+/// Makes cgroup, directories and volumes, or brings them up to date.
+pub async fn prepare(kubelet: &Kubelet, pod: &Pod) -> Result<Mounted, Failure> {
+    let id = PodId::of(pod);
+    let cgroup = resources::pod_cgroup(pod);
+    if let Err(error) = kubelet.cgroups.create(&id.uid, &cgroup) {
+        let text = format!("unable to ensure pod container exists: {error}");
+        kubelet.events.warning(pod, "FailedCreatePodContainer", text);
+        return Err(Failure::plain());
+    }
+    for dir in [kubelet.dirs.pod(&id.uid), kubelet.dirs.logs(&id)] {
+        if let Err(error) = tokio::fs::create_dir_all(&dir).await {
+            let text = format!("error making pod data directories: mkdir {}: {error}", dir.display());
+            kubelet.events.warning(pod, "Failed", text);
+            return Err(Failure::plain());
+        }
+    }
+    volumes::set_up(kubelet, pod).await.map_err(|error| {
+        let text = format!("MountVolume.SetUp failed for volume \"{}\" : {}", error.volume, error.source);
+        kubelet.events.warning(pod, "FailedMount", text);
+        Failure::plain()
+    })
+}
+
+/// Makes a sandbox.
+pub async fn create_sandbox(kubelet: &Kubelet, pod: &Pod, attempt: u32) -> Result<(), Failure> {
+    // A few at a time: the first pods are then up long before the last, instead of all of them late.
+    let _slot = kubelet.sandbox_slots.acquire().await;
+    let config = sandbox::config(kubelet, pod, attempt);
+    let handler = spec(pod).runtime_class_name.clone().unwrap_or_default();
+    kubelet.cri.run_sandbox(config, handler).await.map(|_| ()).map_err(|error| {
+        let text = format!("Failed to create pod sandbox: {}", crate::cri::text(&error));
+        kubelet.events.warning(pod, "FailedCreatePodSandBox", text);
+        Failure::plain()
+    })
+}
+
+/// Gives back volumes and cgroup of a pod whose processes have ended; `false` when something resists.
+pub async fn tear_down(kubelet: &Kubelet, id: &PodId) -> bool {
+    kubelet.release_objects(&id.uid);
+    let unmounted = volumes::tear_down(&kubelet.dirs.pod(&id.uid)).await;
+    let removed = kubelet.cgroups.remove(&id.uid);
+    for (what, result) in [("volumes", &unmounted), ("cgroup", &removed)] {
+        if let Err(error) = result {
+            tracing::warn!(pod = %id, %error, what, "cannot be removed yet");
+        }
+    }
+    unmounted.is_ok() && removed.is_ok()
+}
+
+/// Removes the last of a pod whose object is gone: dead sandboxes with their containers, logs, directories.
+pub async fn forget(kubelet: &Kubelet, id: &PodId, runtime: &PodRuntime) {
+    kubelet.release_objects(&id.uid);
+    for sandbox in &runtime.sandboxes {
+        if let Err(error) = kubelet.cri.remove_sandbox(&sandbox.id).await {
+            tracing::warn!(pod = %id, %error, "sandbox not removed");
+        }
+    }
+    for dir in [kubelet.dirs.logs(id), kubelet.dirs.pod(&id.uid)] {
+        let _ = tokio::fs::remove_dir_all(dir).await;
+    }
+}
