@@ -1,2 +1,76 @@
-//! cox
-fn main() {}
+//! `cox`: Kubernetes in one binary. This file only chooses the entry point.
+
+mod client;
+mod config;
+mod demo;
+mod files;
+mod image;
+mod notepad;
+mod pki;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Kubernetes in one binary.
+#[derive(Parser)]
+#[command(name = "cox", version, args_override_self = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the control plane, and a node unless --no-node.
+    Server(Box<config::ServerArgs>),
+    /// Run a throwaway cluster with a demo app; Ctrl-C removes every trace of it.
+    Demo(demo::DemoArgs),
+    /// Import, list and remove the images of a node.
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    /// The demo app: a small notepad over HTTP. Demo images run it.
+    #[command(hide = true)]
+    Notepad(notepad::NotepadArgs),
+}
+
+fn main() -> ExitCode {
+    // A pod's shim starts containers by fork: it must not find threads, so it is not a subcommand like the others.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "shim") {
+        return coxswain_runtime::shim_main(std::env::args_os().skip(2));
+    }
+    let arguments = match config::with_file(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => return fail(&error),
+    };
+    let cli = Cli::parse_from(arguments);
+    let outcome = match cli.command {
+        Command::Server(args) => {
+            log_to_stderr("info");
+            run(2, server::run(*args))
+        }
+        Command::Demo(args) => {
+            log_to_stderr("warn");
+            run(2, demo::run(args))
+        }
+        Command::Image(command) => run(1, image::run(command)),
+        Command::Notepad(args) => notepad::run(&args),
+    };
+    outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("cox: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn log_to_stderr(level: &str) {
+    let filter = EnvFilter::try_from_env("COX_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn run(workers: usize, task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(task)
+}

@@ -1,0 +1,166 @@
+//! The cluster's keys: one authority (ECDSA P-256) and the certificates it signs at every start.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use time::{Duration, OffsetDateTime};
+
+use crate::files;
+
+const AUTHORITY_YEARS: i64 = 10;
+const LEAF_DAYS: i64 = 365;
+/// Clocks of clients may be this far behind.
+const BACKDATE: Duration = Duration::hours(1);
+
+/// What the cluster signs with.
+pub struct Pki {
+    /// The authority's certificate, PEM.
+    pub ca_pem: String,
+    /// The key of service account tokens, PKCS#8.
+    pub service_account_key: Vec<u8>,
+    /// The key that seals secrets, 32 bytes.
+    pub sealing_key: Vec<u8>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate with its key.
+pub struct Leaf {
+    /// PEM.
+    pub certificate_pem: String,
+    /// PEM, PKCS#8.
+    pub key_pem: String,
+    certificate: CertificateDer<'static>,
+    key: Vec<u8>,
+}
+
+impl Leaf {
+    fn key_der(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()))
+    }
+}
+
+/// For whom a certificate is.
+pub struct Subject<'a> {
+    /// CN: the user name.
+    pub name: &'a str,
+    /// O: the group; empty for none.
+    pub group: &'a str,
+    /// The addresses and names it serves under.
+    pub served_as: Vec<SanType>,
+}
+
+impl Pki {
+    /// Reads the keys of a directory, and makes those that are missing.
+    pub fn open(dir: &Path) -> anyhow::Result<Self> {
+        files::private_dir(dir)?;
+        let key = files::read_or_make(&dir.join("ca.key"), || anyhow::Ok(KeyPair::generate()?.serialize_pem().into_bytes()))?;
+        let key = KeyPair::from_pem(std::str::from_utf8(&key)?).context("ca.key")?;
+        let ca = files::read_or_make(&dir.join("ca.crt"), || anyhow::Ok(authority()?.self_signed(&key)?.pem().into_bytes()))?;
+        let ca_pem = String::from_utf8(ca)?;
+        let issuer = Issuer::new(authority()?, key);
+        let service_account_key =
+            files::read_or_make(&dir.join("service-account.key"), || anyhow::Ok(KeyPair::generate()?.serialize_der()))?;
+        let sealing_key = files::read_or_make(&dir.join("sealing.key"), || {
+            let mut key = vec![0; 32];
+            SystemRandom::new().fill(&mut key).map_err(|_| anyhow!("no randomness for the sealing key"))?;
+            anyhow::Ok(key)
+        })?;
+        Ok(Self { ca_pem, service_account_key, sealing_key, issuer })
+    }
+
+    /// Signs a certificate for a fresh key.
+    pub fn sign(&self, subject: Subject<'_>) -> anyhow::Result<Leaf> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, subject.name);
+        if !subject.group.is_empty() {
+            params.distinguished_name.push(DnType::OrganizationName, subject.group);
+        }
+        (params.not_before, params.not_after) = validity(Duration::days(LEAF_DAYS));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if !subject.served_as.is_empty() {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
+        params.subject_alt_names = subject.served_as;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Leaf {
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+            certificate: certificate.der().clone(),
+            key: key.serialize_der(),
+        })
+    }
+
+    fn roots(&self) -> anyhow::Result<Arc<rustls::RootCertStore>> {
+        let mut roots = rustls::RootCertStore::empty();
+        let (_, pem) = x509_parser::pem::parse_x509_pem(self.ca_pem.as_bytes())?;
+        roots.add(CertificateDer::from(pem.contents))?;
+        Ok(Arc::new(roots))
+    }
+
+    /// TLS of a server that asks for, but does not insist on, certificates of the authority.
+    pub fn server_tls(&self, leaf: &Leaf) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+        let verifier = WebPkiClientVerifier::builder(self.roots()?).allow_unauthenticated().build()?;
+        let mut config = rustls::ServerConfig::builder()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![leaf.certificate.clone()], leaf.key_der())?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// TLS of a client that trusts the authority alone.
+    pub fn client_tls(&self, leaf: &Leaf) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+        let config = rustls::ClientConfig::builder()
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(vec![leaf.certificate.clone()], leaf.key_der())?;
+        Ok(Arc::new(config))
+    }
+
+    /// A kubeconfig for a certificate.
+    pub fn kubeconfig(&self, server: &str, user: &str, leaf: &Leaf) -> String {
+        let encode = |text: &str| BASE64_STANDARD.encode(text);
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: default\nclusters:\n- name: default\n  cluster:\n    \
+             server: {server}\n    certificate-authority-data: {}\nusers:\n- name: {user}\n  user:\n    \
+             client-certificate-data: {}\n    client-key-data: {}\ncontexts:\n- name: default\n  context:\n    \
+             cluster: default\n    user: {user}\n",
+            encode(&self.ca_pem),
+            encode(&leaf.certificate_pem),
+            encode(&leaf.key_pem)
+        )
+    }
+}
+
+fn validity(length: Duration) -> (OffsetDateTime, OffsetDateTime) {
+    let now = OffsetDateTime::now_utc();
+    (now - BACKDATE, now + length)
+}
+
+fn authority() -> anyhow::Result<CertificateParams> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "coxswain-ca");
+    (params.not_before, params.not_after) = validity(Duration::days(365 * AUTHORITY_YEARS));
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    Ok(params)
+}
+
+/// The names and addresses of an API server.
+pub fn api_server_names(addresses: &[IpAddr], node_name: &str) -> anyhow::Result<Vec<SanType>> {
+    let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost", node_name];
+    let names = names.iter().map(|name| Ok(SanType::DnsName((*name).try_into()?)));
+    names.chain(addresses.iter().map(|address| Ok(SanType::IpAddress(*address)))).collect()
+}

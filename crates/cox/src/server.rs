@@ -1,0 +1,122 @@
+//! `cox server`: opens the store, starts the API server, and wires the roles to it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+
+use anyhow::Context;
+use coxswain_apiserver::{ApiServer, Config, Datastore, ServiceRange, TokenAuthority};
+use coxswain_store::Sealer;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::ServerArgs;
+use crate::files;
+use crate::pki::{self, Leaf, Pki, Subject};
+
+const VERSION: &str = concat!("v1.37.0+cox", env!("CARGO_PKG_VERSION"));
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
+    let cancel = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = cancel.clone();
+    let signals = tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    let outcome = serve(&args, cancel).await;
+    signals.abort();
+    outcome
+}
+
+/// Runs until `cancel`.
+pub async fn serve(args: &ServerArgs, cancel: CancellationToken) -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    files::private_dir(&args.data_dir).with_context(|| format!("the data directory {}", args.data_dir.display()))?;
+    let node = NodeIdentity::of(args)?;
+    let pki = Pki::open(&args.data_dir.join("server/pki")).context("the cluster's keys")?;
+    let listener = TcpListener::bind(SocketAddr::new(args.bind_address, args.secure_port))
+        .await
+        .with_context(|| format!("listening on {}:{}", args.bind_address, args.secure_port))?;
+    let port = listener.local_addr()?.port();
+    let stopping = cancel.child_token();
+    let api = open_api_server(args, &pki, &node, port, stopping.clone()).await?;
+    let leaf = serving_certificate(&pki, &node, args.bind_address)?;
+    let tasks = TaskTracker::new();
+    tasks.spawn(coxswain_apiserver::serve(api.clone(), listener, pki.server_tls(&leaf)?, stopping.clone()));
+    write_kubeconfig(args, &pki, port)?;
+    api.set_ready();
+    tracing::info!(port, "the API server is ready");
+    cancel.cancelled().await;
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+/// Who this machine is in the cluster.
+struct NodeIdentity {
+    name: String,
+    ip: IpAddr,
+}
+
+impl NodeIdentity {
+    fn of(args: &ServerArgs) -> anyhow::Result<Self> {
+        let name = match &args.node_name {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+        };
+        let ip = match args.node_ip {
+            Some(ip) => ip,
+            None if !args.bind_address.is_unspecified() => args.bind_address,
+            None => routed_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        };
+        Ok(Self { name, ip })
+    }
+}
+
+/// The address this machine reaches others from; nothing is sent.
+fn routed_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+async fn open_api_server(args: &ServerArgs, pki: &Pki, node: &NodeIdentity, port: u16, cancel: CancellationToken) -> anyhow::Result<ApiServer> {
+    let to_kubelets = pki.sign(Subject { name: "kube-apiserver-kubelet-client", group: "system:masters", served_as: Vec::new() })?;
+    let config = Config {
+        version: VERSION.to_owned(),
+        advertise: (node.ip, port),
+        services: ServiceRange::default(),
+        ca_pem: pki.ca_pem.clone(),
+        kubelet_tls: Some(pki.client_tls(&to_kubelets)?),
+    };
+    let dir = args.data_dir.join("server/db");
+    files::private_dir(&dir)?;
+    let sealer = Sealer::new(&pki.sealing_key, &["secrets"])?;
+    let tokens = TokenAuthority::new(ISSUER, &pki.service_account_key)?;
+    let datastore = Datastore::Embedded(&dir, sealer);
+    ApiServer::open(config, datastore, tokens, cancel).await.with_context(|| format!("the store in {}", dir.display()))
+}
+
+fn serving_certificate(pki: &Pki, node: &NodeIdentity, bound: IpAddr) -> anyhow::Result<Leaf> {
+    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), node.ip, ServiceRange::default().kubernetes().into()];
+    addresses.extend((!bound.is_unspecified()).then_some(bound));
+    addresses.sort();
+    addresses.dedup();
+    pki.sign(Subject { name: "kube-apiserver", group: "", served_as: pki::api_server_names(&addresses, &node.name)? })
+}
+
+/// Writes `admin.kubeconfig`; clients on this machine reach the server by it.
+fn write_kubeconfig(args: &ServerArgs, pki: &Pki, port: u16) -> anyhow::Result<()> {
+    let admin = pki.sign(Subject { name: "kubernetes-admin", group: "system:masters", served_as: Vec::new() })?;
+    let host = if args.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.bind_address };
+    let server = format!("https://{}", SocketAddr::new(host, port));
+    let path: &Path = &args.data_dir.join("admin.kubeconfig");
+    files::write_private(path, pki.kubeconfig(&server, "admin", &admin).as_bytes())?;
+    Ok(())
+}
+
