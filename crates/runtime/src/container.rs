@@ -439,7 +439,6 @@ impl Plan {
         };
         let cgroup = format!("/{}/{}", parent.trim_matches('/'), self.id);
         let document = spec::build(&SpecInput {
-            id: &self.id,
             config,
             context: &context,
             user_namespace: self.sandbox.user_namespace,

@@ -2,7 +2,6 @@
 //! that may be repeated.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -299,10 +298,6 @@ impl Sandbox {
     /// Process that holds the namespaces.
     pub fn holder(&self) -> i32 {
         lock(&self.record).holder
-    }
-
-    pub fn ips(&self) -> Vec<IpAddr> {
-        lock(&self.record).ips.clone()
     }
 
     pub fn files(&self) -> SandboxFiles {

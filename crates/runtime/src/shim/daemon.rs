@@ -456,6 +456,12 @@ impl Daemon {
     }
 
     fn exited(&mut self, pid: i32, code: i32) {
+        if self.pause.is_some_and(|pause| pause.as_raw() == pid) {
+            // Without its namespaces there is no sandbox.
+            self.pause = None;
+            self.ending = true;
+            return;
+        }
         if let Some(name) = self.execs.iter().find(|(_, exec)| exec.pid == pid).map(|(name, _)| name.clone())
         {
             if let Some(exec) = self.execs.remove(&name) {

@@ -13,4 +13,5 @@ mod process;
 pub(crate) mod protocol;
 mod run;
 
+pub(crate) use process::{resize, set_nonblocking};
 pub use run::shim_main;

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// Longest frame either side accepts; an exec's process description is by far the largest.
 const MAX_FRAME_BYTES: usize = 4 << 20;
 
+/// Bytes of one read.
+const CHUNK_BYTES: usize = 2048;
+
 /// Most descriptors one frame may carry (stdin, stdout, stderr).
 const MAX_FRAME_FDS: usize = 3;
 
@@ -152,7 +155,8 @@ pub(crate) fn receive<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<Op
         if let Some(frame) = reader.next()? {
             return Ok(Some(frame));
         }
-        if reader.fill(stream)? == 0 {
+        // What comes behind this frame is for whoever reads the stream next.
+        if reader.fill_up_to(stream, reader.missing())? == 0 {
             return Ok(None);
         }
     }
@@ -168,9 +172,22 @@ pub(crate) struct FrameReader {
 impl FrameReader {
     /// Reads once; returns how many bytes came, 0 at the end.
     pub fn fill(&mut self, stream: &UnixStream) -> io::Result<usize> {
-        let mut chunk = [0u8; 2048];
+        self.fill_up_to(stream, CHUNK_BYTES)
+    }
+
+    /// How many bytes the frame that has begun still lacks, as far as is known.
+    fn missing(&self) -> usize {
+        match self.buffer.first_chunk::<4>() {
+            None => 4 - self.buffer.len(),
+            Some(head) => 4 + u32::from_be_bytes(*head) as usize - self.buffer.len(),
+        }
+    }
+
+    fn fill_up_to(&mut self, stream: &UnixStream, limit: usize) -> io::Result<usize> {
+        let mut chunk = [0u8; CHUNK_BYTES];
+        let chunk = &mut chunk[..limit.min(CHUNK_BYTES)];
         let mut control = nix::cmsg_space!([i32; MAX_FRAME_FDS]);
-        let mut iov = [IoSliceMut::new(&mut chunk)];
+        let mut iov = [IoSliceMut::new(chunk)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let message = loop {
             match socket::recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut iov, Some(&mut control), flags) {
@@ -208,5 +225,31 @@ impl FrameReader {
         self.buffer.drain(..4 + length);
         self.buffer.shrink_to(4096);
         Ok(Some((message, std::mem::take(&mut self.fds))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_brings_its_descriptors_and_leaves_what_follows() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let writer = OwnedFd::from(writer);
+        send(&near, &Reply::Started { pid: 7 }, &[std::os::fd::AsFd::as_fd(&writer)]).unwrap();
+        drop(writer);
+        send(&near, &Reply::Exited { id: "x".into(), exit_code: 3 }, &[]).unwrap();
+        drop(near);
+        let (first, fds) = receive::<Reply>(&far).unwrap().unwrap();
+        assert!(matches!(first, Reply::Started { pid: 7 }));
+        assert_eq!(fds.len(), 1);
+        drop(fds);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "the last copy of the writing end is gone");
+        let (second, _) = receive::<Reply>(&far).unwrap().unwrap();
+        assert!(matches!(second, Reply::Exited { exit_code: 3, .. }));
+        assert!(receive::<Reply>(&far).unwrap().is_none());
     }
 }

@@ -80,7 +80,6 @@ impl HostFacts {
 
 /// All a specification is made of.
 pub(crate) struct SpecInput<'a> {
-    pub id: &'a str,
     pub config: &'a ContainerConfig,
     pub context: &'a LinuxContainerSecurityContext,
     pub namespaces: NamespaceOption,

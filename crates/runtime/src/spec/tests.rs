@@ -22,7 +22,6 @@ fn build_with(config: ContainerConfig, context: LinuxContainerSecurityContext) -
         unified_cgroups: false,
     };
     let spec = build(&SpecInput {
-        id: "c",
         config: &config,
         context: &context,
         namespaces,

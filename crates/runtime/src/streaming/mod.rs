@@ -2,6 +2,14 @@
 //! comes with it is spoken to in the protocol it asks for (WebSocket or SPDY). Callers upstream of here
 //! only pass bytes through.
 
+mod portforward;
+mod process;
+mod server;
+mod session;
+mod spdy;
+mod terminal;
+mod websocket;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::runtime::lock;
+
+pub(crate) use server::serve;
 
 /// How long a URL waits to be used.
 const TICKET_LIFETIME: Duration = Duration::from_secs(60);
@@ -83,7 +93,4 @@ mod tests {
         tokio::time::advance(TICKET_LIFETIME).await;
         assert!(streaming.redeem("exec", &third).is_none(), "too late");
     }
-}
-pub(crate) async fn serve(runtime: std::sync::Arc<crate::runtime::Runtime>, listener: TcpListener) {
-    let _ = (runtime, listener);
 }

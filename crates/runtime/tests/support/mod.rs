@@ -22,9 +22,9 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 pub const IMAGE: &str = "docker.io/library/busybox:test";
 
-const APPLETS: [&str; 18] = [
+const APPLETS: [&str; 19] = [
     "sh", "sleep", "cat", "echo", "hostname", "ip", "head", "yes", "id", "ls", "true", "stty", "mount",
-    "touch", "dd", "nc", "tail", "grep",
+    "touch", "dd", "nc", "tail", "grep", "wc",
 ];
 
 /// Whether the tests can run: they make namespaces and mounts.
@@ -74,6 +74,8 @@ pub struct Fixture {
 impl Fixture {
     pub async fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("cox").tempdir().unwrap();
+        // A user namespace's root must be able to pass through.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
         let network = Arc::new(FakeNetwork::default());
         let channel = lazy_channel(dir.path().join("cri.sock"));
         let mut fixture = Self {
@@ -158,7 +160,14 @@ impl Fixture {
             hostname: name.into(),
             log_directory: self.dir.path().join("logs").join(name).display().to_string(),
             dns_config: Some(DnsConfig { servers: vec!["10.43.0.10".into()], ..Default::default() }),
-            linux: Some(LinuxPodSandboxConfig { cgroup_parent: self.cgroup.clone(), ..Default::default() }),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: self.cgroup.clone(),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(private_pid()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -285,6 +294,11 @@ fn remove_cgroups(cgroup: &str) {
     }
 }
 
+/// What the kubelet asks for by default: a PID namespace for each container (zero would be the pod's).
+pub fn private_pid() -> NamespaceOption {
+    NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() }
+}
+
 pub fn shell(name: &str, script: &str) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: name.into(), attempt: 0 }),
@@ -293,10 +307,7 @@ pub fn shell(name: &str, script: &str) -> ContainerConfig {
         log_path: format!("{name}.log"),
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {
-                namespace_options: Some(NamespaceOption {
-                    pid: NamespaceMode::Container.into(),
-                    ..Default::default()
-                }),
+                namespace_options: Some(private_pid()),
                 ..Default::default()
             }),
             resources: None,
