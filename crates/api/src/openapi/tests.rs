@@ -1,0 +1,95 @@
+use super::*;
+
+fn parse(bytes: Vec<u8>) -> Value {
+    serde_json::from_slice(&bytes).expect("JSON")
+}
+
+#[test]
+fn every_listed_document_is_closed() {
+    for path in v3_index()["paths"].as_object().expect("paths").keys() {
+        let document = parse(v3_document(path).expect("listed"));
+        let schemas = document["components"]["schemas"].as_object().expect("schemas");
+        let text = document.to_string();
+        for reference in text.split("\"#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap_or_default();
+            assert!(schemas.contains_key(name), "{path}: {name}");
+        }
+    }
+    assert!(v3_document("apis/none/v1").is_none());
+}
+
+/// What kubectl looks for before it applies or explains.
+#[test]
+fn kubectl_finds_what_it_needs() {
+    let document = parse(v3_document("apis/apps/v1").expect("apps/v1"));
+    let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    let gvk = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
+    assert_eq!(patch["x-kubernetes-group-version-kind"], gvk);
+    assert!(
+        patch["parameters"].as_array().expect("parameters").iter().any(|p| p["name"] == "fieldValidation")
+    );
+    assert!(patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object());
+    let deployment = &document["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"];
+    assert_eq!(deployment["x-kubernetes-group-version-kind"], json!([gvk]));
+    assert_eq!(
+        deployment["properties"]["spec"]["allOf"][0]["$ref"],
+        "#/components/schemas/io.k8s.api.apps.v1.DeploymentSpec"
+    );
+    assert!(deployment["description"].is_string());
+
+    let v2 = parse(v2_json());
+    assert!(v2["paths"]["/api/v1/pods"]["get"].is_object());
+    assert!(v2["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+}
+
+/// Reads fields of a protobuf message: `(number, bytes)`, varints left out.
+fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
+    fn varint(bytes: &mut &[u8]) -> u64 {
+        let (mut n, mut shift) = (0, 0);
+        loop {
+            let byte = bytes[0];
+            *bytes = &bytes[1..];
+            n |= u64::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                return n;
+            }
+        }
+    }
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let key = varint(&mut bytes);
+        match key & 7 {
+            0 => {
+                varint(&mut bytes);
+            }
+            2 => {
+                let length = varint(&mut bytes) as usize;
+                out.push((key >> 3, &bytes[..length]));
+                bytes = &bytes[length..];
+            }
+            other => panic!("wire type {other}"),
+        }
+    }
+    out
+}
+
+#[test]
+fn protobuf_form_is_well_formed() {
+    let encoded = v2_protobuf();
+    let document = fields(&encoded);
+    assert_eq!(document[0], (1, b"2.0".as_slice()));
+    let of = |number: u64| document.iter().find(|(n, _)| *n == number).expect("field").1;
+    let definitions = fields(of(9));
+    let pod = definitions
+        .iter()
+        .map(|(_, named)| fields(named))
+        .find(|named| named[0].1 == b"io.k8s.api.core.v1.Pod")
+        .expect("Pod");
+    let extension = fields(pod[1].1).into_iter().find(|(n, _)| *n == 31).expect("extension").1;
+    let extension = fields(extension);
+    assert_eq!(extension[0].1, b"x-kubernetes-group-version-kind");
+    let yaml = fields(extension[1].1)[0].1;
+    let gvk: Value = serde_json::from_slice(yaml).expect("JSON");
+    assert_eq!(gvk, json!([{"group": "", "kind": "Pod", "version": "v1"}]));
+}
