@@ -63,6 +63,8 @@ impl Shim {
             .args(arguments)
             .arg("run")
             .arg(&file)
+            // The server's environment may hold secrets, and a shim outlives it.
+            .env_clear()
             .stdin(std::process::Stdio::null())
             .output()
             .await

@@ -82,6 +82,8 @@ fn set_up_pause(config: &ShimConfig, to: &OwnedFd, from: &OwnedFd) -> io::Result
         unistd::read(from, &mut [0u8; 1])?;
         unistd::setgid(unistd::Gid::from_raw(0))?;
         unistd::setuid(unistd::Uid::from_raw(0))?;
+        // Containers' first processes, root of this namespace only, open ours by /proc/<pid>/ns.
+        nix::sys::prctl::set_dumpable(true)?;
     }
     unshare(flags(config))?;
     configure(config)?;

@@ -38,7 +38,11 @@ pub(super) async fn over_spdy(runtime: &Arc<Runtime>, sandbox: &str, mut connect
         let Some(stream) = stream else { break };
         waiting.retain(|_, (_, since)| since.elapsed() < PAIR_TIMEOUT);
         // Old clients send no request id: the pair is then known by its port.
-        let key = ["requestid", "port"].iter().find_map(|name| stream.headers.get(*name)).cloned().unwrap_or_default();
+        let key = ["requestid", "port"]
+            .iter()
+            .find_map(|name| stream.headers.get(*name))
+            .cloned()
+            .unwrap_or_default();
         let is_error = |stream: &Stream| stream.headers.get("streamtype").is_some_and(|kind| kind == "error");
         match waiting.remove(&key) {
             Some((other, _)) if is_error(&other) != is_error(&stream) => {
@@ -189,7 +193,9 @@ async fn connect(runtime: &Runtime, sandbox: &str, port: u16) -> Result<TcpStrea
     let netns = sandbox.has_network().then(|| sandbox.netns());
     let place = netns.as_ref().map_or("the host".to_owned(), |path| path.display().to_string());
     let failed = |error: io::Error| {
-        format!("failed to execute portforward in network namespace {place:?}: failed to connect to localhost:{port}: {error}")
+        format!(
+            "failed to execute portforward in network namespace {place:?}: failed to connect to localhost:{port}: {error}"
+        )
     };
     connect_in(netns, port).await.map_err(failed)
 }

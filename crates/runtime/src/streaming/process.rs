@@ -118,7 +118,11 @@ async fn run_in_terminal(mut running: Running, stdin: bool, streams: Streams) ->
     Ok(code)
 }
 
-async fn run_attach(runtime: &Runtime, request: &AttachRequest, streams: Streams) -> Result<(), RuntimeError> {
+async fn run_attach(
+    runtime: &Runtime,
+    request: &AttachRequest,
+    streams: Streams,
+) -> Result<(), RuntimeError> {
     let container = runtime.container(&request.container_id)?;
     let sandbox = runtime.sandbox(&container.record.sandbox)?;
     let tty = container.config.tty;

@@ -46,11 +46,13 @@ async fn stream(
     let Some(ticket) = runtime.streaming.redeem(&kind, &token) else {
         return (StatusCode::NOT_FOUND, "404: unknown or used streaming URL\n").into_response();
     };
-    let upgrade = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let upgrade =
+        request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match upgrade.to_ascii_lowercase().as_str() {
         "websocket" => over_websocket(runtime, ticket, request).await,
         "spdy/3.1" => over_spdy(runtime, ticket, request),
-        _ => (StatusCode::BAD_REQUEST, "unable to upgrade: missing upgrade headers in request\n").into_response(),
+        _ => (StatusCode::BAD_REQUEST, "unable to upgrade: missing upgrade headers in request\n")
+            .into_response(),
     }
 }
 
@@ -65,7 +67,8 @@ async fn over_websocket(runtime: Arc<Runtime>, ticket: Ticket, request: Request)
         _ => &websocket::COMMAND_PROTOCOLS,
     };
     let upgrade = upgrade.protocols(protocols.iter().copied());
-    let protocol = upgrade.selected_protocol().and_then(|name| name.to_str().ok()).unwrap_or_default().to_owned();
+    let protocol =
+        upgrade.selected_protocol().and_then(|name| name.to_str().ok()).unwrap_or_default().to_owned();
     upgrade.on_upgrade(move |socket| async move {
         match ticket {
             Ticket::PortForward(request) if protocol == websocket::TUNNEL_PROTOCOL => {
@@ -99,7 +102,8 @@ fn over_spdy(runtime: Arc<Runtime>, ticket: Ticket, mut request: Request) -> Res
     };
     let fits = |name: &&&str| offered.is_empty() || offered.iter().any(|offer| offer == **name);
     let Some(&protocol) = supported.iter().find(fits) else {
-        let message = format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}\n");
+        let message =
+            format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}\n");
         return (StatusCode::FORBIDDEN, message).into_response();
     };
     let upgraded = hyper::upgrade::on(&mut request);
@@ -126,7 +130,9 @@ fn over_spdy(runtime: Arc<Runtime>, ticket: Ticket, mut request: Request) -> Res
 
 async fn converse(runtime: &Arc<Runtime>, ticket: Ticket, protocol: &str, connection: spdy::Connection) {
     match ticket {
-        Ticket::PortForward(request) => portforward::over_spdy(runtime, &request.pod_sandbox_id, connection).await,
+        Ticket::PortForward(request) => {
+            portforward::over_spdy(runtime, &request.pod_sandbox_id, connection).await
+        }
         Ticket::Exec(request) => {
             let wanted = spdy::Wanted {
                 stdin: request.stdin,
@@ -155,5 +161,9 @@ async fn converse(runtime: &Arc<Runtime>, ticket: Ticket, protocol: &str, connec
 /// The versions a client offers, in headers of their own or in one with commas.
 fn offered_protocols(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(STREAM_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).filter(|n| !n.is_empty()).collect()
+    values
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_owned())
+        .filter(|n| !n.is_empty())
+        .collect()
 }

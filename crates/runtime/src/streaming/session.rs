@@ -74,7 +74,9 @@ impl Outcome {
     fn message(&self) -> Option<String> {
         match self {
             Self::Exited(0) => None,
-            Self::Exited(code) => Some(format!("command terminated with non-zero exit code: exit status {code}")),
+            Self::Exited(code) => {
+                Some(format!("command terminated with non-zero exit code: exit status {code}"))
+            }
             Self::Failed(message) => Some(message.clone()),
         }
     }

@@ -77,7 +77,9 @@ impl Encoding {
         let channel = *bytes.first()?;
         match self {
             Self::Binary => Some((channel, bytes.slice(1..))),
-            Self::Base64 => Some((channel.checked_sub(b'0')?, STANDARD.decode(bytes.slice(1..)).ok()?.into())),
+            Self::Base64 => {
+                Some((channel.checked_sub(b'0')?, STANDARD.decode(bytes.slice(1..)).ok()?.into()))
+            }
         }
     }
 }
@@ -178,7 +180,9 @@ pub(super) fn tunnel(socket: WebSocket) -> impl AsyncRead + AsyncWrite + Send + 
     tokio::spawn(async move {
         let mut chunk = vec![0; 16 << 10];
         while let Ok(count) = reader.read(&mut chunk).await {
-            if count == 0 || sink.send(Message::Binary(Bytes::copy_from_slice(&chunk[..count]))).await.is_err() {
+            if count == 0
+                || sink.send(Message::Binary(Bytes::copy_from_slice(&chunk[..count]))).await.is_err()
+            {
                 break;
             }
         }

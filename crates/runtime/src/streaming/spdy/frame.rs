@@ -270,7 +270,8 @@ mod tests {
 
     #[tokio::test]
     async fn frames_read_back_as_written() {
-        let header = |kind: &str| Headers::from([("streamtype".into(), kind.into()), ("port".into(), "80".into())]);
+        let header =
+            |kind: &str| Headers::from([("streamtype".into(), kind.into()), ("port".into(), "80".into())]);
         let frames = [
             Frame::SynStream { id: 1, headers: header("error"), fin: false },
             // The second block leans on the first: compression has state.
