@@ -169,7 +169,8 @@ impl Unpacker<'_> {
             target
         };
         let header = entry.header();
-        let (uid, gid) = (header.uid()? as u32, header.gid()? as u32);
+        // Fields left empty are zero to other tools.
+        let (uid, gid) = (header.uid().unwrap_or(0) as u32, header.gid().unwrap_or(0) as u32);
         let (mode, modified) = (header.mode()?, header.mtime().unwrap_or(0));
         let is_link = header.entry_type() == EntryType::Symlink;
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -223,8 +224,8 @@ fn make_node(target: &Path, kind: EntryType, header: &Header) -> io::Result<()> 
         EntryType::Block => SFlag::S_IFBLK,
         _ => SFlag::S_IFIFO,
     };
-    let major = header.device_major()?.unwrap_or(0);
-    let minor = header.device_minor()?.unwrap_or(0);
+    let major = header.device_major().ok().flatten().unwrap_or(0);
+    let minor = header.device_minor().ok().flatten().unwrap_or(0);
     Ok(mknod(target, flag, Mode::from_bits_truncate(0o600), makedev(major.into(), minor.into()))?)
 }
 

@@ -20,10 +20,6 @@ fn layer(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
         if link {
             header.as_gnu_mut().unwrap().linkname[..content.len()].copy_from_slice(content.as_bytes());
         }
-        if *kind == EntryType::Char {
-            header.set_device_major(1).unwrap();
-            header.set_device_minor(3).unwrap();
-        }
         header.set_cksum();
         builder.append(&header, if link { &[][..] } else { content.as_bytes() }).unwrap();
     }
