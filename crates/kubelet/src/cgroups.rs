@@ -84,16 +84,25 @@ impl Cgroups {
         }
     }
 
-    /// Removes a pod's cgroup from every hierarchy, with the empty ones below it.
-    pub fn remove(&self, uid: &str) -> io::Result<()> {
-        let mounts: Vec<&PathBuf> = match &self.layout {
+    /// Removes all cgroups below `kubepods`, and the root if it is not the machine's.
+    pub fn remove_all(&self) -> io::Result<()> {
+        let top = if self.root.is_empty() { "kubepods" } else { self.root.as_str() };
+        self.mounts().iter().try_for_each(|mount| remove_tree(&mount.join(top)))
+    }
+
+    fn mounts(&self) -> Vec<&PathBuf> {
+        match &self.layout {
             Layout::None => Vec::new(),
             Layout::Unified(mount) => vec![mount],
             Layout::Split(hierarchies) => hierarchies.iter().map(|(_, mount)| mount).collect(),
-        };
+        }
+    }
+
+    /// Removes a pod's cgroup from every hierarchy, with the empty ones below it.
+    pub fn remove(&self, uid: &str) -> io::Result<()> {
         for qos in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
             let relative = self.parent(uid, qos);
-            for mount in &mounts {
+            for mount in self.mounts() {
                 remove_tree(&mount.join(relative.trim_start_matches('/')))?;
             }
         }

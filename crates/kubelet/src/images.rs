@@ -15,8 +15,6 @@ use crate::model::PodId;
 use crate::pod::Waiting;
 use crate::pod::containers::spec;
 use crate::pod::worker::Failure;
-use crate::spec::container::image_user;
-use crate::spec::security::ImageUser;
 
 /// What is known of pulls.
 pub struct Images {
@@ -35,13 +33,13 @@ fn spec_of(image: &str) -> v1::ImageSpec {
 }
 
 impl Images {
-    /// Makes sure that a container's image is on the node; returns the reference to create the container with.
+    /// Makes sure that a container's image is on the node; returns it as the runtime knows it.
     pub async fn ensure(
         &self,
         kubelet: &Kubelet,
         pod: &Pod,
         container: &Container,
-    ) -> Result<String, Failure> {
+    ) -> Result<v1::Image, Failure> {
         let name = container.image.clone().unwrap_or_default();
         let tell = |kind: EventType, reason: &str, text: String| {
             kubelet.events.container(pod, &container.name, kind, reason, text);
@@ -59,7 +57,7 @@ impl Images {
             match kubelet.cri.image(spec_of(&image)).await {
                 Ok(Some(found)) => {
                     tell(Normal, "Pulled", format!("Container image \"{name}\" already present on machine"));
-                    return Ok(reference(&found, &image));
+                    return Ok(identified(found, &image));
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -86,7 +84,7 @@ impl Images {
         name: &str,
         image: &str,
         always: bool,
-    ) -> Result<String, Failure> {
+    ) -> Result<v1::Image, Failure> {
         let tell = |kind: EventType, reason: &str, text: String| {
             kubelet.events.container(pod, &container.name, kind, reason, text);
         };
@@ -97,13 +95,13 @@ impl Images {
         let begun = Instant::now();
         // Whoever had the turn before may have pulled it for us.
         let there = if asked.elapsed() > Duration::from_millis(1) && !always {
-            kubelet.cri.image(spec_of(image)).await.ok().flatten().map(|found| reference(&found, image))
+            kubelet.cri.image(spec_of(image)).await.ok().flatten().map(|found| identified(found, image))
         } else {
             None
         };
         let key = format!("{}/{image}", PodId::of(pod).uid);
         let result = match there {
-            Some(reference) => Ok(reference),
+            Some(found) => Ok(found),
             None => self.pull_as_allowed(kubelet, pod, image).await,
         };
         self.pulls
@@ -111,9 +109,9 @@ impl Images {
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|_, turn| Arc::strong_count(turn) > 1);
         match result {
-            Ok(reference) => {
+            Ok(found) => {
                 self.backoff().forget(&key);
-                let size = kubelet.cri.image(spec_of(&reference)).await.ok().flatten().map_or(0, |i| i.size);
+                let size = found.size;
                 let took = |d: Duration| format!("{}s", (d.as_millis() as f64) / 1000.0);
                 let text = format!(
                     "Successfully pulled image \"{name}\" in {} ({} including waiting). Image size: {size} bytes.",
@@ -121,7 +119,7 @@ impl Images {
                     took(asked.elapsed()),
                 );
                 tell(Normal, "Pulled", text);
-                Ok(reference)
+                Ok(found)
             }
             Err(error) => {
                 let now = Timestamp::now();
@@ -142,7 +140,7 @@ impl Images {
     }
 
     /// Pulls with each credential that fits the registry, the anonymous one last.
-    async fn pull_as_allowed(&self, kubelet: &Kubelet, pod: &Pod, image: &str) -> Result<String, String> {
+    async fn pull_as_allowed(&self, kubelet: &Kubelet, pod: &Pod, image: &str) -> Result<v1::Image, String> {
         let mut credentials: Vec<Option<v1::AuthConfig>> =
             credentials(kubelet, pod, image).await.into_iter().map(Some).collect();
         if credentials.is_empty() {
@@ -151,7 +149,11 @@ impl Images {
         let mut last = String::new();
         for auth in credentials {
             match kubelet.cri.pull(spec_of(image), auth).await {
-                Ok(reference) => return Ok(reference),
+                Ok(reference) => {
+                    let found = kubelet.cri.image(spec_of(&reference)).await;
+                    let found = found.map_err(|error| crate::cri::text(&error))?;
+                    return Ok(identified(found.unwrap_or_default(), &reference));
+                }
                 Err(error) => last = crate::cri::text(&error),
             }
         }
@@ -170,18 +172,12 @@ impl Images {
         if policy != Some("Always")
             && let Ok(Some(found)) = kubelet.cri.image(spec_of(&image)).await
         {
-            return Ok(reference(&found, &image));
+            return Ok(identified(found, &image).id);
         }
         if policy == Some("Never") {
             return Err(format!("Container image \"{name}\" is not present with pull policy of Never"));
         }
-        self.pull_as_allowed(kubelet, pod, &image).await
-    }
-
-    /// The user an image runs as.
-    pub async fn user(&self, kubelet: &Kubelet, image_ref: &str) -> Result<ImageUser, String> {
-        let image = kubelet.cri.image(spec_of(image_ref)).await.map_err(|error| crate::cri::text(&error))?;
-        image.as_ref().map(image_user).ok_or_else(|| format!("image {image_ref} not found"))
+        self.pull_as_allowed(kubelet, pod, &image).await.map(|found| found.id)
     }
 }
 
@@ -192,8 +188,12 @@ fn failed(reason: &str, message: String, delay: Option<jiff::SignedDuration>) ->
     }
 }
 
-fn reference(found: &v1::Image, asked: &str) -> String {
-    if found.id.is_empty() { asked.to_owned() } else { found.id.clone() }
+/// An image by which containers can be created: one without an id goes by the name it was asked for.
+fn identified(mut found: v1::Image, asked: &str) -> v1::Image {
+    if found.id.is_empty() {
+        asked.clone_into(&mut found.id);
+    }
+    found
 }
 
 /// The image name with `:latest` where it has neither tag nor digest; `None` when it is no image name.

@@ -31,6 +31,17 @@ use k8s_openapi::api::core::v1::Taint;
 
 pub use kubelet::run;
 
+#[cfg(test)]
+mod tests;
+
+/// Removes what a kubelet that was started with this `cgroup_root` left of cgroups; no pod of it may run.
+///
+/// # Errors
+/// When a cgroup still holds a process.
+pub fn remove_cgroups(cgroup_root: &str) -> std::io::Result<()> {
+    cgroups::Cgroups::detect(cgroup_root).remove_all()
+}
+
 /// The Kubernetes version this kubelet speaks for.
 pub const VERSION: &str = "v1.37.0";
 

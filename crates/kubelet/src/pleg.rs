@@ -39,7 +39,10 @@ pub async fn run(kubelet: Arc<Kubelet>) {
                     }
                 }
             }
-            Err(error) => tracing::debug!(%error, "no container events"),
+            Err(error) => {
+                tracing::debug!(%error, "no container events");
+                kubelet.table.wake_all();
+            }
         }
         tokio::time::sleep(retry).await;
         retry = (retry * 2).min(LONGEST_RETRY);

@@ -25,6 +25,8 @@ pub use machine::meminfo_kib;
 const LEASE_SECONDS: i32 = 40;
 const RENEW: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(10);
+/// A node that is not ready is looked at more often: nothing tells when its network is up.
+const LOOK_UNREADY: Duration = Duration::from_millis(200);
 const REPORT: Duration = Duration::from_secs(300);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
@@ -180,7 +182,7 @@ async fn report(kubelet: &Kubelet, status: &mut NodeStatus) {
             }
         }
         let ready = status::ready(status) && written.is_some();
-        wait = if ready { LOOK } else { (wait * 2).min(Duration::from_secs(1)) };
+        wait = if ready { LOOK } else { (wait * 2).min(LOOK_UNREADY) };
         // A change of the node (its pod subnet, say) is a reason to look again, as long as it is not ready.
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

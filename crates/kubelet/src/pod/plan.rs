@@ -298,6 +298,14 @@ fn start(input: &Input<'_>, name: &str, last: Option<&ContainerRecord>, plan: &m
         plan.wake(until);
         return;
     }
+    if let Some(unstarted) = last.filter(|c| c.state == State::Created) {
+        // It never ran: the next instance takes its place and its number.
+        if !input.busy.contains(&Work::Container(name.to_owned())) {
+            let (id, log_path) = (unstarted.id.clone(), unstarted.log_path.clone());
+            plan.push(input, Action::RemoveContainer { id, log_path });
+        }
+        return;
+    }
     let restart_count = last.map_or(0, |c| c.restart_count + 1);
     plan.push(input, Action::StartContainer { name: name.to_owned(), restart_count, crashed });
 }

@@ -1,6 +1,8 @@
 //! What a pod needs around its containers: cgroup, directories, volumes, sandbox; and their removal.
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::api::Api;
 
 use super::containers::spec;
 use super::worker::Failure;
@@ -37,12 +39,24 @@ pub async fn create_sandbox(kubelet: &Kubelet, pod: &Pod, attempt: u32) -> Resul
     // A few at a time: the first pods are then up long before the last, instead of all of them late.
     let _slot = kubelet.sandbox_slots.acquire().await;
     let config = sandbox::config(kubelet, pod, attempt);
-    let handler = spec(pod).runtime_class_name.clone().unwrap_or_default();
-    kubelet.cri.run_sandbox(config, handler).await.map(|_| ()).map_err(|error| {
-        let text = format!("Failed to create pod sandbox: {}", crate::cri::text(&error));
+    let made = match runtime_handler(kubelet, pod).await {
+        Ok(handler) => kubelet.cri.run_sandbox(config, handler).await.map_err(|e| crate::cri::text(&e)),
+        Err(error) => Err(error.to_string()),
+    };
+    made.map(|_| ()).map_err(|error| {
+        let text = format!("Failed to create pod sandbox: {error}");
         kubelet.events.warning(pod, "FailedCreatePodSandBox", text);
         Failure::plain()
     })
+}
+
+/// The handler the pod's RuntimeClass names; empty for the runtime's default.
+async fn runtime_handler(kubelet: &Kubelet, pod: &Pod) -> Result<String, kube::Error> {
+    let Some(name) = spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(String::new());
+    };
+    let classes: Api<RuntimeClass> = Api::all(kubelet.config.client.clone());
+    Ok(classes.get(name).await?.handler)
 }
 
 /// Gives back volumes and cgroup of a pod whose processes have ended; `false` when something resists.

@@ -47,14 +47,14 @@ pub async fn start(kubelet: &Kubelet, request: StartRequest) -> Result<(), Failu
     let Some((_, container)) = containers::find(&pod, &request.name) else { return Ok(()) };
     let pull = kubelet.images.ensure(kubelet, &pod, &container);
     let Some(image) = request.cancel.run_until_cancelled(pull).await else { return Ok(()) };
-    let image_ref: String = image?;
+    let image = image?;
     let input = ContainerInput {
         pod: &pod,
         container: &container,
         restart_count: request.restart_count,
         ips: &request.ips,
         mounted: &request.mounted,
-        image_ref: &image_ref,
+        image: &image,
         target_id: request.target_id.clone(),
     };
     let name = container.name.as_str();

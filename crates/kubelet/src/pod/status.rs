@@ -129,6 +129,7 @@ fn container_status(view: &View<'_>, kind: Kind, container: &Container) -> Conta
         }
     };
     let completed = kind == Kind::Init && record.state == State::Exited && record.exit_code == 0;
+    let serves = matches!(kind, Kind::App | Kind::Sidecar);
     let resources = container.resources.clone().filter(|_| running);
     ContainerStatus {
         name: name.clone(),
@@ -139,8 +140,8 @@ fn container_status(view: &View<'_>, kind: Kind, container: &Container) -> Conta
             record.image.clone()
         },
         image_id: record.image_ref.clone(),
-        ready: completed || (running && kind != Kind::Ephemeral && health.is_some_and(|h| h.ready)),
-        started: Some(running && health.is_some_and(|h| h.started)),
+        ready: completed || (running && serves && health.is_some_and(|h| h.ready)),
+        started: Some(running && kind != Kind::Init && health.is_some_and(|h| h.started)),
         restart_count: i32::try_from(record.restart_count).unwrap_or(i32::MAX),
         allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
         resources,

@@ -121,6 +121,7 @@ pub struct Worker {
     starts: CancellationToken,
     wake_at: Option<Timestamp>,
     end_again_at: Option<Timestamp>,
+    end_failures: u32,
 }
 
 impl Worker {
@@ -173,6 +174,7 @@ impl Worker {
             starts: CancellationToken::new(),
             wake_at: None,
             end_again_at: None,
+            end_failures: 0,
         };
         worker.note_deletion();
         worker
@@ -526,13 +528,15 @@ impl Worker {
             self.crashes.next(&key, since, now);
             self.crash_told.remove(&name);
         }
+        let host = containers::host_network(&self.pod);
+        let ips = if host { self.kubelet.host_ips.clone() } else { sandbox.ips.clone() };
         let request = StartRequest {
             pod: self.pod.clone(),
             name: name.clone(),
             restart_count,
             sandbox_id: sandbox.id.clone(),
             sandbox_attempt: sandbox.attempt,
-            ips: sandbox.ips.clone(),
+            ips,
             target_id: self.target(&name),
             mounted: self.mounted.clone().unwrap_or_default(),
             cancel: self.starts.clone(),
@@ -661,6 +665,13 @@ impl Worker {
         }
     }
 
+    /// The last processes of a cgroup may take a moment to vanish.
+    fn end_again(&mut self, now: Timestamp) {
+        let delay = SignedDuration::from_millis(20 << self.end_failures.min(8));
+        self.end_failures += 1;
+        self.end_again_at = Some(now + delay);
+    }
+
     fn finish(&mut self, done: Done) {
         let now = Timestamp::now();
         match done {
@@ -668,12 +679,12 @@ impl Worker {
             Done::TornDown(true) => (self.stage, self.mounted) = (Stage::Bare, None),
             Done::TornDown(false) => {
                 self.stage = Stage::Alive;
-                self.end_again_at = Some(now + SignedDuration::from_secs(1));
+                self.end_again(now);
             }
             Done::Deleted(true) => self.stage = Stage::Deleted,
             Done::Deleted(false) => {
                 self.stage = Stage::Bare;
-                self.end_again_at = Some(now + SignedDuration::from_secs(1));
+                self.end_again(now);
             }
             Done::Prepared(result) => {
                 self.busy.remove(&Work::Prepare);

@@ -48,9 +48,6 @@ pub enum ConfigError {
     /// A file the container needs.
     #[error("cannot write {0}: {1}")]
     File(PathBuf, std::io::Error),
-    /// The runtime does not tell of the image.
-    #[error("failed to inspect image: {0}")]
-    Image(String),
 }
 
 /// What a container is configured from.
@@ -65,8 +62,8 @@ pub struct ContainerInput<'a> {
     pub ips: &'a [String],
     /// The pod's volumes.
     pub mounted: &'a Mounted,
-    /// The image as the runtime named it.
-    pub image_ref: &'a str,
+    /// The image as the runtime has it.
+    pub image: &'a v1::Image,
     /// The container whose process namespace it joins.
     pub target_id: Option<String>,
 }
@@ -78,7 +75,7 @@ pub async fn config(
 ) -> Result<v1::ContainerConfig, ConfigError> {
     let (pod, container) = (input.pod, input.container);
     let id = PodId::of(pod);
-    let image = kubelet.images.user(kubelet, input.image_ref).await.map_err(ConfigError::Image)?;
+    let image = image_user(input.image);
     security::check_non_root(pod, container, &image)?;
     let environment = env::environment(kubelet, input).await?;
     let mut mounts = mounts(kubelet, input, &environment)?;
@@ -95,7 +92,7 @@ pub async fn config(
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: input.restart_count }),
         image: Some(v1::ImageSpec {
-            image: input.image_ref.to_owned(),
+            image: input.image.id.clone(),
             user_specified_image: container.image.clone().unwrap_or_default(),
             ..Default::default()
         }),
@@ -256,6 +253,6 @@ fn own_files(
 }
 
 /// The user of an image.
-pub fn image_user(image: &v1::Image) -> ImageUser {
+fn image_user(image: &v1::Image) -> ImageUser {
     ImageUser { uid: image.uid.as_ref().map(|uid| uid.value), name: image.username.clone() }
 }
