@@ -109,12 +109,12 @@ impl Container {
     /// Reads a container back; a half-made one is removed.
     pub fn load(dir: &Path) -> Result<Option<Self>, RuntimeError> {
         let step = "reading a container";
-        let Some(record) = records::read_record(dir).map_err(during(step))? else {
+        let record = records::read_record(dir).map_err(during(step))?;
+        let (Some(record), Ok(config)) = (record, records::read_config(dir)) else {
             tracing::info!(dir = %dir.display(), "removing a half-made container");
             discard(dir);
             return Ok(None);
         };
-        let config = records::read_config(dir).map_err(during(step))?;
         let process = files::read_json(&dir.join(STATUS_FILE)).map_err(during(step))?;
         let id = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         Ok(Some(Self::new(id, dir.to_owned(), config, record, process)))
@@ -246,7 +246,7 @@ impl Container {
         let (dir, cgroup) = (self.dir.clone(), self.record.cgroup.clone());
         let removed = tokio::task::spawn_blocking(move || {
             unmount_all(&dir)?;
-            files::remove_tree(&dir)?;
+            records::remove_with_record(&dir)?;
             crate::cgroup::remove(&cgroup);
             std::io::Result::Ok(())
         });
@@ -549,8 +549,9 @@ fn unmount_all(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn discard(dir: &Path) {
-    if let Err(error) = unmount_all(dir).and_then(|()| files::remove_tree(dir)) {
+/// Removes what never became, or no longer is, a container.
+pub(crate) fn discard(dir: &Path) {
+    if let Err(error) = unmount_all(dir).and_then(|()| records::remove_with_record(dir)) {
         tracing::warn!(dir = %dir.display(), %error, "cannot remove a half-made container");
     }
 }

@@ -70,3 +70,12 @@ pub(crate) fn write_record(dir: &Path, record: &impl Serialize) -> io::Result<()
 pub(crate) fn read_record<T: serde::de::DeserializeOwned>(dir: &Path) -> io::Result<Option<T>> {
     files::read_json(&dir.join(RECORD_FILE))
 }
+
+/// Takes the record away before the rest goes: what a crash then leaves is half made.
+pub(crate) fn remove_with_record(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_file(dir.join(RECORD_FILE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    files::remove_tree(dir)
+}

@@ -17,6 +17,7 @@ use crate::error::{RuntimeError, during};
 use crate::files;
 use crate::image::{ImageStore, Puller, RegistryConfig};
 use crate::sandbox::Sandbox;
+use crate::shim::client::Shim;
 use crate::spec::HostFacts;
 use crate::streaming::Streaming;
 
@@ -63,14 +64,7 @@ impl Runtime {
         streaming: Streaming,
         cancel: CancellationToken,
     ) -> Result<Arc<Self>, RuntimeError> {
-        for dir in [
-            config.root.clone(),
-            config.run_dir.clone(),
-            config.root.join("sandboxes"),
-            config.root.join("containers"),
-        ] {
-            std::fs::create_dir_all(dir).map_err(during("making the runtime's directories"))?;
-        }
+        make_dirs(&config).map_err(during("making the runtime's directories"))?;
         let store = ImageStore::open(&config.root)?;
         let runtime = Arc::new(Self {
             puller: Puller::new(store.clone(), config.registries.clone()),
@@ -102,7 +96,27 @@ impl Runtime {
                 sandbox.adopt(self).await;
             }
         }
+        for container in self.containers() {
+            if self.sandbox(&container.record.sandbox).is_err() {
+                tracing::info!(container = container.id, "removing a container without a sandbox");
+                crate::container::discard(&container.dir);
+                self.forget_container(&container.id);
+            }
+        }
+        self.end_strays().await;
         Ok(())
+    }
+
+    /// Ends shims of sandboxes that are no more: a crash came between making one and writing it down.
+    async fn end_strays(&self) {
+        let known: Vec<_> = self.sandboxes().iter().map(|sandbox| sandbox.shim.socket().to_owned()).collect();
+        for socket in files::entries(&self.config.run_dir) {
+            if socket.extension().is_some_and(|extension| extension == "shim") && !known.contains(&socket) {
+                // One that does not answer is only a file.
+                let _ = Shim::at(socket.clone()).shutdown().await;
+                let _ = std::fs::remove_file(socket);
+            }
+        }
     }
 
     /// A sandbox by id, or by a prefix that fits only one.
@@ -165,6 +179,17 @@ impl Runtime {
         // Nobody listening is fine.
         let _ = self.events.send(event);
     }
+}
+
+fn make_dirs(config: &RuntimeConfig) -> std::io::Result<()> {
+    for dir in
+        [&config.root, &config.run_dir, &config.root.join("sandboxes"), &config.root.join("containers")]
+    {
+        std::fs::create_dir_all(dir)?;
+        // Passed through by roots of user namespaces, listed by nobody: images carry set-user-id programs.
+        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    }
+    Ok(())
 }
 
 fn find<T: Clone>(all: &HashMap<String, T>, id: &str) -> Option<T> {

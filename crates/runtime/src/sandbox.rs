@@ -251,7 +251,7 @@ impl Sandbox {
         for container in runtime.containers_of(&self.id) {
             container.remove(runtime, self).await?;
         }
-        files::remove_tree(&self.dir).map_err(during("removing the sandbox's directory"))?;
+        records::remove_with_record(&self.dir).map_err(during("removing the sandbox's directory"))?;
         runtime.forget_sandbox(&self.id);
         crate::cgroup::remove(SHIM_CGROUP);
         runtime.publish(&self.id, self, ContainerEventType::ContainerDeletedEvent);
@@ -265,7 +265,7 @@ impl Sandbox {
         }
         self.end_process().await;
         let unmounted = snapshot::unmount(&self.files().shm());
-        if let Err(error) = unmounted.and_then(|()| files::remove_tree(&self.dir)) {
+        if let Err(error) = unmounted.and_then(|()| records::remove_with_record(&self.dir)) {
             tracing::warn!(sandbox = self.id, %error, "cannot remove a failed sandbox");
         }
     }
@@ -280,15 +280,16 @@ impl Sandbox {
 
     /// Ends the shim; one that does not answer leaves at most its pause process.
     async fn end_process(&self) {
-        if self.shim.shutdown().await.is_err() {
-            let holder = lock(&self.record).holder;
-            let command = std::fs::read(format!("/proc/{holder}/cmdline")).unwrap_or_default();
-            // The number may long be somebody else's.
-            if holder > 1 && String::from_utf8_lossy(&command).contains(&self.id) {
-                let pid = nix::unistd::Pid::from_raw(holder);
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
-            }
+        if self.shim.shutdown().await.is_err() && self.holder_lives() {
+            let pid = nix::unistd::Pid::from_raw(self.holder());
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
         }
+    }
+
+    /// Whether the holder's pid is still the holder's: after a crash or a reboot it may be anybody's.
+    fn holder_lives(&self) -> bool {
+        let command = std::fs::read(format!("/proc/{}/cmdline", self.holder())).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains(&self.id)
     }
 
     pub fn is_ready(&self) -> bool {
@@ -321,9 +322,13 @@ impl Sandbox {
         nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
     }
 
-    /// The network namespace, as a path.
+    /// The network namespace, as a path; one that leads nowhere when the namespace is gone.
     pub fn netns(&self) -> PathBuf {
-        format!("/proc/{}/ns/net", self.holder()).into()
+        if self.holder_lives() {
+            format!("/proc/{}/ns/net", self.holder()).into()
+        } else {
+            self.dir.join("netns-gone")
+        }
     }
 
     fn network_ref(&self) -> SandboxRef {

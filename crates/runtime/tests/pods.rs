@@ -282,8 +282,10 @@ async fn containers_may_share_a_pid_namespace() {
     fixture.import_busybox();
     let options = |pid: NamespaceMode| NamespaceOption { pid: pid.into(), ..Default::default() };
     let mut pod = fixture.sandbox_config("shared");
-    let context_of_pod =
-        LinuxSandboxSecurityContext { namespace_options: Some(options(NamespaceMode::Pod)), ..Default::default() };
+    let context_of_pod = LinuxSandboxSecurityContext {
+        namespace_options: Some(options(NamespaceMode::Pod)),
+        ..Default::default()
+    };
     pod.linux.as_mut().unwrap().security_context = Some(context_of_pod);
     let sandbox = fixture.run_sandbox(pod).await;
     let mut first = shell("first", "exec sleep 7777");

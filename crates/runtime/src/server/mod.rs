@@ -5,6 +5,7 @@ mod runtime;
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coxswain_cri::v1::image_service_server::ImageServiceServer;
 use coxswain_cri::v1::runtime_service_server::RuntimeServiceServer;
@@ -36,6 +37,9 @@ impl From<RuntimeError> for ServeError {
     }
 }
 
+/// How long calls in flight may delay the end: an exec or a pull can take forever.
+const CALL_PATIENCE: Duration = Duration::from_secs(2);
+
 #[derive(Clone)]
 struct Service(Arc<Runtime>);
 
@@ -51,15 +55,22 @@ pub async fn serve(config: RuntimeConfig, cancel: CancellationToken) -> Result<(
     // The socket appears once everything is known: who connects gets true answers.
     let listener = bind(&socket).map_err(during("listening for CRI"))?;
     let service = Service(runtime.clone());
-    let served = tonic::transport::Server::builder()
+    let server = tonic::transport::Server::builder()
         .add_service(
             RuntimeServiceServer::new(service.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(ImageServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), cancel.clone().cancelled_owned())
-        .await;
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), cancel.clone().cancelled_owned());
+    let impatience = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(CALL_PATIENCE).await;
+    };
+    let served = tokio::select! {
+        served = server => served,
+        () = impatience => Ok(()),
+    };
     cancel.cancel();
     runtime.tasks.close();
     runtime.tasks.wait().await;

@@ -52,6 +52,11 @@ impl Shim {
         Self { socket }
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Starts a shim and waits until the sandbox stands.
     pub async fn spawn(command: &[OsString], config: &ShimConfig) -> Result<Self, ShimError> {
         let file = config.dir.join("shim.json");
