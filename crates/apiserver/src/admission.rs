@@ -49,10 +49,8 @@ const MUTATORS: &[(&str, Operation, Mutator)] = &[
     ("namespaces", Operation::Update, namespace_label),
 ];
 
-const VALIDATORS: &[(&str, Operation, Validator)] = &[
-    ("*", Operation::Create, namespace_exists),
-    ("namespaces", Operation::Delete, namespace_is_needed),
-];
+const VALIDATORS: &[(&str, Operation, Validator)] =
+    &[("*", Operation::Create, namespace_exists), ("namespaces", Operation::Delete, namespace_is_needed)];
 
 fn applies(plural: &str, kind: &Kind) -> bool {
     plural == "*" || (plural == kind.plural && kind.group.is_empty())
@@ -61,13 +59,17 @@ fn applies(plural: &str, kind: &Kind) -> bool {
 impl Admission<'_> {
     /// The mutating plugins.
     pub fn mutate(&self, object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
-        let own = MUTATORS.iter().filter(|(plural, operation, _)| *operation == self.operation && applies(plural, self.kind));
+        let own = MUTATORS
+            .iter()
+            .filter(|(plural, operation, _)| *operation == self.operation && applies(plural, self.kind));
         own.map(|(_, _, plugin)| plugin).try_for_each(|plugin| plugin(self, object))
     }
 
     /// The validating plugins.
     pub fn validate(&self, object: &Value, _old: Option<&Value>) -> Result<(), Status> {
-        let own = VALIDATORS.iter().filter(|(plural, operation, _)| *operation == self.operation && applies(plural, self.kind));
+        let own = VALIDATORS
+            .iter()
+            .filter(|(plural, operation, _)| *operation == self.operation && applies(plural, self.kind));
         own.map(|(_, _, plugin)| plugin).try_for_each(|plugin| plugin(self, object))
     }
 
@@ -88,8 +90,10 @@ fn namespace_exists(admission: &Admission, object: &Value) -> Result<(), Status>
     if !namespace.is_deleting() {
         return Ok(());
     }
-    let mut status = admission
-        .forbidden(object, &format!("unable to create new content in namespace {name} because it is being terminated"));
+    let mut status = admission.forbidden(
+        object,
+        &format!("unable to create new content in namespace {name} because it is being terminated"),
+    );
     status.details.get_or_insert_default().causes.push(Cause {
         reason: "NamespaceTerminating".into(),
         message: format!("namespace {name} is being terminated"),
@@ -101,7 +105,9 @@ fn namespace_exists(admission: &Admission, object: &Value) -> Result<(), Status>
 /// NamespaceLifecycle: these namespaces stay.
 fn namespace_is_needed(admission: &Admission, object: &Value) -> Result<(), Status> {
     match object.name() {
-        "default" | "kube-system" | "kube-public" => Err(admission.forbidden(object, "this namespace may not be deleted")),
+        "default" | "kube-system" | "kube-public" => {
+            Err(admission.forbidden(object, "this namespace may not be deleted"))
+        }
         _ => Ok(()),
     }
 }
@@ -147,7 +153,10 @@ fn service_account(admission: &Admission, pod: &mut Value) -> Result<(), Status>
     let Some(account) = admission.server.read("", "serviceaccounts", pod.namespace(), &name) else {
         // Where the namespace itself is missing, that is what the client is told.
         namespace_exists(admission, pod)?;
-        let why = format!("error looking up service account {}/{name}: serviceaccount \"{name}\" not found", pod.namespace());
+        let why = format!(
+            "error looking up service account {}/{name}: serviceaccount \"{name}\" not found",
+            pod.namespace()
+        );
         return Err(admission.forbidden(pod, &why));
     };
     let own = pod["spec"]["imagePullSecrets"].as_array().is_some_and(|list| !list.is_empty());
@@ -164,7 +173,8 @@ fn service_account(admission: &Admission, pod: &mut Value) -> Result<(), Status>
 const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 fn mount_token(spec: &mut Value) {
-    let suffix: String = (0..5).map(|_| char::from(b"bcdfghjklmnpqrstvwxz2456789"[rand::rng().random_range(0..27)])).collect();
+    let suffix: String =
+        (0..5).map(|_| char::from(b"bcdfghjklmnpqrstvwxz2456789"[rand::rng().random_range(0..27)])).collect();
     let mut volume = format!("kube-api-access-{suffix}");
     let existing = spec["volumes"].as_array().into_iter().flatten().find_map(|volume| {
         volume["name"].as_str().filter(|name| name.starts_with("kube-api-access-")).map(str::to_owned)
@@ -173,7 +183,9 @@ fn mount_token(spec: &mut Value) {
     volume = existing.unwrap_or(volume);
     let mut used = false;
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten().filter(|container| container.is_object()) {
+        for container in
+            spec[list].as_array_mut().into_iter().flatten().filter(|container| container.is_object())
+        {
             let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
             if mounts.iter().any(|mount| mount["mountPath"] == TOKEN_DIR) {
                 continue;
@@ -205,24 +217,32 @@ fn priority(admission: &Admission, pod: &mut Value) -> Result<(), Status> {
     let class = match &named {
         Some(name) => match admission.server.read("scheduling.k8s.io", "priorityclasses", "", name) {
             Some(class) => Some(class),
-            None => return Err(admission.forbidden(pod, &format!("no PriorityClass with name {name} was found"))),
+            None => {
+                return Err(admission.forbidden(pod, &format!("no PriorityClass with name {name} was found")));
+            }
         },
         None => {
             let classes = admission.server.read_all("scheduling.k8s.io", "priorityclasses", "");
-            classes.into_iter().filter(|class| class["globalDefault"] == true).min_by_key(|class| class["value"].as_i64())
+            classes
+                .into_iter()
+                .filter(|class| class["globalDefault"] == true)
+                .min_by_key(|class| class["value"].as_i64())
         }
     };
     let value = class.as_ref().and_then(|class| class["value"].as_i64()).unwrap_or(0);
     if pod["spec"]["priority"].as_i64().is_some_and(|set| set != value) {
         let set = &pod["spec"]["priority"];
-        let why = format!("the integer value of priority ({set}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name");
+        let why = format!(
+            "the integer value of priority ({set}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+        );
         return Err(admission.forbidden(pod, &why));
     }
     if let (None, Some(class)) = (&named, &class) {
         pod["spec"]["priorityClassName"] = class.name().into();
     }
     pod["spec"]["priority"] = value.into();
-    let policy = class.as_ref().and_then(|class| class["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
+    let policy =
+        class.as_ref().and_then(|class| class["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
     pod["spec"]["preemptionPolicy"] = policy.into();
     Ok(())
 }
@@ -239,7 +259,9 @@ fn default_toleration_seconds(_: &Admission, pod: &mut Value) -> Result<(), Stat
             (of("key") == key || of("key").is_empty()) && matches!(of("effect"), "" | "NoExecute")
         });
         if !tolerated {
-            tolerations.push(json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300 }));
+            tolerations.push(
+                json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300 }),
+            );
         }
     }
     pod["spec"]["tolerations"] = tolerations.into();

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use coxswain_api::Kind;
-use coxswain_meta::field::{ErrorList, FieldError, Path};
 use coxswain_meta::Status;
+use coxswain_meta::field::{ErrorList, FieldError, Path};
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::sync::MutexGuard;
@@ -98,7 +98,13 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
-fn assign_ip(range: &ServiceRange, service: &mut Value, old: Option<&Value>, others: &[&Value], errors: &mut ErrorList) {
+fn assign_ip(
+    range: &ServiceRange,
+    service: &mut Value,
+    old: Option<&Value>,
+    others: &[&Value],
+    errors: &mut ErrorList,
+) {
     let spec = &mut service["spec"];
     if text(spec, "type") == "ExternalName" {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
@@ -108,10 +114,14 @@ fn assign_ip(range: &ServiceRange, service: &mut Value, old: Option<&Value>, oth
         }
         return;
     }
-    if text(spec, "clusterIP").is_empty() && let Some(kept) = old.map(|old| text(&old["spec"], "clusterIP")).filter(|ip| !ip.is_empty()) {
+    if text(spec, "clusterIP").is_empty()
+        && let Some(kept) = old.map(|old| text(&old["spec"], "clusterIP")).filter(|ip| !ip.is_empty())
+    {
         spec["clusterIP"] = kept.into();
     }
-    if text(spec, "clusterIP").is_empty() && let Some(first) = spec["clusterIPs"][0].as_str().map(str::to_owned) {
+    if text(spec, "clusterIP").is_empty()
+        && let Some(first) = spec["clusterIPs"][0].as_str().map(str::to_owned)
+    {
         spec["clusterIP"] = first.into();
     }
     let taken: HashSet<&str> = others.iter().map(|other| text(&other["spec"], "clusterIP")).collect();
@@ -123,7 +133,9 @@ fn assign_ip(range: &ServiceRange, service: &mut Value, old: Option<&Value>, oth
             None => errors.push(FieldError::internal(&path, "failed to allocate a serviceIP: range is full")),
         },
         wanted => {
-            let fails = |why: &str| FieldError::invalid(&path, json!([wanted]), format!("failed to allocate IP {wanted}: {why}"));
+            let fails = |why: &str| {
+                FieldError::invalid(&path, json!([wanted]), format!("failed to allocate IP {wanted}: {why}"))
+            };
             match wanted.parse::<Ipv4Addr>() {
                 Ok(address) if !range.contains(address) => errors.push(fails(&format!(
                     "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}/{}",
@@ -135,7 +147,11 @@ fn assign_ip(range: &ServiceRange, service: &mut Value, old: Option<&Value>, oth
             }
         }
     }
-    if !spec["clusterIPs"].is_array() || old.is_some_and(|old| old["spec"]["clusterIP"] != spec["clusterIP"] && old["spec"]["clusterIPs"] == spec["clusterIPs"]) {
+    if !spec["clusterIPs"].is_array()
+        || old.is_some_and(|old| {
+            old["spec"]["clusterIP"] != spec["clusterIP"] && old["spec"]["clusterIPs"] == spec["clusterIPs"]
+        })
+    {
         spec["clusterIPs"] = json!([spec["clusterIP"]]);
     }
     if text(spec, "ipFamilyPolicy").is_empty() {
@@ -154,7 +170,13 @@ fn free_ip(range: &ServiceRange, taken: &HashSet<&str>) -> Option<Ipv4Addr> {
     offsets.into_iter().find(free).map(|offset| range.address(offset))
 }
 
-fn assign_ports(range: &ServiceRange, service: &mut Value, old: Option<&Value>, others: &[&Value], errors: &mut ErrorList) {
+fn assign_ports(
+    range: &ServiceRange,
+    service: &mut Value,
+    old: Option<&Value>,
+    others: &[&Value],
+    errors: &mut ErrorList,
+) {
     let spec = &mut service["spec"];
     let kind = text(spec, "type").to_owned();
     let wants = match kind.as_str() {
@@ -163,37 +185,54 @@ fn assign_ports(range: &ServiceRange, service: &mut Value, old: Option<&Value>, 
         _ => false,
     };
     let port_of = |port: &Value| (text(port, "protocol").to_owned(), port["nodePort"].as_u64().unwrap_or(0));
-    let mut taken: HashSet<(String, u64)> =
-        others.iter().flat_map(|other| other["spec"]["ports"].as_array().into_iter().flatten()).map(port_of).collect();
-    let old_ports: Vec<Value> = old.and_then(|old| old["spec"]["ports"].as_array().cloned()).unwrap_or_default();
+    let mut taken: HashSet<(String, u64)> = others
+        .iter()
+        .flat_map(|other| other["spec"]["ports"].as_array().into_iter().flatten())
+        .map(port_of)
+        .collect();
+    let old_ports: Vec<Value> =
+        old.and_then(|old| old["spec"]["ports"].as_array().cloned()).unwrap_or_default();
     let had_ports = old.is_some_and(|old| matches!(text(&old["spec"], "type"), "NodePort" | "LoadBalancer"));
     let path = Path::new("spec").child("ports");
     for (at, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
         let (protocol, mut number) = port_of(port);
-        let same = old_ports.iter().find(|other| other["port"] == port["port"] && text(other, "protocol") == protocol);
+        let same = old_ports
+            .iter()
+            .find(|other| other["port"] == port["port"] && text(other, "protocol") == protocol);
         if !wants && kind != "LoadBalancer" {
             // A type without node ports gives up those it was given.
-            if had_ports && same.is_some_and(|same| same["nodePort"] == port["nodePort"])
+            if had_ports
+                && same.is_some_and(|same| same["nodePort"] == port["nodePort"])
                 && let Some(port) = port.as_object_mut()
             {
                 port.remove("nodePort");
             }
             continue;
         }
-        if number == 0 && let Some(kept) = same.and_then(|same| same["nodePort"].as_u64()).filter(|kept| *kept > 0) {
+        if number == 0
+            && let Some(kept) = same.and_then(|same| same["nodePort"].as_u64()).filter(|kept| *kept > 0)
+        {
             number = kept;
         }
         let path = path.index(at).child("nodePort");
         let bounds = u64::from(*range.node_ports.start())..=u64::from(*range.node_ports.end());
         if number == 0 && wants {
             let start = rand::rng().random_range(bounds.clone());
-            let free = (start..=*bounds.end()).chain(*bounds.start()..start).find(|port| !taken.contains(&(protocol.clone(), *port)));
+            let free = (start..=*bounds.end())
+                .chain(*bounds.start()..start)
+                .find(|port| !taken.contains(&(protocol.clone(), *port)));
             match free {
                 Some(free) => number = free,
-                None => errors.push(FieldError::internal(&path, "failed to allocate a nodePort: range is full")),
+                None => {
+                    errors.push(FieldError::internal(&path, "failed to allocate a nodePort: range is full"))
+                }
             }
         } else if number > 0 && !bounds.contains(&number) {
-            let detail = format!("provided port is not in the valid range. The range of valid ports is {}-{}", bounds.start(), bounds.end());
+            let detail = format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                bounds.start(),
+                bounds.end()
+            );
             errors.push(FieldError::invalid(&path, number, detail));
         } else if number > 0 && taken.contains(&(protocol.clone(), number)) {
             errors.push(FieldError::invalid(&path, number, "provided port is already allocated"));

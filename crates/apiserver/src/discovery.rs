@@ -11,9 +11,25 @@ use crate::subresource::review;
 
 /// Groups in the order in which clients prefer them.
 const GROUP_ORDER: &[&str] = &[
-    "", "apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io", "autoscaling", "batch",
-    "certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io",
-    "admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io", "discovery.k8s.io",
+    "",
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
 ];
 
 /// One resource of a group version, whether it is stored or only answers.
@@ -51,19 +67,20 @@ fn entries() -> Vec<Entry> {
 }
 
 fn of_kind(kind: &'static Kind) -> Vec<Entry> {
-    let entry = |name: String, of: (&'static str, &'static str, &'static str), verbs: &[&'static str]| Entry {
-        group: kind.group,
-        version: kind.version,
-        name,
-        singular: "",
-        namespaced: kind.namespaced,
-        kind: of.2,
-        kind_group: of.0,
-        kind_version: of.1,
-        verbs: verbs.to_vec(),
-        short_names: &[],
-        categories: &[],
-    };
+    let entry =
+        |name: String, of: (&'static str, &'static str, &'static str), verbs: &[&'static str]| Entry {
+            group: kind.group,
+            version: kind.version,
+            name,
+            singular: "",
+            namespaced: kind.namespaced,
+            kind: of.2,
+            kind_group: of.0,
+            kind_version: of.1,
+            verbs: verbs.to_vec(),
+            short_names: &[],
+            categories: &[],
+        };
     let own = Entry {
         singular: kind.singular,
         short_names: kind.short_names,
@@ -176,11 +193,11 @@ fn aggregated(core: bool) -> Value {
 /// `/api`, `/apis` and what lies directly below them; none for other paths.
 pub fn answer(path: &str, headers: &HeaderMap, server_address: &str) -> Option<Response<Body>> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let wants_aggregated = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.contains("as=APIGroupDiscoveryList") && value.contains("v=v2;") | value.contains("v=v2,") | value.ends_with("v=v2"));
+    let wants_aggregated =
+        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            value.contains("as=APIGroupDiscoveryList")
+                && value.contains("v=v2;") | value.contains("v=v2,") | value.ends_with("v=v2")
+        });
     let body = match parts.as_slice() {
         ["api"] | ["apis"] if wants_aggregated => {
             let mut response = respond::json(StatusCode::OK, &aggregated(parts == ["api"]));
@@ -191,7 +208,8 @@ pub fn answer(path: &str, headers: &HeaderMap, server_address: &str) -> Option<R
         ["api"] => json!({ "kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": server_address }] }),
         ["apis"] => {
-            let groups: Vec<Value> = groups().iter().filter(|(group, _)| !group.is_empty()).map(api_group).collect();
+            let groups: Vec<Value> =
+                groups().iter().filter(|(group, _)| !group.is_empty()).map(api_group).collect();
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
         ["apis", group] => {
@@ -208,7 +226,8 @@ pub fn answer(path: &str, headers: &HeaderMap, server_address: &str) -> Option<R
 }
 
 fn resource_list(group: &str, version: &str) -> Option<Value> {
-    let of: Vec<Value> = entries().iter().filter(|e| (e.group, e.version) == (group, version)).map(legacy_resource).collect();
+    let of: Vec<Value> =
+        entries().iter().filter(|e| (e.group, e.version) == (group, version)).map(legacy_resource).collect();
     (!of.is_empty()).then(|| {
         json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version(group, version), "resources": of })
     })

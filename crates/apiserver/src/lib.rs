@@ -87,7 +87,12 @@ impl ApiServer {
     ///
     /// # Errors
     /// The store cannot be opened.
-    pub async fn open(config: Config, datastore: Datastore<'_>, tokens: TokenAuthority, shutdown: CancellationToken) -> Result<Self, LogError> {
+    pub async fn open(
+        config: Config,
+        datastore: Datastore<'_>,
+        tokens: TokenAuthority,
+        shutdown: CancellationToken,
+    ) -> Result<Self, LogError> {
         let store = match datastore {
             Datastore::Memory => Store::open(Box::new(MemoryLog), ObjectView, Default::default())?,
             Datastore::Embedded(dir, sealer) => Store::open_embedded(dir, Some(sealer), ObjectView)?,
@@ -133,7 +138,9 @@ impl ApiServer {
             return review.answer(&self.0, &user, &info, request).await;
         }
         let call = Call::new(self.0.clone(), user, info, query, request.headers().clone())?;
-        if matches!(call.info.subresource.as_str(), "" | "status") && (call.info.subresource.is_empty() || call.kind.status) {
+        if matches!(call.info.subresource.as_str(), "" | "status")
+            && (call.info.subresource.is_empty() || call.kind.status)
+        {
             return call.run(request).await;
         }
         subresource::answer(&call, request).await
@@ -169,24 +176,43 @@ where
 impl Server {
     /// The impersonation layer: a user who may acts as another.
     fn impersonate(&self, user: UserInfo, headers: &http::HeaderMap) -> Result<UserInfo, Status> {
-        let text = |name: &str| headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect::<Vec<_>>();
+        let text = |name: &str| {
+            headers
+                .get_all(name)
+                .iter()
+                .filter_map(|v| v.to_str().ok())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
         let Some(name) = text("impersonate-user").into_iter().next() else { return Ok(user) };
         let groups = text("impersonate-group");
         let mut asked = vec![("users", name.clone())];
         asked.extend(groups.iter().map(|group| ("groups", group.clone())));
         for (resource, name) in &asked {
-            let (resource, name, namespace) = match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+            let (resource, name, namespace) = match name
+                .strip_prefix("system:serviceaccount:")
+                .and_then(|rest| rest.split_once(':'))
+            {
                 Some((namespace, account)) if *resource == "users" => ("serviceaccounts", account, namespace),
                 _ => (*resource, name.as_str(), ""),
             };
-            let question = authz::Attributes { verb: "impersonate", resource, name, namespace, ..Default::default() };
+            let question =
+                authz::Attributes { verb: "impersonate", resource, name, namespace, ..Default::default() };
             if !self.decide(&user, &question).allowed {
-                return Err(Status::forbidden_to_user(&user.name, "impersonate", "", resource, namespace, name));
+                return Err(Status::forbidden_to_user(
+                    &user.name,
+                    "impersonate",
+                    "",
+                    resource,
+                    namespace,
+                    name,
+                ));
             }
         }
         let mut groups: Vec<&str> = groups.iter().map(String::as_str).collect();
         let namespace_group;
-        if let Some((namespace, _)) = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
+        if let Some((namespace, _)) =
+            name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
             && groups.is_empty()
         {
             namespace_group = format!("system:serviceaccounts:{namespace}");

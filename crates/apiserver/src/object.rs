@@ -45,7 +45,8 @@ impl View for ObjectView {
             rest = &rest[find(rest, b"\",").map_or(0, |end| end + 2)..];
         }
         let version = revision.to_string();
-        let mut bytes = BytesMut::with_capacity(start + RESOURCE_VERSION.len() + version.len() + 2 + rest.len());
+        let mut bytes =
+            BytesMut::with_capacity(start + RESOURCE_VERSION.len() + version.len() + 2 + rest.len());
         bytes.extend_from_slice(&stored[..start]);
         bytes.extend_from_slice(RESOURCE_VERSION);
         bytes.extend_from_slice(version.as_bytes());
@@ -197,7 +198,9 @@ mod tests {
             br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x"},"data":{"a":"\"metadata\":{"}}"#
         );
         let first = ObjectView.stamp(&stored, Revision(7));
-        assert!(first.starts_with(br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"resourceVersion":"7","name":"x"}"#));
+        assert!(first.starts_with(
+            br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"resourceVersion":"7","name":"x"}"#
+        ));
         let second = ObjectView.stamp(&first, Revision(1234));
         assert_eq!(serde_json::from_slice::<Value>(&second).unwrap()["metadata"]["resourceVersion"], "1234");
         assert_eq!(list_item(&stored).1, &stored[38..]);

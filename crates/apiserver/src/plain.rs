@@ -15,7 +15,7 @@ use crate::discovery;
 use crate::request::RequestInfo;
 use crate::respond::{self, Outcome};
 
-const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Answers a request that names no resource.
 pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) -> Outcome {
@@ -25,7 +25,9 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) 
     let path = info.path.trim_end_matches('/');
     let headers = request.headers();
     match path {
-        "/livez" | "/healthz" | "/livez/ping" | "/healthz/ping" => return Ok(respond::text(StatusCode::OK, "ok")),
+        "/livez" | "/healthz" | "/livez/ping" | "/healthz/ping" => {
+            return Ok(respond::text(StatusCode::OK, "ok"));
+        }
         "/readyz" => return Ok(readyz(server, request.uri().query().unwrap_or_default())),
         "/version" => return Ok(respond::json(StatusCode::OK, &version(&server.config.version))),
         "/openid/v1/jwks" => return Ok(respond::json(StatusCode::OK, &server.tokens.key_set())),
@@ -54,11 +56,18 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) 
 
 fn readyz(server: &Server, query: &str) -> Response<Body> {
     let ready = server.ready.load(Ordering::Acquire) && !server.shutdown.is_cancelled();
-    let mark = if ready { "[+]poststarthook/bootstrap ok" } else { "[-]poststarthook/bootstrap failed: not finished" };
+    let mark = if ready {
+        "[+]poststarthook/bootstrap ok"
+    } else {
+        "[-]poststarthook/bootstrap failed: not finished"
+    };
     match (ready, query.contains("verbose")) {
         (true, false) => respond::text(StatusCode::OK, "ok"),
         (true, true) => respond::text(StatusCode::OK, format!("[+]ping ok\n{mark}\nreadyz check passed\n")),
-        (false, _) => respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("[+]ping ok\n{mark}\nreadyz check failed\n")),
+        (false, _) => respond::text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("[+]ping ok\n{mark}\nreadyz check failed\n"),
+        ),
     }
 }
 
@@ -79,7 +88,19 @@ fn architecture() -> &'static str {
 }
 
 fn paths() -> Vec<&'static str> {
-    vec!["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+    vec![
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
 }
 
 fn openapi_v2(headers: &HeaderMap) -> Response<Body> {

@@ -49,7 +49,9 @@ impl Query {
 
     /// Whether a boolean parameter is set and true.
     pub fn is_true(&self, name: &'static str) -> bool {
-        self.all(name).next().is_some_and(|value| matches!(value, "" | "1" | "true" | "True" | "TRUE" | "t" | "T"))
+        self.all(name)
+            .next()
+            .is_some_and(|value| matches!(value, "" | "1" | "true" | "True" | "TRUE" | "t" | "T"))
     }
 }
 
@@ -86,7 +88,11 @@ impl RequestInfo {
             resource: part(0),
             name,
             subresource: part(2),
-            tail: rest.get(3..).filter(|tail| !tail.is_empty()).map(|tail| format!("/{}", tail.join("/"))).unwrap_or_default(),
+            tail: rest
+                .get(3..)
+                .filter(|tail| !tail.is_empty())
+                .map(|tail| format!("/{}", tail.join("/")))
+                .unwrap_or_default(),
         }
     }
 }
@@ -141,7 +147,16 @@ mod tests {
             let (method, url) = request.split_once(' ').unwrap();
             let (path, query) = url.split_once('?').unwrap_or((url, ""));
             let got = RequestInfo::parse(&method.parse().unwrap(), path, &Query::parse(query));
-            let got = [got.verb, &got.group, &got.version, &got.namespace, &got.resource, &got.name, &got.subresource, &got.tail];
+            let got = [
+                got.verb,
+                &got.group,
+                &got.version,
+                &got.namespace,
+                &got.resource,
+                &got.name,
+                &got.subresource,
+                &got.tail,
+            ];
             assert_eq!(got.join(" "), want, "{request}");
         }
     }

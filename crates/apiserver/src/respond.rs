@@ -38,7 +38,9 @@ pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
 pub fn failure(status: &Status) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json_bytes(code, serde_json::to_vec(status).unwrap_or_default());
-    if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|seconds| *seconds > 0) {
+    if let Some(seconds) =
+        status.details.as_ref().map(|d| d.retry_after_seconds).filter(|seconds| *seconds > 0)
+    {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response

@@ -34,7 +34,12 @@ pub struct ServeError(#[from] std::io::Error);
 ///
 /// # Errors
 /// The listener failed for good.
-pub async fn serve(api: ApiServer, listener: TcpListener, tls: Arc<rustls::ServerConfig>, cancel: CancellationToken) -> Result<(), ServeError> {
+pub async fn serve(
+    api: ApiServer,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    cancel: CancellationToken,
+) -> Result<(), ServeError> {
     let (acceptor, connections) = (TlsAcceptor::from(tls), TaskTracker::new());
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     while let Some(place) = cancel.run_until_cancelled(places.clone().acquire_owned()).await {
@@ -61,7 +66,12 @@ pub async fn serve(api: ApiServer, listener: TcpListener, tls: Arc<rustls::Serve
     Ok(())
 }
 
-async fn connection(api: ApiServer, stream: TcpStream, acceptor: TlsAcceptor, cancel: CancellationToken) -> Result<(), axum::BoxError> {
+async fn connection(
+    api: ApiServer,
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    cancel: CancellationToken,
+) -> Result<(), axum::BoxError> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
@@ -72,7 +82,11 @@ async fn connection(api: ApiServer, stream: TcpStream, acceptor: TlsAcceptor, ca
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30)).max_concurrent_streams(1000);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(30))
+        .max_concurrent_streams(1000);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {

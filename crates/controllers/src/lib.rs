@@ -1,1 +1,43 @@
-//! controllers
+//! The controllers: one folder each, a pure `plan` that decides and a shell that feeds it and acts.
+//!
+//! Every reconcile gets a key, reads the shared caches and is idempotent. Nothing polls: queues are fed by informers.
+
+mod clusterrole;
+mod context;
+mod deployment;
+mod endpointslice;
+mod expectations;
+mod garbagecollector;
+mod namespace;
+mod node;
+mod owner;
+mod podgc;
+mod pods;
+mod replicaset;
+mod serviceaccount;
+
+use std::sync::Arc;
+
+use coxswain_client::InformerFactory;
+use tokio_util::sync::CancellationToken;
+
+pub use context::Config;
+use context::Context;
+
+/// Runs every controller until `cancel`.
+pub async fn run(factory: Arc<InformerFactory>, config: Config, cancel: CancellationToken) {
+    let context = Context::new(factory, config, cancel);
+    tokio::join!(
+        replicaset::run_replica_sets(&context),
+        replicaset::run_replication_controllers(&context),
+        deployment::run(&context),
+        endpointslice::run(&context),
+        namespace::run(&context),
+        serviceaccount::run(&context),
+        garbagecollector::run(&context),
+        node::run_lifecycle(&context),
+        node::run_ipam(&context),
+        podgc::run(&context),
+        clusterrole::run(&context),
+    );
+}

@@ -57,9 +57,12 @@ pub fn with_file(arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     if command != "server" {
         return Ok(arguments);
     }
-    let Some(file) = file_named(&arguments[2..]).or_else(|| std::env::var_os("COX_CONFIG")) else { return Ok(arguments) };
+    let Some(file) = file_named(&arguments[2..]).or_else(|| std::env::var_os("COX_CONFIG")) else {
+        return Ok(arguments);
+    };
     let shown = file.to_string_lossy().into_owned();
-    let text = std::fs::read_to_string(&file).with_context(|| format!("reading the configuration {shown}"))?;
+    let text =
+        std::fs::read_to_string(&file).with_context(|| format!("reading the configuration {shown}"))?;
     let keys = flags_of(&text).with_context(|| format!("in the configuration {shown}"))?;
     Ok(arguments[..2].iter().cloned().chain(keys).chain(arguments[2..].iter().cloned()).collect())
 }
@@ -87,7 +90,8 @@ fn flags_of(text: &str) -> anyhow::Result<Vec<OsString>> {
     let server = command.find_subcommand("server").context("the command `server` is missing")?;
     let mut flags = Vec::new();
     for (key, value) in keys {
-        let known = server.get_arguments().find(|argument| argument.get_long() == Some(&key) && key != "config");
+        let known =
+            server.get_arguments().find(|argument| argument.get_long() == Some(&key) && key != "config");
         let known = known.with_context(|| format!("unknown key {key:?}"))?;
         if known.get_env().is_some_and(|name| std::env::var_os(name).is_some()) {
             continue;
@@ -117,11 +121,17 @@ mod tests {
         let config = format!("--config={}", file.display());
         let parse = |more: &[&str]| {
             let arguments = ["cox", "server", &config].iter().chain(more).map(OsString::from).collect();
-            let crate::Command::Server(args) = crate::Cli::parse_from(with_file(arguments).unwrap()).command else { panic!() };
+            let crate::Command::Server(args) = crate::Cli::parse_from(with_file(arguments).unwrap()).command
+            else {
+                panic!()
+            };
             args
         };
         let args = parse(&["--node-name=from-flag"]);
-        assert_eq!((args.secure_port, args.no_node, args.node_name.as_deref()), (7443, true, Some("from-flag")));
+        assert_eq!(
+            (args.secure_port, args.no_node, args.node_name.as_deref()),
+            (7443, true, Some("from-flag"))
+        );
         std::fs::write(&file, "secure-prot: 7443\n").unwrap();
         let arguments = ["cox", "server", &config].map(OsString::from).to_vec();
         assert!(format!("{:#}", with_file(arguments).unwrap_err()).contains("unknown key \"secure-prot\""));

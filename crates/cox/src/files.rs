@@ -23,7 +23,10 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Reads a file, or makes it with what `make` gives.
-pub fn read_or_make<E: From<io::Error>>(path: &Path, make: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Vec<u8>, E> {
+pub fn read_or_make<E: From<io::Error>>(
+    path: &Path,
+    make: impl FnOnce() -> Result<Vec<u8>, E>,
+) -> Result<Vec<u8>, E> {
     match fs::read(path) {
         Ok(content) => Ok(content),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -6,4 +6,6 @@ pub enum ImageCommand {
     /// List
     List,
 }
-pub async fn run(_: ImageCommand) -> anyhow::Result<()> { Ok(()) }
+pub async fn run(_: ImageCommand) -> anyhow::Result<()> {
+    Ok(())
+}

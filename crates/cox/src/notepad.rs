@@ -3,4 +3,6 @@ use clap::Args;
 /// Flags.
 #[derive(Args)]
 pub struct NotepadArgs {}
-pub fn run(_: &NotepadArgs) -> anyhow::Result<()> { Ok(()) }
+pub fn run(_: &NotepadArgs) -> anyhow::Result<()> {
+    Ok(())
+}

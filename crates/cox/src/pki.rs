@@ -8,7 +8,8 @@ use anyhow::{Context, anyhow};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -63,13 +64,18 @@ impl Pki {
     /// Reads the keys of a directory, and makes those that are missing.
     pub fn open(dir: &Path) -> anyhow::Result<Self> {
         files::private_dir(dir)?;
-        let key = files::read_or_make(&dir.join("ca.key"), || anyhow::Ok(KeyPair::generate()?.serialize_pem().into_bytes()))?;
+        let key = files::read_or_make(&dir.join("ca.key"), || {
+            anyhow::Ok(KeyPair::generate()?.serialize_pem().into_bytes())
+        })?;
         let key = KeyPair::from_pem(std::str::from_utf8(&key)?).context("ca.key")?;
-        let ca = files::read_or_make(&dir.join("ca.crt"), || anyhow::Ok(authority()?.self_signed(&key)?.pem().into_bytes()))?;
+        let ca = files::read_or_make(&dir.join("ca.crt"), || {
+            anyhow::Ok(authority()?.self_signed(&key)?.pem().into_bytes())
+        })?;
         let ca_pem = String::from_utf8(ca)?;
         let issuer = Issuer::new(authority()?, key);
-        let service_account_key =
-            files::read_or_make(&dir.join("service-account.key"), || anyhow::Ok(KeyPair::generate()?.serialize_der()))?;
+        let service_account_key = files::read_or_make(&dir.join("service-account.key"), || {
+            anyhow::Ok(KeyPair::generate()?.serialize_der())
+        })?;
         let sealing_key = files::read_or_make(&dir.join("sealing.key"), || {
             let mut key = vec![0; 32];
             SystemRandom::new().fill(&mut key).map_err(|_| anyhow!("no randomness for the sealing key"))?;
@@ -154,13 +160,21 @@ fn authority() -> anyhow::Result<CertificateParams> {
     params.distinguished_name.push(DnType::CommonName, "coxswain-ca");
     (params.not_before, params.not_after) = validity(Duration::days(365 * AUTHORITY_YEARS));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     Ok(params)
 }
 
 /// The names and addresses of an API server.
 pub fn api_server_names(addresses: &[IpAddr], node_name: &str) -> anyhow::Result<Vec<SanType>> {
-    let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost", node_name];
+    let names = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "localhost",
+        node_name,
+    ];
     let names = names.iter().map(|name| Ok(SanType::DnsName((*name).try_into()?)));
     names.chain(addresses.iter().map(|address| Ok(SanType::IpAddress(*address)))).collect()
 }

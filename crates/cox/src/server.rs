@@ -36,7 +36,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
 /// Runs until `cancel`.
 pub async fn serve(args: &ServerArgs, cancel: CancellationToken) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    files::private_dir(&args.data_dir).with_context(|| format!("the data directory {}", args.data_dir.display()))?;
+    files::private_dir(&args.data_dir)
+        .with_context(|| format!("the data directory {}", args.data_dir.display()))?;
     let node = NodeIdentity::of(args)?;
     let pki = Pki::open(&args.data_dir.join("server/pki")).context("the cluster's keys")?;
     let listener = TcpListener::bind(SocketAddr::new(args.bind_address, args.secure_port))
@@ -85,8 +86,18 @@ fn routed_address() -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-async fn open_api_server(args: &ServerArgs, pki: &Pki, node: &NodeIdentity, port: u16, cancel: CancellationToken) -> anyhow::Result<ApiServer> {
-    let to_kubelets = pki.sign(Subject { name: "kube-apiserver-kubelet-client", group: "system:masters", served_as: Vec::new() })?;
+async fn open_api_server(
+    args: &ServerArgs,
+    pki: &Pki,
+    node: &NodeIdentity,
+    port: u16,
+    cancel: CancellationToken,
+) -> anyhow::Result<ApiServer> {
+    let to_kubelets = pki.sign(Subject {
+        name: "kube-apiserver-kubelet-client",
+        group: "system:masters",
+        served_as: Vec::new(),
+    })?;
     let config = Config {
         version: VERSION.to_owned(),
         advertise: (node.ip, port),
@@ -99,24 +110,32 @@ async fn open_api_server(args: &ServerArgs, pki: &Pki, node: &NodeIdentity, port
     let sealer = Sealer::new(&pki.sealing_key, &["secrets"])?;
     let tokens = TokenAuthority::new(ISSUER, &pki.service_account_key)?;
     let datastore = Datastore::Embedded(&dir, sealer);
-    ApiServer::open(config, datastore, tokens, cancel).await.with_context(|| format!("the store in {}", dir.display()))
+    ApiServer::open(config, datastore, tokens, cancel)
+        .await
+        .with_context(|| format!("the store in {}", dir.display()))
 }
 
 fn serving_certificate(pki: &Pki, node: &NodeIdentity, bound: IpAddr) -> anyhow::Result<Leaf> {
-    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), node.ip, ServiceRange::default().kubernetes().into()];
+    let mut addresses =
+        vec![IpAddr::V4(Ipv4Addr::LOCALHOST), node.ip, ServiceRange::default().kubernetes().into()];
     addresses.extend((!bound.is_unspecified()).then_some(bound));
     addresses.sort();
     addresses.dedup();
-    pki.sign(Subject { name: "kube-apiserver", group: "", served_as: pki::api_server_names(&addresses, &node.name)? })
+    pki.sign(Subject {
+        name: "kube-apiserver",
+        group: "",
+        served_as: pki::api_server_names(&addresses, &node.name)?,
+    })
 }
 
 /// Writes `admin.kubeconfig`; clients on this machine reach the server by it.
 fn write_kubeconfig(args: &ServerArgs, pki: &Pki, port: u16) -> anyhow::Result<()> {
-    let admin = pki.sign(Subject { name: "kubernetes-admin", group: "system:masters", served_as: Vec::new() })?;
-    let host = if args.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.bind_address };
+    let admin =
+        pki.sign(Subject { name: "kubernetes-admin", group: "system:masters", served_as: Vec::new() })?;
+    let host =
+        if args.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.bind_address };
     let server = format!("https://{}", SocketAddr::new(host, port));
     let path: &Path = &args.data_dir.join("admin.kubeconfig");
     files::write_private(path, pki.kubeconfig(&server, "admin", &admin).as_bytes())?;
     Ok(())
 }
-

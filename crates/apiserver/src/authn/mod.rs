@@ -37,7 +37,11 @@ impl UserInfo {
 
     /// Nobody.
     pub fn anonymous() -> Self {
-        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
+        Self {
+            name: "system:anonymous".into(),
+            groups: vec!["system:unauthenticated".into()],
+            ..Self::default()
+        }
     }
 
     /// As the review APIs show it.
@@ -64,7 +68,11 @@ pub fn from_certificate(der: &[u8]) -> Option<UserInfo> {
 
 impl Server {
     /// The user of a request: the connection's certificate, else a bearer token, else nobody.
-    pub(crate) fn authenticate(&self, certificate: Option<&UserInfo>, headers: &HeaderMap) -> Result<UserInfo, Status> {
+    pub(crate) fn authenticate(
+        &self,
+        certificate: Option<&UserInfo>,
+        headers: &HeaderMap,
+    ) -> Result<UserInfo, Status> {
         if let Some(user) = certificate {
             return Ok(user.clone());
         }

@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -109,7 +111,8 @@ impl TokenAuthority {
         let header = json!({ "alg": "ES256", "kid": self.key_id }).to_string();
         let claims = serde_json::to_vec(claims).map_err(|_| TokenError::Sign)?;
         let mut token = format!("{}.{}", BASE64.encode(header), BASE64.encode(claims));
-        let signature = self.key.sign(&SystemRandom::new(), token.as_bytes()).map_err(|_| TokenError::Sign)?;
+        let signature =
+            self.key.sign(&SystemRandom::new(), token.as_bytes()).map_err(|_| TokenError::Sign)?;
         token.push('.');
         token.push_str(&BASE64.encode(signature.as_ref()));
         Ok(token)
@@ -129,7 +132,8 @@ impl TokenAuthority {
         let claims = BASE64.decode(claims).map_err(|_| TokenError::Malformed)?;
         let claims: Claims = serde_json::from_slice(&claims).map_err(|_| TokenError::Malformed)?;
         let now = epoch_seconds();
-        let current = claims.nbf <= now + LEEWAY_SECONDS && claims.exp.is_none_or(|end| now - LEEWAY_SECONDS < end);
+        let current =
+            claims.nbf <= now + LEEWAY_SECONDS && claims.exp.is_none_or(|end| now - LEEWAY_SECONDS < end);
         if claims.iss == self.issuer && current { Ok(claims) } else { Err(TokenError::Invalid) }
     }
 
@@ -151,14 +155,20 @@ mod tests {
     use super::*;
 
     fn authority() -> TokenAuthority {
-        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+        let key =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
         TokenAuthority::new("https://issuer", key.as_ref()).unwrap()
     }
 
     #[test]
     fn only_own_current_untouched_tokens_verify() {
         let (ours, theirs) = (authority(), authority());
-        let claims = |end: i64| Claims { iss: "https://issuer".into(), sub: "s".into(), exp: Some(epoch_seconds() + end), ..Claims::default() };
+        let claims = |end: i64| Claims {
+            iss: "https://issuer".into(),
+            sub: "s".into(),
+            exp: Some(epoch_seconds() + end),
+            ..Claims::default()
+        };
         let token = ours.sign(&claims(60)).unwrap();
         assert_eq!(ours.verify(&token).unwrap().sub, "s");
         assert!(theirs.verify(&token).is_err());

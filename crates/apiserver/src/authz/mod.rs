@@ -42,7 +42,10 @@ impl Rbac {
         }
         let [cluster_roles, cluster_bindings, roles, bindings] = collections.map(|collection| {
             let objects = collection.list("");
-            objects.iter().filter_map(|object| serde_json::from_slice(&object.bytes).ok()).collect::<Vec<Value>>()
+            objects
+                .iter()
+                .filter_map(|object| serde_json::from_slice(&object.bytes).ok())
+                .collect::<Vec<Value>>()
         });
         let grants = Arc::new(Grants::build(&cluster_roles, &cluster_bindings, &roles, &bindings));
         *self.built.write().unwrap_or_else(PoisonError::into_inner) = Some((now, grants.clone()));
@@ -85,7 +88,11 @@ impl<'a> Attributes<'a> {
 
     /// `resource/subresource`.
     pub fn full_resource(&self) -> String {
-        if self.subresource.is_empty() { self.resource.to_owned() } else { format!("{}/{}", self.resource, self.subresource) }
+        if self.subresource.is_empty() {
+            self.resource.to_owned()
+        } else {
+            format!("{}/{}", self.resource, self.subresource)
+        }
     }
 }
 
@@ -113,7 +120,10 @@ impl Server {
         if self.decide(user, &asked).allowed {
             return Ok(());
         }
-        if user.name == "system:anonymous" && user.groups.iter().all(|group| group == "system:unauthenticated") && !info.is_resource {
+        if user.name == "system:anonymous"
+            && user.groups.iter().all(|group| group == "system:unauthenticated")
+            && !info.is_resource
+        {
             return Err(Status::forbidden_path(&user.name, asked.verb, &info.path));
         }
         Err(match info.is_resource {
@@ -132,7 +142,9 @@ impl Server {
 
 fn subjects(user: &UserInfo) -> Vec<Subject> {
     let mut subjects = vec![Subject::User(user.name.clone())];
-    if let Some((namespace, name)) = user.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+    if let Some((namespace, name)) =
+        user.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
+    {
         subjects.push(Subject::ServiceAccount(namespace.to_owned(), name.to_owned()));
     }
     subjects.extend(user.groups.iter().cloned().map(Subject::Group));

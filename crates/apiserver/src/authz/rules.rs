@@ -99,14 +99,23 @@ pub struct Grants(HashMap<Subject, Vec<Grant>>);
 
 impl Grants {
     /// Indexes roles and bindings.
-    pub fn build(cluster_roles: &[Value], cluster_bindings: &[Value], roles: &[Value], bindings: &[Value]) -> Self {
-        let cluster_rules: RoleRules =
-            cluster_roles.iter().map(|role| (role.name().to_owned(), rules_of_cluster_role(role, cluster_roles))).collect();
+    pub fn build(
+        cluster_roles: &[Value],
+        cluster_bindings: &[Value],
+        roles: &[Value],
+        bindings: &[Value],
+    ) -> Self {
+        let cluster_rules: RoleRules = cluster_roles
+            .iter()
+            .map(|role| (role.name().to_owned(), rules_of_cluster_role(role, cluster_roles)))
+            .collect();
         let key = |object: &Value, name: &str| format!("{}/{name}", object.namespace());
-        let rules: RoleRules = roles.iter().map(|role| (key(role, role.name()), rules_in(role).into())).collect();
+        let rules: RoleRules =
+            roles.iter().map(|role| (key(role, role.name()), rules_in(role).into())).collect();
         let mut grants = Self::default();
         for binding in cluster_bindings.iter().chain(bindings) {
-            let (role, namespace) = (binding["roleRef"]["name"].as_str().unwrap_or_default(), binding.namespace());
+            let (role, namespace) =
+                (binding["roleRef"]["name"].as_str().unwrap_or_default(), binding.namespace());
             let found = match binding["roleRef"]["kind"].as_str() {
                 Some("Role") => rules.get(&key(binding, role)),
                 _ => cluster_rules.get(role),
@@ -116,7 +125,11 @@ impl Grants {
                 let Some((subject, shown)) = subject_of(subject) else { continue };
                 let kind = binding["roleRef"]["kind"].as_str().unwrap_or_default();
                 let bound = if namespace.is_empty() { "ClusterRoleBinding" } else { "RoleBinding" };
-                let of = if namespace.is_empty() { binding.name().to_owned() } else { key(binding, binding.name()) };
+                let of = if namespace.is_empty() {
+                    binding.name().to_owned()
+                } else {
+                    key(binding, binding.name())
+                };
                 grants.0.entry(subject).or_default().push(Grant {
                     namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
                     rules: found.clone(),
@@ -134,8 +147,13 @@ impl Grants {
 
     /// Whether one of the subjects may do it.
     pub fn decide(&self, subjects: &[Subject], asked: &Attributes) -> Verdict {
-        let grant = self.holding(subjects, asked.namespace).find(|grant| grant.rules.iter().any(|rule| rule.allows(asked)));
-        Verdict { allowed: grant.is_some(), reason: grant.map(|grant| grant.reason.clone()).unwrap_or_default() }
+        let grant = self
+            .holding(subjects, asked.namespace)
+            .find(|grant| grant.rules.iter().any(|rule| rule.allows(asked)));
+        Verdict {
+            allowed: grant.is_some(),
+            reason: grant.map(|grant| grant.reason.clone()).unwrap_or_default(),
+        }
     }
 
     /// The rules that hold for the subjects in a namespace.
@@ -153,7 +171,8 @@ fn rules_of_cluster_role(role: &Value, all: &[Value]) -> Arc<[Rule]> {
     let mut rules = rules_in(role);
     for selector in role["aggregationRule"]["clusterRoleSelectors"].as_array().into_iter().flatten() {
         let Ok(selector) = Selector::from_label_selector(selector) else { continue };
-        let selected = all.iter().filter(|other| other.name() != role.name() && selector.matches_json(labels_of(other)));
+        let selected =
+            all.iter().filter(|other| other.name() != role.name() && selector.matches_json(labels_of(other)));
         rules.extend(selected.flat_map(rules_in));
     }
     rules.into()
@@ -193,7 +212,8 @@ mod tests {
             json!({"metadata": {"name": "b", "namespace": namespace}, "roleRef": {"kind": "ClusterRole", "name": role},
                 "subjects": [{"kind": kind, "name": name, "namespace": "home"}]})
         };
-        let (everywhere, one) = (bind("sum", "Group", "ops", ""), bind("reader", "ServiceAccount", "bot", "a"));
+        let (everywhere, one) =
+            (bind("sum", "Group", "ops", ""), bind("reader", "ServiceAccount", "bot", "a"));
         let grants = Grants::build(&[reader, sum], &[everywhere], &[], &[one]);
         let ops = [Subject::Group("ops".into())];
         let bot = [Subject::ServiceAccount("home".into(), "bot".into())];
@@ -205,7 +225,11 @@ mod tests {
             (&bot, "get", "pods", "a", true),
             (&bot, "get", "pods", "b", false),
         ] {
-            assert_eq!(grants.decide(who, &asked(verb, resource, namespace)).allowed, allowed, "{verb} {resource} {namespace}");
+            assert_eq!(
+                grants.decide(who, &asked(verb, resource, namespace)).allowed,
+                allowed,
+                "{verb} {resource} {namespace}"
+            );
         }
     }
 }

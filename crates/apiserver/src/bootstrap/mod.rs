@@ -31,10 +31,19 @@ pub async fn ensure(server: &Arc<Server>) {
     let namespaces = NAMESPACES.map(|name| create("", "namespaces", json!({ "metadata": { "name": name } })));
     futures::future::join_all(namespaces).await;
     let rbac = "rbac.authorization.k8s.io";
-    futures::future::join_all(policy::objects().into_iter().map(|(plural, object)| create(rbac, plural, object))).await;
-    for (name, value) in [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)] {
+    futures::future::join_all(
+        policy::objects().into_iter().map(|(plural, object)| create(rbac, plural, object)),
+    )
+    .await;
+    for (name, value) in [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)]
+    {
         let description = "Used for system critical pods.";
-        create("scheduling.k8s.io", "priorityclasses", json!({ "metadata": { "name": name }, "value": value, "description": description })).await;
+        create(
+            "scheduling.k8s.io",
+            "priorityclasses",
+            json!({ "metadata": { "name": name }, "value": value, "description": description }),
+        )
+        .await;
     }
     let service = json!({ "metadata": { "name": "kubernetes", "namespace": "default", "labels": labels() },
         "spec": { "clusterIP": server.config.services.kubernetes().to_string(), "type": "ClusterIP",
@@ -58,7 +67,12 @@ fn report(plural: &str, outcome: Result<(), Status>) {
 }
 
 /// Creates an object unless it is there.
-async fn create(server: &Server, kind: &'static Kind, user: &UserInfo, mut object: Value) -> Result<(), Status> {
+async fn create(
+    server: &Server,
+    kind: &'static Kind,
+    user: &UserInfo,
+    mut object: Value,
+) -> Result<(), Status> {
     object["kind"] = kind.kind.into();
     object["apiVersion"] = kind.api_version().into();
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
@@ -81,15 +95,24 @@ async fn own_endpoints(server: &Arc<Server>, user: &UserInfo) -> Result<(), Stat
     endpoints_meta["labels"] = json!({ "endpointslice.kubernetes.io/skip-mirror": "true" });
     let ports = json!([{ "name": "https", "port": port, "protocol": "TCP" }]);
     let wanted = [
-        ("", "endpoints", json!({ "metadata": endpoints_meta,
-            "subsets": [{ "addresses": [{ "ip": address.to_string() }], "ports": ports }] })),
-        ("discovery.k8s.io", "endpointslices", json!({ "metadata": slice_meta, "addressType": "IPv4", "ports": ports,
-            "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true } }] })),
+        (
+            "",
+            "endpoints",
+            json!({ "metadata": endpoints_meta,
+            "subsets": [{ "addresses": [{ "ip": address.to_string() }], "ports": ports }] }),
+        ),
+        (
+            "discovery.k8s.io",
+            "endpointslices",
+            json!({ "metadata": slice_meta, "addressType": "IPv4", "ports": ports,
+            "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true } }] }),
+        ),
     ];
     for (group, plural, object) in wanted {
         let Some(kind) = find(group, plural) else { continue };
         create(server, kind, user, object.clone()).await?;
-        let change = Change { kind, user, namespace: "default", name: "kubernetes", part: Part::Main, dry_run: false };
+        let change =
+            Change { kind, user, namespace: "default", name: "kubernetes", part: Part::Main, dry_run: false };
         let current = |old: &Value| {
             let mut new = old.clone();
             if let Some(metadata) = new["metadata"].as_object_mut() {

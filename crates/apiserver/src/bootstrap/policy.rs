@@ -23,7 +23,9 @@ fn rule(line: &str) -> Option<Value> {
     Some(match rest {
         ["/*", ..] => json!({ "verbs": split(verbs), "nonResourceURLs": ["*"] }),
         [path, ..] if path.starts_with('/') => json!({ "verbs": split(verbs), "nonResourceURLs": rest }),
-        [groups, resources] => json!({ "verbs": split(verbs), "apiGroups": split(groups), "resources": split(resources) }),
+        [groups, resources] => {
+            json!({ "verbs": split(verbs), "apiGroups": split(groups), "resources": split(resources) })
+        }
         _ => return None,
     })
 }
@@ -46,7 +48,10 @@ pub fn objects() -> Vec<(&'static str, Value)> {
                 }
             }
             (false, ["role", name, label @ ..]) => {
-                objects.push(("clusterroles", json!({ "metadata": metadata(name, label.first().copied()), "rules": [] })));
+                objects.push((
+                    "clusterroles",
+                    json!({ "metadata": metadata(name, label.first().copied()), "rules": [] }),
+                ));
             }
             (false, ["aggregate", name, own, selected]) => {
                 let own = Some(*own).filter(|own| *own != "-");
@@ -55,7 +60,9 @@ pub fn objects() -> Vec<(&'static str, Value)> {
                     json!({ "metadata": metadata(name, own), "aggregationRule": selector(selected), "rules": [] }),
                 ));
             }
-            (false, ["bind", role, kind, subject]) => objects.push(("clusterrolebindings", binding(role, kind, subject, &objects))),
+            (false, ["bind", role, kind, subject]) => {
+                objects.push(("clusterrolebindings", binding(role, kind, subject, &objects)))
+            }
             _ => {}
         }
     }
@@ -64,7 +71,9 @@ pub fn objects() -> Vec<(&'static str, Value)> {
 
 /// Bindings are named after their role; one of the anonymous is a subject more of the same binding upstream.
 fn binding(role: &str, kind: &str, subject: &str, before: &[(&str, Value)]) -> Value {
-    let taken = before.iter().any(|(plural, object)| *plural == "clusterrolebindings" && object["metadata"]["name"] == role);
+    let taken = before
+        .iter()
+        .any(|(plural, object)| *plural == "clusterrolebindings" && object["metadata"]["name"] == role);
     let name = if taken { format!("{role}:{subject}") } else { role.to_owned() };
     let subject = match subject.split_once('/') {
         Some((namespace, name)) => json!({ "kind": kind, "namespace": namespace, "name": name }),
@@ -81,9 +90,13 @@ mod tests {
     #[test]
     fn every_line_of_the_table_is_read() {
         let rules = TABLE.lines().filter(|line| line.starts_with(' ')).count();
-        let read: usize = objects().iter().filter_map(|(_, object)| object["rules"].as_array().map(Vec::len)).sum();
+        let read: usize =
+            objects().iter().filter_map(|(_, object)| object["rules"].as_array().map(Vec::len)).sum();
         assert_eq!(rules, read);
-        let heads = TABLE.lines().filter(|line| ["role ", "bind ", "aggregate "].iter().any(|head| line.starts_with(head))).count();
+        let heads = TABLE
+            .lines()
+            .filter(|line| ["role ", "bind ", "aggregate "].iter().any(|head| line.starts_with(head)))
+            .count();
         assert_eq!(heads, objects().len());
     }
 }

@@ -60,7 +60,8 @@ impl Call {
         let warnings = self.decode(&mut object, duplicates)?;
         self.place(&mut object)?;
         let bytes = self.server.create(self.kind, &self.user, object, self.dry_run()?).await?;
-        let mut response = render::object(self.kind, form, StatusCode::CREATED, &bytes, self.include_object());
+        let mut response =
+            render::object(self.kind, form, StatusCode::CREATED, &bytes, self.include_object());
         respond::warn(&mut response, &warnings);
         Ok(response)
     }
@@ -82,7 +83,12 @@ impl Call {
 }
 
 /// Checks a document against the schema of a kind and drops what it does not know.
-pub fn decode(kind: &Kind, object: &mut Value, duplicates: Vec<String>, validation: Validation) -> Result<Vec<String>, Status> {
+pub fn decode(
+    kind: &Kind,
+    object: &mut Value,
+    duplicates: Vec<String>,
+    validation: Validation,
+) -> Result<Vec<String>, Status> {
     let Some(type_ref) = kind.schema() else { return Ok(Vec::new()) };
     let schema::Decoded { unknown, errors } = schema::check(object, type_ref);
     if let Some(first) = errors.first() {
@@ -106,12 +112,28 @@ fn generate(prefix: &str) -> String {
 
 impl Server {
     /// Creates an object of a kind for a user and returns the stored bytes. The one road for requests and for the server itself.
-    pub async fn create(&self, kind: &'static Kind, user: &UserInfo, mut object: Value, dry_run: bool) -> Result<Bytes, Status> {
+    pub async fn create(
+        &self,
+        kind: &'static Kind,
+        user: &UserInfo,
+        mut object: Value,
+        dry_run: bool,
+    ) -> Result<Bytes, Status> {
         let generated = object.name().is_empty() && !object.meta_str("generateName").is_empty();
         let metadata = object.meta_mut();
-        for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink"] {
-            if field == "resourceVersion" && metadata.get(field).and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
-                return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        for field in [
+            "resourceVersion",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "managedFields",
+            "selfLink",
+        ] {
+            if field == "resourceVersion"
+                && metadata.get(field).and_then(Value::as_str).is_some_and(|v| !v.is_empty())
+            {
+                return Err(Status::bad_request(
+                    "resourceVersion should not be set on objects to be created",
+                ));
             }
             metadata.remove(field);
         }
@@ -136,7 +158,13 @@ impl Server {
         self.commit_new(kind, object, generated, dry_run).await
     }
 
-    async fn commit_new(&self, kind: &Kind, mut object: Value, generated: bool, dry_run: bool) -> Result<Bytes, Status> {
+    async fn commit_new(
+        &self,
+        kind: &Kind,
+        mut object: Value,
+        generated: bool,
+        dry_run: bool,
+    ) -> Result<Bytes, Status> {
         let exists = |name: &str| Status::already_exists(kind.group, kind.plural, name);
         for _ in 0..GENERATE_ATTEMPTS {
             let key = key(kind, object.namespace(), object.name());
@@ -171,4 +199,3 @@ pub fn unavailable(error: &str) -> Status {
 pub fn created(status: &Status) -> Response<Body> {
     respond::json(StatusCode::CREATED, status)
 }
-

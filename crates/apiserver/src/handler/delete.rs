@@ -64,11 +64,14 @@ impl Call {
         if !body.is_empty() {
             let (value, _) = parse(&body)?;
             options = Options::deserialize(&value).map_err(|error| {
-                Status::bad_request(format!("DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: {error}"))
+                Status::bad_request(format!(
+                    "DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: {error}"
+                ))
             })?;
         }
         if let Some(seconds) = self.query.get("gracePeriodSeconds") {
-            let seconds = seconds.parse().map_err(|_| Status::bad_request("gracePeriodSeconds must be an integer"))?;
+            let seconds =
+                seconds.parse().map_err(|_| Status::bad_request("gracePeriodSeconds must be an integer"))?;
             options.grace_period_seconds = Some(seconds);
         }
         if let Some(policy) = self.query.get("propagationPolicy") {
@@ -79,9 +82,13 @@ impl Call {
         }
         match options.propagation_policy.as_deref() {
             None | Some("Orphan" | "Background" | "Foreground") => Ok(options),
-            Some(other) => Err(Status::failure(422, "Invalid", format!(
-                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": supported values: \"Foreground\", \"Background\", \"Orphan\""
-            ))),
+            Some(other) => Err(Status::failure(
+                422,
+                "Invalid",
+                format!(
+                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": supported values: \"Foreground\", \"Background\", \"Orphan\""
+                ),
+            )),
         }
     }
 
@@ -91,7 +98,9 @@ impl Call {
         let options = self.delete_options(request).await?;
         let namespace = if self.kind.namespaced { &self.info.namespace } else { "" };
         match self.server.delete(self.kind, &self.user, namespace, &self.info.name, &options).await? {
-            Deleted::Pending(bytes) => Ok(render::object(self.kind, form, StatusCode::OK, &bytes, self.include_object())),
+            Deleted::Pending(bytes) => {
+                Ok(render::object(self.kind, form, StatusCode::OK, &bytes, self.include_object()))
+            }
             Deleted::Gone(bytes) => {
                 let object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
                 let details = Details {
@@ -102,7 +111,13 @@ impl Call {
                     ..Details::default()
                 };
                 if self.kind.graceful || self.kind.plural == "namespaces" {
-                    return Ok(render::object(self.kind, form, StatusCode::OK, &bytes, self.include_object()));
+                    return Ok(render::object(
+                        self.kind,
+                        form,
+                        StatusCode::OK,
+                        &bytes,
+                        self.include_object(),
+                    ));
                 }
                 Ok(respond::json(StatusCode::OK, &Status::success(Some(details))))
             }
@@ -144,17 +159,25 @@ impl Server {
         loop {
             let old: Value = serde_json::from_slice(&current.bytes).unwrap_or_default();
             check_preconditions(kind, name, &old, &current, options)?;
-            Admission { server: self, kind, user, operation: Operation::Delete }.validate(&old, Some(&old))?;
+            Admission { server: self, kind, user, operation: Operation::Delete }
+                .validate(&old, Some(&old))?;
             let marked = mark(kind, old, options);
             let dry_run = !options.dry_run.is_empty();
             let committed = match &marked {
                 _ if dry_run => return Ok(Deleted::Pending(current.bytes.clone())),
                 None => return Ok(Deleted::Pending(current.bytes.clone())),
-                Some(object) if finished(kind, object) => {
-                    self.store.delete(key.clone(), current.revision).await.map(|gone| Deleted::Gone(gone.bytes.clone()))
-                }
+                Some(object) if finished(kind, object) => self
+                    .store
+                    .delete(key.clone(), current.revision)
+                    .await
+                    .map(|gone| Deleted::Gone(gone.bytes.clone())),
                 Some(object) => {
-                    let put = self.store.put(key.clone(), Expect::At(current.revision), encode(object), attributes(kind, object));
+                    let put = self.store.put(
+                        key.clone(),
+                        Expect::At(current.revision),
+                        encode(object),
+                        attributes(kind, object),
+                    );
                     put.await.map(|object| Deleted::Pending(object.bytes.clone()))
                 }
             };
@@ -167,16 +190,25 @@ impl Server {
     }
 }
 
-fn check_preconditions(kind: &Kind, name: &str, old: &Value, current: &Stored, options: &Options) -> Result<(), Status> {
+fn check_preconditions(
+    kind: &Kind,
+    name: &str,
+    old: &Value,
+    current: &Stored,
+    options: &Options,
+) -> Result<(), Status> {
     let Some(wanted) = &options.preconditions else { return Ok(()) };
     let refuse = |what: &str, wanted: &str, found: &str| {
-        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+        let why =
+            format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
         Err(Status::conflict(kind.group, kind.plural, name, &why))
     };
     match (&wanted.uid, &wanted.resource_version) {
         (Some(uid), _) if uid != old.meta_str("uid") => refuse("UID", uid, old.meta_str("uid")),
         (_, Some(version)) if *version != current.revision.to_string() => {
-            if version.is_empty() { return Err(Status::conflict(kind.group, kind.plural, name, OBJECT_MODIFIED)); }
+            if version.is_empty() {
+                return Err(Status::conflict(kind.group, kind.plural, name, OBJECT_MODIFIED));
+            }
             refuse("ResourceVersion", version, &current.revision.to_string())
         }
         _ => Ok(()),
@@ -266,14 +298,18 @@ mod tests {
     #[test]
     fn grace_and_finalizers_keep_an_object() {
         let Some(pods) = coxswain_api::catalogue::find("", "v1", "pods") else { return };
-        let bound = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}});
+        let bound =
+            json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}});
         let marked = mark(pods, bound.clone(), &Options::default()).unwrap();
         assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 5);
         assert!(!finished(pods, &marked));
         assert!(mark(pods, marked.clone(), &Options::default()).is_none(), "a second delete changes nothing");
         let now = Options { grace_period_seconds: Some(0), ..Options::default() };
         assert!(finished(pods, &mark(pods, marked, &now).unwrap()));
-        assert!(finished(pods, &mark(pods, json!({"metadata": {}, "spec": {}}), &Options::default()).unwrap()));
+        assert!(finished(
+            pods,
+            &mark(pods, json!({"metadata": {}, "spec": {}}), &Options::default()).unwrap()
+        ));
         let foreground = Options { propagation_policy: Some("Foreground".into()), ..now };
         let held = mark(pods, bound, &foreground).unwrap();
         assert_eq!(held.finalizers(), [FOREGROUND]);

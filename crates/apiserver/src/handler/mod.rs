@@ -55,12 +55,24 @@ pub struct Call {
 
 impl Call {
     /// Finds the row of a request.
-    pub fn new(server: Arc<Server>, user: UserInfo, info: RequestInfo, query: Query, headers: HeaderMap) -> Result<Self, Status> {
-        let kind = catalogue::find(&info.group, &info.version, &info.resource).ok_or_else(Status::unknown_path)?;
+    pub fn new(
+        server: Arc<Server>,
+        user: UserInfo,
+        info: RequestInfo,
+        query: Query,
+        headers: HeaderMap,
+    ) -> Result<Self, Status> {
+        let kind =
+            catalogue::find(&info.group, &info.version, &info.resource).ok_or_else(Status::unknown_path)?;
         let scoped = !info.namespace.is_empty() && info.resource != "namespaces";
-        let single = matches!(info.verb, "get" | "update" | "patch" | "delete" | "deletecollection" | "create");
+        let single =
+            matches!(info.verb, "get" | "update" | "patch" | "delete" | "deletecollection" | "create");
         if (scoped && !kind.namespaced) || (kind.namespaced && !scoped && single) {
-            return Err(if kind.namespaced { Status::method_not_allowed_here() } else { Status::unknown_path() });
+            return Err(if kind.namespaced {
+                Status::method_not_allowed_here()
+            } else {
+                Status::unknown_path()
+            });
         }
         Ok(Self { server, user, info, query, headers, kind })
     }
@@ -123,26 +135,36 @@ pub fn key(kind: &Kind, namespace: &str, name: &str) -> Key {
 
 /// Reads a whole body, up to upstream's limit.
 pub async fn read_body(request: Request<Body>) -> Result<Bytes, Status> {
-    let declared = request.headers().get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let declared = request
+        .headers()
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > LARGEST_BODY_BYTES) {
         return Err(Status::too_large(LARGEST_BODY_BYTES as u64));
     }
     match Limited::new(request.into_body(), LARGEST_BODY_BYTES).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Status::too_large(LARGEST_BODY_BYTES as u64)),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::too_large(LARGEST_BODY_BYTES as u64))
+        }
         Err(error) => Err(Status::bad_request(format!("unable to read the request body: {error}"))),
     }
 }
 
 /// A document as it was sent, and the fields it repeats.
 pub async fn read_document(request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
-    let media = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+    let media = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("application/json");
     let media = media.split(';').next().unwrap_or_default().trim().to_owned();
     let body = read_body(request).await?;
     match media.as_str() {
         "" | "application/json" => parse(&body),
         "application/yaml" => {
-            let value = serde_yaml::from_slice(&body).map_err(|error| Status::bad_request(format!("error parsing YAML: {error}")))?;
+            let value = serde_yaml::from_slice(&body)
+                .map_err(|error| Status::bad_request(format!("error parsing YAML: {error}")))?;
             Ok((value, Vec::new()))
         }
         _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
@@ -158,11 +180,18 @@ pub fn parse(body: &[u8]) -> Result<(Value, Vec<String>), Status> {
 pub fn check_type(kind: &Kind, object: &mut Value) -> Result<(), Status> {
     let version = kind.api_version();
     let Some(map) = object.as_object_mut() else {
-        return Err(Status::bad_request(format!("the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error", kind.kind)));
+        return Err(Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error",
+            kind.kind
+        )));
     };
-    let text = |field: &str, map: &serde_json::Map<String, Value>| map.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |field: &str, map: &serde_json::Map<String, Value>| {
+        map.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
     let (sent_version, sent_kind) = (text("apiVersion", map), text("kind", map));
-    if (!sent_version.is_empty() && sent_version != version) || (!sent_kind.is_empty() && sent_kind != kind.kind) {
+    if (!sent_version.is_empty() && sent_version != version)
+        || (!sent_kind.is_empty() && sent_kind != kind.kind)
+    {
         let (sent_group, _) = sent_version.split_once('/').unwrap_or(("", ""));
         if sent_kind == kind.kind && sent_group == kind.group || sent_kind.is_empty() {
             return Err(Status::bad_request(format!(

@@ -27,7 +27,10 @@ impl Form {
         if accept.peek().is_none() {
             return Ok(Self::Object);
         }
-        accept.flat_map(|value| value.split(',')).find_map(Self::of_range).ok_or_else(|| Status::not_acceptable(MEDIA_TYPES))
+        accept
+            .flat_map(|value| value.split(','))
+            .find_map(Self::of_range)
+            .ok_or_else(|| Status::not_acceptable(MEDIA_TYPES))
     }
 
     fn of_range(range: &str) -> Option<Self> {
@@ -40,7 +43,11 @@ impl Form {
         match (get("as"), get("g"), get("v")) {
             (None, ..) => Some(Self::Object),
             (Some("Table"), Some("meta.k8s.io"), Some("v1")) => Some(Self::Table),
-            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => Some(Self::Metadata),
+            (
+                Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
+                Some("meta.k8s.io"),
+                Some("v1"),
+            ) => Some(Self::Metadata),
             _ => None,
         }
     }

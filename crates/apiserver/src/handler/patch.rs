@@ -10,8 +10,11 @@ use serde_json::Value;
 use super::{Call, Form, check_type, parse, read_body, render};
 use crate::respond::{self, Outcome};
 
-const MEDIA_TYPES: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const MEDIA_TYPES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
 
 #[derive(Clone, Copy)]
 enum Dialect {
@@ -29,7 +32,8 @@ pub struct Patch {
 impl Patch {
     /// Reads the body of a PATCH.
     pub async fn read(request: Request<Body>) -> Result<Self, Status> {
-        let media = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media =
+            request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let dialect = match media.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Dialect::Json,
             "application/merge-patch+json" => Dialect::Merge,

@@ -23,7 +23,8 @@ pub struct Selection {
 impl Selection {
     /// Whether an object, by its name in the collection and its attributes, is selected.
     pub fn takes(&self, name: &str, attributes: &Attributes) -> bool {
-        self.labels.matches(&attributes.labels) && (self.fields.is_everything() || self.takes_fields(name, attributes))
+        self.labels.matches(&attributes.labels)
+            && (self.fields.is_everything() || self.takes_fields(name, attributes))
     }
 
     fn takes_fields(&self, name: &str, attributes: &Attributes) -> bool {
@@ -95,11 +96,14 @@ impl Call {
             return Ok(render::list(self.kind, form, &objects, meta, self.include_object()));
         }
         let page = collection
-            .page(&selection.prefix, window.at, window.after.as_deref(), window.limit, |object| takes(&object.name, &object.attributes))
+            .page(&selection.prefix, window.at, window.after.as_deref(), window.limit, |object| {
+                takes(&object.name, &object.attributes)
+            })
             .map_err(|compacted| window.expired(compacted.oldest, now))?;
         let next = page.more.then(|| page.objects.last()).flatten().map(|last| {
             let token = Token { v: "meta.k8s.io/v1".into(), rv: window.at.0, start: last.name.to_string() };
-            let exact = self.query.get("labelSelector").is_none() && self.query.get("fieldSelector").is_none();
+            let exact =
+                self.query.get("labelSelector").is_none() && self.query.get("fieldSelector").is_none();
             (token.encode(), if exact { page.remaining } else { 0 })
         });
         let meta = render::list_meta(window.at, next);
@@ -141,14 +145,19 @@ impl Window {
         let version = parse_version(call.query.get("resourceVersion"))?;
         if let Some(token) = call.query.get("continue") {
             if version.is_some_and(|version| version != 0) {
-                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+                return Err(Status::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
             }
-            let token = Token::decode(token).ok_or_else(|| Status::bad_request("continue key is not valid"))?;
+            let token =
+                Token::decode(token).ok_or_else(|| Status::bad_request("continue key is not valid"))?;
             return Ok(Self { at: Revision(token.rv), after: Some(token.start), limit });
         }
         let exact = call.query.get("resourceVersionMatch") == Some("Exact");
         let at = match version {
-            Some(version) if version > now.0 => return Err(Status::too_large_resource_version(version, now.0)),
+            Some(version) if version > now.0 => {
+                return Err(Status::too_large_resource_version(version, now.0));
+            }
             Some(version) if exact && version > 0 => Revision(version),
             _ => now,
         };
@@ -172,7 +181,9 @@ impl Window {
 /// A resourceVersion parameter.
 pub fn parse_version(text: Option<&str>) -> Result<Option<u64>, Status> {
     let parse = |text: &str| {
-        text.parse().map_err(|_| Status::bad_request(format!("Invalid value: \"{text}\": resourceVersion must be a number")))
+        text.parse().map_err(|_| {
+            Status::bad_request(format!("Invalid value: \"{text}\": resourceVersion must be a number"))
+        })
     };
     text.map(parse).transpose()
 }

@@ -29,7 +29,11 @@ pub fn document(kind: &Kind, bytes: &[u8]) -> Value {
 }
 
 fn is_storage(kind: &Kind) -> bool {
-    kind.storage == (kind.group, kind.plural) && coxswain_api::catalogue::KINDS.iter().find(|k| (k.group, k.plural) == kind.storage).is_none_or(|k| k.version == kind.version)
+    kind.storage == (kind.group, kind.plural)
+        && coxswain_api::catalogue::KINDS
+            .iter()
+            .find(|k| (k.group, k.plural) == kind.storage)
+            .is_none_or(|k| k.version == kind.version)
 }
 
 /// A stored object in the version of a row, as bytes; the stored bytes themselves wherever that is the stored version.
@@ -65,7 +69,10 @@ pub fn list(kind: &Kind, form: Form, objects: &[Stored], list_meta: Value, inclu
     };
     let size: usize = objects.iter().map(|stored| stored.bytes.len() + 1).sum();
     let mut body = BytesMut::with_capacity(size + 256);
-    body.extend_from_slice(format!(r#"{{"kind":"{list_kind}","apiVersion":"{version}","metadata":{list_meta},"items":["#).as_bytes());
+    body.extend_from_slice(
+        format!(r#"{{"kind":"{list_kind}","apiVersion":"{version}","metadata":{list_meta},"items":["#)
+            .as_bytes(),
+    );
     for (at, stored) in objects.iter().enumerate() {
         if at > 0 {
             body.extend_from_slice(b",");

@@ -92,7 +92,11 @@ impl Call {
 impl Server {
     /// Changes an object: `change` makes the new document of the current one, and is called again when others write in
     /// between, unless the new document insists on a resourceVersion. Returns the stored bytes.
-    pub async fn update(&self, target: &Change<'_>, mut change: impl FnMut(&Value) -> Result<Value, Status>) -> Result<Bytes, Status> {
+    pub async fn update(
+        &self,
+        target: &Change<'_>,
+        mut change: impl FnMut(&Value) -> Result<Value, Status>,
+    ) -> Result<Bytes, Status> {
         let kind = target.kind;
         let key = key(kind, target.namespace, target.name);
         let not_found = || Status::not_found(kind.group, kind.plural, target.name);
@@ -131,7 +135,13 @@ impl Server {
     }
 
     /// Brings a change into the form in which it may be committed, or refuses it.
-    fn prepare(&self, target: &Change<'_>, new: &mut Value, old: &Value, allocation: &allocate::Allocation<'_>) -> Result<(), Status> {
+    fn prepare(
+        &self,
+        target: &Change<'_>,
+        new: &mut Value,
+        old: &Value,
+        allocation: &allocate::Allocation<'_>,
+    ) -> Result<(), Status> {
         let kind = target.kind;
         keep_identity(new, old);
         if target.part == Part::Verbatim {
@@ -186,7 +196,9 @@ impl Server {
 fn keep_identity(new: &mut Value, old: &Value) {
     let kept = old.meta();
     let metadata = new.meta_mut();
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
+    for field in
+        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"]
+    {
         match kept.get(field) {
             Some(value) if field != "generateName" || !metadata.contains_key(field) => {
                 metadata.insert(field.into(), value.clone());
@@ -204,6 +216,7 @@ fn keep_identity(new: &mut Value, old: &Value) {
 /// Whether nothing holds a deleted object any longer.
 pub fn finished(kind: &Kind, object: &Value) -> bool {
     let grace = object.meta()["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
-    let held = kind.plural == "namespaces" && object["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
+    let held = kind.plural == "namespaces"
+        && object["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
     object.is_deleting() && object.finalizers().is_empty() && !held && (grace == 0 || !kind.graceful)
 }

@@ -32,7 +32,9 @@ impl Call {
         let send_initial = self.query.is_true("sendInitialEvents");
         let seconds = match self.query.get("timeoutSeconds").map(str::parse::<u64>) {
             Some(Ok(seconds)) if seconds > 0 => seconds,
-            None | Some(Ok(_)) => rand::rng().random_range(SHORTEST_WATCH_SECONDS..2 * SHORTEST_WATCH_SECONDS),
+            None | Some(Ok(_)) => {
+                rand::rng().random_range(SHORTEST_WATCH_SECONDS..2 * SHORTEST_WATCH_SECONDS)
+            }
             Some(Err(_)) => return Err(Status::bad_request("timeoutSeconds must be a non-negative integer")),
         };
         let from = parse_version(self.query.get("resourceVersion"))?.filter(|version| *version > 0);
@@ -92,7 +94,8 @@ impl Stream {
             Ok(page) => page,
             Err(compacted) => return self.expire(compacted),
         };
-        let mut first = BytesMut::with_capacity(page.objects.iter().map(|object| object.bytes.len() + 32).sum());
+        let mut first =
+            BytesMut::with_capacity(page.objects.iter().map(|object| object.bytes.len() + 32).sum());
         for object in &page.objects {
             self.write(&mut first, "ADDED", &object.bytes);
         }
@@ -200,8 +203,12 @@ impl Stream {
         }
         let kind = self.call.kind;
         let object: Value = match self.form {
-            Form::Object => json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata }),
-            Form::Metadata => json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata }),
+            Form::Object => {
+                json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata })
+            }
+            Form::Metadata => {
+                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
+            }
             Form::Table => render::table(kind, &[], "None", metadata, false),
         };
         out.extend_from_slice(json!({ "type": "BOOKMARK", "object": object }).to_string().as_bytes());

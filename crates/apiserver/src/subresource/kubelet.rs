@@ -56,7 +56,9 @@ pub async fn proxy(call: &Call, request: Request<Body>) -> Outcome {
             to_kubelet(server, address_of(&node)?, method, &path, request).await
         }
         "pods" => {
-            let pod = server.read("", "pods", &call.info.namespace, name).ok_or_else(|| Status::not_found("", "pods", name))?;
+            let pod = server
+                .read("", "pods", &call.info.namespace, name)
+                .ok_or_else(|| Status::not_found("", "pods", name))?;
             let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok());
             let ip = ip.ok_or_else(|| Status::bad_request("address not allowed"))?;
             let default = pod["spec"]["containers"][0]["ports"][0]["containerPort"].as_u64().unwrap_or(80);
@@ -97,7 +99,9 @@ fn container_port(pod: &Value, name: &str) -> Option<u64> {
 
 /// A ready endpoint of a service's port.
 fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<SocketAddr, Status> {
-    let service = server.read("", "services", namespace, name).ok_or_else(|| Status::not_found("", "services", name))?;
+    let service = server
+        .read("", "services", namespace, name)
+        .ok_or_else(|| Status::not_found("", "services", name))?;
     let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
     let wanted = ports.iter().find(|p| match port {
         "" => ports.len() == 1 || p["name"].is_null(),
@@ -111,8 +115,11 @@ fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<
             continue;
         }
         let ports = slice["ports"].as_array().into_iter().flatten();
-        let number = ports.filter(|p| p["name"].as_str().unwrap_or_default() == port_name).find_map(|p| p["port"].as_u64());
-        let ready = slice["endpoints"].as_array().into_iter().flatten().find(|e| e["conditions"]["ready"] != false);
+        let number = ports
+            .filter(|p| p["name"].as_str().unwrap_or_default() == port_name)
+            .find_map(|p| p["port"].as_u64());
+        let ready =
+            slice["endpoints"].as_array().into_iter().flatten().find(|e| e["conditions"]["ready"] != false);
         let ip = ready.and_then(|e| e["addresses"][0].as_str()?.parse().ok());
         if let (Some(number), Some(ip)) = (number.and_then(|n| u16::try_from(n).ok()), ip) {
             return Ok(SocketAddr::new(ip, number));
@@ -123,7 +130,10 @@ fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<
 
 /// The pod of a call and the kubelet it runs under.
 fn placed(call: &Call) -> Result<(Value, SocketAddr), Status> {
-    let pod = call.server.read("", "pods", &call.info.namespace, &call.info.name).ok_or_else(|| call.not_found())?;
+    let pod = call
+        .server
+        .read("", "pods", &call.info.namespace, &call.info.name)
+        .ok_or_else(|| call.not_found())?;
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", call.info.name)));
@@ -134,9 +144,12 @@ fn placed(call: &Call) -> Result<(Value, SocketAddr), Status> {
 }
 
 fn address_of(node: &Value) -> Result<SocketAddr, Status> {
-    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().and_then(|port| u16::try_from(port).ok());
+    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+        .as_u64()
+        .and_then(|port| u16::try_from(port).ok());
     let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
-    let ip = addresses.filter(|a| a["type"] == "InternalIP").find_map(|a| a["address"].as_str()?.parse().ok());
+    let ip =
+        addresses.filter(|a| a["type"] == "InternalIP").find_map(|a| a["address"].as_str()?.parse().ok());
     match ip {
         Some(ip) => Ok(SocketAddr::new(ip, port.unwrap_or(KUBELET_PORT))),
         None => Err(Status::unavailable("no preferred addresses found; known addresses: []")),
@@ -152,12 +165,18 @@ fn container(call: &Call, pod: &Value) -> Result<String, Status> {
     let (own, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
     let pod_name = &call.info.name;
     match call.query.get("container") {
-        Some(name) if [&own, &init, &ephemeral].iter().any(|list| list.iter().any(|other| other == name)) => Ok(name.to_owned()),
+        Some(name) if [&own, &init, &ephemeral].iter().any(|list| list.iter().any(|other| other == name)) => {
+            Ok(name.to_owned())
+        }
         Some(name) => Err(Status::bad_request(format!("container {name} is not valid for pod {pod_name}"))),
         None => match own.as_slice() {
             [only] => Ok(only.clone()),
             _ => {
-                let also = if init.is_empty() { String::new() } else { format!(" or one of the init containers: [{}]", init.join(" ")) };
+                let also = if init.is_empty() {
+                    String::new()
+                } else {
+                    format!(" or one of the init containers: [{}]", init.join(" "))
+                };
                 let names = own.join(" ");
                 Err(Status::bad_request(format!(
                     "a container name must be specified for pod {pod_name}, choose one of: [{names}]{also}"
@@ -174,16 +193,36 @@ fn with_query(path: &str, request: &Request<Body>) -> String {
     }
 }
 
-async fn to_kubelet(server: &Server, node: SocketAddr, method: Method, path: &str, request: Request<Body>) -> Outcome {
-    let tls = server.config.kubelet_tls.clone().ok_or_else(|| Status::unavailable("this server reaches no kubelets"))?;
-    let unreachable = |error: &dyn std::fmt::Display| Status::internal(&format!("error dialing backend: {error}"));
+async fn to_kubelet(
+    server: &Server,
+    node: SocketAddr,
+    method: Method,
+    path: &str,
+    request: Request<Body>,
+) -> Outcome {
+    let tls = server
+        .config
+        .kubelet_tls
+        .clone()
+        .ok_or_else(|| Status::unavailable("this server reaches no kubelets"))?;
+    let unreachable =
+        |error: &dyn std::fmt::Display| Status::internal(&format!("error dialing backend: {error}"));
     let stream = TcpStream::connect(node).await.map_err(|error| unreachable(&error))?;
     let name = ServerName::IpAddress(node.ip().into());
-    let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.map_err(|error| unreachable(&error))?;
+    let stream = tokio_rustls::TlsConnector::from(tls)
+        .connect(name, stream)
+        .await
+        .map_err(|error| unreachable(&error))?;
     forward(stream, node, method, path, request).await
 }
 
-async fn to_address(address: SocketAddr, tls: bool, method: Method, path: &str, request: Request<Body>) -> Outcome {
+async fn to_address(
+    address: SocketAddr,
+    tls: bool,
+    method: Method,
+    path: &str,
+    request: Request<Body>,
+) -> Outcome {
     if tls {
         return Err(Status::bad_request("the proxy does not speak https to pods and services"));
     }
@@ -191,17 +230,28 @@ async fn to_address(address: SocketAddr, tls: bool, method: Method, path: &str, 
     match connect {
         Ok(Ok(stream)) => forward(stream, address, method, path, request).await,
         Ok(Err(error)) => Err(Status::unavailable(format!("error trying to reach service: {error}"))),
-        Err(_) => Err(Status::unavailable(format!("error trying to reach service: dial tcp {address}: i/o timeout"))),
+        Err(_) => Err(Status::unavailable(format!(
+            "error trying to reach service: dial tcp {address}: i/o timeout"
+        ))),
     }
 }
 
 /// Sends a request over a fresh connection; an answer of 101 joins the two connections.
-async fn forward<S>(stream: S, address: SocketAddr, method: Method, path: &str, mut request: Request<Body>) -> Outcome
+async fn forward<S>(
+    stream: S,
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    mut request: Request<Body>,
+) -> Outcome
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let failed = |error: &dyn std::fmt::Display| Status::internal(&format!("error in the connection to {address}: {error}"));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    let failed = |error: &dyn std::fmt::Display| {
+        Status::internal(&format!("error in the connection to {address}: {error}"))
+    };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "proxied connection ended");
@@ -210,7 +260,8 @@ where
     let upgrading = request.headers().contains_key(UPGRADE);
     let client = upgrading.then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
-    (head.method, head.uri) = (method, path.parse::<Uri>().map_err(|error| Status::bad_request(error.to_string()))?);
+    (head.method, head.uri) =
+        (method, path.parse::<Uri>().map_err(|error| Status::bad_request(error.to_string()))?);
     head.version = http::Version::HTTP_11;
     head.headers.remove(http::header::AUTHORIZATION);
     if let Ok(host) = HeaderValue::from_str(&address.to_string()) {
@@ -219,8 +270,11 @@ where
     if !upgrading {
         head.headers.remove(CONNECTION);
     }
-    let mut response = sender.send_request(Request::from_parts(head, body)).await.map_err(|error| failed(&error))?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && let Some(client) = client {
+    let mut response =
+        sender.send_request(Request::from_parts(head, body)).await.map_err(|error| failed(&error))?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(client) = client
+    {
         let backend = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
             if let (Ok(client), Ok(backend)) = tokio::join!(client, backend) {

@@ -44,7 +44,8 @@ async fn finalize(call: &Call, request: Request<Body>) -> Outcome {
         .server
         .update(&change, |old| {
             let mut new = old.clone();
-            new["spec"]["finalizers"] = sent["spec"]["finalizers"].as_array().cloned().unwrap_or_default().into();
+            new["spec"]["finalizers"] =
+                sent["spec"]["finalizers"].as_array().cloned().unwrap_or_default().into();
             new["metadata"]["resourceVersion"] = sent["metadata"]["resourceVersion"].clone();
             Ok(new)
         })

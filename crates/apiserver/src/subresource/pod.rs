@@ -90,13 +90,18 @@ async fn disrupt(call: &Call, pod: &Value) -> Result<(), Status> {
         .read_all("policy", "poddisruptionbudgets", &call.info.namespace)
         .into_iter()
         .filter(|budget| {
-            Selector::from_label_selector(&budget["spec"]["selector"]).is_ok_and(|selector| selector.matches_json(&pod.meta()["labels"]))
+            Selector::from_label_selector(&budget["spec"]["selector"])
+                .is_ok_and(|selector| selector.matches_json(&pod.meta()["labels"]))
         })
         .collect();
     let (budget, kind) = match (budgets.as_slice(), catalogue::find("policy", "v1", "poddisruptionbudgets")) {
         ([], _) | (_, None) => return Ok(()),
         ([budget], Some(kind)) => (budget, kind),
-        _ => return Err(Status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")),
+        _ => {
+            return Err(Status::internal(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
     };
     let change = Change {
         kind,
@@ -109,7 +114,10 @@ async fn disrupt(call: &Call, pod: &Value) -> Result<(), Status> {
     let taken = |budget: &Value| {
         let allowed = budget["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);
         if allowed <= 0 {
-            let mut status = Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 0);
+            let mut status = Status::too_many_requests(
+                "Cannot evict pod as it would violate the pod's disruption budget.",
+                0,
+            );
             status.details.get_or_insert_default().causes.push(Cause {
                 reason: "DisruptionBudget".into(),
                 message: format!(
@@ -135,7 +143,11 @@ pub async fn replace_part(call: &Call, request: Request<Body>) -> Outcome {
     if call.info.verb == "get" {
         return call.get();
     }
-    let patch = if call.info.verb == "patch" { Err(Patch::read(request).await?) } else { Ok(read_document(request).await?.0) };
+    let patch = if call.info.verb == "patch" {
+        Err(Patch::read(request).await?)
+    } else {
+        Ok(read_document(request).await?.0)
+    };
     let ephemeral = call.info.subresource == "ephemeralcontainers";
     let bytes = call
         .server
@@ -177,7 +189,10 @@ fn add_ephemeral(call: &Call, new: &mut Value, sent: &Value) -> Result<(), Statu
     if before.iter().any(|container| !after.contains(container)) {
         let path = coxswain_meta::field::Path::new("spec").child("ephemeralContainers");
         let mut errors = ErrorList::new();
-        errors.push(coxswain_meta::field::FieldError::forbidden(&path, "existing ephemeral containers may not be changed or removed"));
+        errors.push(coxswain_meta::field::FieldError::forbidden(
+            &path,
+            "existing ephemeral containers may not be changed or removed",
+        ));
         return Err(Status::invalid("", "Pod", &call.info.name, &errors));
     }
     if !after.is_empty() {

@@ -34,22 +34,72 @@ const AUTHORIZATION: &str = "authorization.k8s.io";
 
 /// Every review.
 pub static KINDS: &[Review] = &[
-    Review { group: AUTHENTICATION, plural: "selfsubjectreviews", singular: "selfsubjectreview", kind: "SelfSubjectReview", namespaced: false, decide: myself },
-    Review { group: AUTHENTICATION, plural: "tokenreviews", singular: "tokenreview", kind: "TokenReview", namespaced: false, decide: token },
-    Review { group: AUTHORIZATION, plural: "localsubjectaccessreviews", singular: "localsubjectaccessreview", kind: "LocalSubjectAccessReview", namespaced: true, decide: subject_access },
-    Review { group: AUTHORIZATION, plural: "selfsubjectaccessreviews", singular: "selfsubjectaccessreview", kind: "SelfSubjectAccessReview", namespaced: false, decide: my_access },
-    Review { group: AUTHORIZATION, plural: "selfsubjectrulesreviews", singular: "selfsubjectrulesreview", kind: "SelfSubjectRulesReview", namespaced: false, decide: my_rules },
-    Review { group: AUTHORIZATION, plural: "subjectaccessreviews", singular: "subjectaccessreview", kind: "SubjectAccessReview", namespaced: false, decide: subject_access },
+    Review {
+        group: AUTHENTICATION,
+        plural: "selfsubjectreviews",
+        singular: "selfsubjectreview",
+        kind: "SelfSubjectReview",
+        namespaced: false,
+        decide: myself,
+    },
+    Review {
+        group: AUTHENTICATION,
+        plural: "tokenreviews",
+        singular: "tokenreview",
+        kind: "TokenReview",
+        namespaced: false,
+        decide: token,
+    },
+    Review {
+        group: AUTHORIZATION,
+        plural: "localsubjectaccessreviews",
+        singular: "localsubjectaccessreview",
+        kind: "LocalSubjectAccessReview",
+        namespaced: true,
+        decide: subject_access,
+    },
+    Review {
+        group: AUTHORIZATION,
+        plural: "selfsubjectaccessreviews",
+        singular: "selfsubjectaccessreview",
+        kind: "SelfSubjectAccessReview",
+        namespaced: false,
+        decide: my_access,
+    },
+    Review {
+        group: AUTHORIZATION,
+        plural: "selfsubjectrulesreviews",
+        singular: "selfsubjectrulesreview",
+        kind: "SelfSubjectRulesReview",
+        namespaced: false,
+        decide: my_rules,
+    },
+    Review {
+        group: AUTHORIZATION,
+        plural: "subjectaccessreviews",
+        singular: "subjectaccessreview",
+        kind: "SubjectAccessReview",
+        namespaced: false,
+        decide: subject_access,
+    },
 ];
 
 /// The review that a request asks for.
 pub fn find(info: &RequestInfo) -> Option<&'static Review> {
-    KINDS.iter().find(|review| review.group == info.group && info.version == "v1" && review.plural == info.resource)
+    KINDS
+        .iter()
+        .find(|review| review.group == info.group && info.version == "v1" && review.plural == info.resource)
 }
 
 impl Review {
     /// Answers a POST of a review.
-    pub async fn answer(&self, server: &Arc<Server>, user: &UserInfo, info: &RequestInfo, request: Request<Body>) -> Outcome {
+    pub async fn answer(
+        &self,
+        server: &Arc<Server>,
+        user: &UserInfo,
+        info: &RequestInfo,
+        request: Request<Body>,
+    ) -> Outcome {
         if info.verb != "create" || !info.name.is_empty() {
             return Err(Status::method_not_allowed_here());
         }
@@ -70,7 +120,9 @@ impl Review {
 fn attributes(spec: &Value) -> Result<Attributes<'_>, Status> {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     if resource.is_object() == path.is_object() {
-        return Err(Status::bad_request("exactly one of nonResourceAttributes or resourceAttributes must be specified"));
+        return Err(Status::bad_request(
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ));
     }
     fn of<'a>(value: &'a Value, field: &str) -> &'a str {
         value[field].as_str().unwrap_or_default()
@@ -115,7 +167,9 @@ fn subject_access(server: &Server, _: &UserInfo, info: &RequestInfo, spec: &Valu
     let name = spec["user"].as_str().unwrap_or_default().to_owned();
     let user = UserInfo { name, groups: strings(&spec["groups"]), ..UserInfo::default() };
     if user.name.is_empty() && user.groups.is_empty() {
-        return Err(Status::bad_request("spec.user: Invalid value: \"\": at least one of user or group must be specified"));
+        return Err(Status::bad_request(
+            "spec.user: Invalid value: \"\": at least one of user or group must be specified",
+        ));
     }
     verdict(server, &user, spec)
 }

@@ -15,7 +15,11 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
         let object = render::document(call.kind, &call.stored()?.bytes);
         return Ok(respond::json(StatusCode::OK, &scale::from_object(&object)));
     }
-    let patch = if call.info.verb == "patch" { Err(Patch::read(request).await?) } else { Ok(read_document(request).await?.0) };
+    let patch = if call.info.verb == "patch" {
+        Err(Patch::read(request).await?)
+    } else {
+        Ok(read_document(request).await?.0)
+    };
     let bytes = call
         .server
         .update(&call.change(Part::Main)?, |old| {

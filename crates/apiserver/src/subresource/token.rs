@@ -1,8 +1,8 @@
 //! TokenRequest: short-lived tokens of a service account, bound to an object.
 
 use axum::body::Body;
-use coxswain_meta::field::{ErrorList, FieldError, Path};
 use coxswain_meta::Status;
+use coxswain_meta::field::{ErrorList, FieldError, Path};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -22,14 +22,21 @@ const KUBELET_SECONDS: i64 = 3607;
 /// POST of a `TokenRequest`.
 pub async fn request(call: &Call, request: Request<Body>) -> Outcome {
     let mut review = read_option_document(request, "TokenRequest").await?;
-    let account = call.server.read("", "serviceaccounts", &call.info.namespace, &call.info.name).ok_or_else(|| call.not_found())?;
+    let account = call
+        .server
+        .read("", "serviceaccounts", &call.info.namespace, &call.info.name)
+        .ok_or_else(|| call.not_found())?;
     let seconds = review["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
     let path = Path::new("spec").child("expirationSeconds");
     let mut errors = ErrorList::new();
     if seconds < SHORTEST_SECONDS {
         errors.push(FieldError::invalid(&path, seconds, "may not specify a duration less than 10 minutes"));
     } else if seconds > LONGEST_SECONDS {
-        errors.push(FieldError::invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds"));
+        errors.push(FieldError::invalid(
+            &path,
+            seconds,
+            "may not specify a duration larger than 2^32 seconds",
+        ));
     }
     if !errors.is_empty() {
         return Err(Status::invalid("authentication.k8s.io", "TokenRequest", &call.info.name, &errors));
@@ -77,9 +84,13 @@ fn bind(call: &Call, reference: &Value, claims: &mut Claims) -> Result<(), Statu
         other => return Err(Status::bad_request(format!("cannot bind token to object of type {other}"))),
     };
     let namespace = if kind == "Node" { "" } else { &call.info.namespace };
-    let object = call.server.read("", plural, namespace, name).ok_or_else(|| Status::not_found("", plural, name))?;
+    let object =
+        call.server.read("", plural, namespace, name).ok_or_else(|| Status::not_found("", plural, name))?;
     if !text("uid").is_empty() && text("uid") != object.meta_str("uid") {
-        let why = format!("the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated", text("uid"));
+        let why = format!(
+            "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
+            text("uid")
+        );
         return Err(Status::conflict("", plural, name, &why));
     }
     let bound = slot.insert(Default::default());

@@ -1,0 +1,100 @@
+//! Finalisation of namespaces: everything inside goes first, then the namespace.
+
+use std::time::Duration;
+
+use coxswain_api::catalogue::{KINDS, Kind};
+use coxswain_client::{Change, Client, Informer, ObjectKey, Requeue, WorkQueue};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::ResourceExt;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams};
+use serde_json::json;
+
+use crate::context::{Context, ignore};
+
+/// Content that finalizers hold is looked at again after this; pods, which take longest, tell by themselves.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+struct Controller {
+    client: Client,
+    namespaces: Informer<Namespace>,
+}
+
+/// Runs the controller.
+pub async fn run(context: &Context) {
+    let controller = Controller { client: context.client(), namespaces: context.informer() };
+    let pods: Informer<Pod> = context.pods();
+    controller.namespaces.synced().await;
+    let queue = WorkQueue::new();
+    let is_deleting = |namespace: &Namespace| namespace.metadata.deletion_timestamp.is_some();
+    controller.namespaces.feed(&queue, move |change| {
+        Some(change.object()).filter(|namespace| is_deleting(namespace)).map(|namespace| namespace.name_any())
+    });
+    let namespaces = controller.namespaces.clone();
+    pods.feed(&queue, move |change| {
+        let namespace = change.object().namespace().filter(|_| matches!(change, Change::Deleted(_)))?;
+        namespaces
+            .get(&ObjectKey::cluster(&namespace))
+            .filter(|namespace| is_deleting(namespace))
+            .map(|_| namespace)
+    });
+    context.drive("namespace", queue, 2, |name| controller.reconcile(name)).await;
+}
+
+/// The resource of a row, for requests that do not know its type.
+pub fn resource_of(kind: &Kind) -> ApiResource {
+    ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk(kind.group, kind.version, kind.kind),
+        kind.plural,
+    )
+}
+
+/// Whether a row is where its objects are stored.
+pub fn is_stored(kind: &Kind) -> bool {
+    kind.storage == (kind.group, kind.plural) && kind.verbs.contains(&"list")
+}
+
+impl Controller {
+    async fn reconcile(&self, name: String) -> Result<Requeue, kube::Error> {
+        let Some(namespace) = self.namespaces.get(&ObjectKey::cluster(&name)) else {
+            return Ok(Requeue::OnChange);
+        };
+        let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone()).unwrap_or_default();
+        if namespace.metadata.deletion_timestamp.is_none()
+            || !finalizers.iter().any(|name| name == "kubernetes")
+        {
+            return Ok(Requeue::OnChange);
+        }
+        let mut remaining = 0;
+        for kind in KINDS
+            .iter()
+            .filter(|kind| kind.namespaced && is_stored(kind) && kind.verbs.contains(&"deletecollection"))
+        {
+            remaining += self.empty(kind, &name).await?;
+        }
+        if remaining > 0 {
+            return Ok(Requeue::After(LOOK_AGAIN));
+        }
+        let others: Vec<&String> = finalizers.iter().filter(|name| *name != "kubernetes").collect();
+        let body = json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": name }, "spec": { "finalizers": others } });
+        let body = serde_json::to_vec(&body).map_err(kube::Error::SerdeError)?;
+        let request = http::Request::put(format!("/api/v1/namespaces/{name}/finalize"))
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(kube::Error::HttpError)?;
+        let finalized = self.client.request::<serde_json::Value>(request).await;
+        finalized
+            .map(|_| Requeue::OnChange)
+            .or_else(|error| ignore(error, &[404]).map(|()| Requeue::OnChange))
+    }
+
+    /// Deletes the objects of a kind; how many are left.
+    async fn empty(&self, kind: &Kind, namespace: &str) -> Result<usize, kube::Error> {
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), namespace, &resource_of(kind));
+        if api.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty() {
+            return Ok(0);
+        }
+        api.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
+        Ok(api.list_metadata(&ListParams::default()).await?.items.len())
+    }
+}
