@@ -32,8 +32,11 @@ async fn websocket(url: &str, protocol: &str) -> WebSocket {
 async fn channels(socket: &mut WebSocket) -> HashMap<u8, Vec<u8>> {
     let mut channels: HashMap<u8, Vec<u8>> = HashMap::new();
     while let Some(Ok(message)) = socket.next().await {
-        if let Message::Binary(bytes) = message {
-            channels.entry(bytes[0]).or_default().extend_from_slice(&bytes[1..]);
+        match message {
+            Message::Binary(bytes) => channels.entry(bytes[0]).or_default().extend_from_slice(&bytes[1..]),
+            // Clients of Kubernetes take any other code for a broken connection.
+            Message::Close(frame) => assert_eq!(u16::from(frame.unwrap().code), 1000),
+            _ => {}
         }
     }
     channels

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::spdy::{Connection, Stream, Writer};
-use super::websocket::Encoding;
+use super::websocket::{Encoding, goodbye};
 use crate::runtime::Runtime;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -167,7 +167,7 @@ pub(super) async fn over_websocket(
                 return;
             }
         }
-        let _ = sink.close().await;
+        let _ = sink.send(goodbye()).await;
     };
     let reading = async {
         while let Some(Ok(message)) = stream.next().await {

@@ -1,7 +1,7 @@
 //! Remote commands over WebSocket: a message is a channel number and its bytes; the base64 variants
 //! write the number as a digit and the bytes in base64.
 
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -157,7 +157,12 @@ async fn write(
     {
         sink.send(encoding.encode(ERROR, &bytes)).await?;
     }
-    sink.close().await
+    sink.send(goodbye()).await
+}
+
+/// Clients take any other end than this for a broken connection.
+pub(super) fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: Utf8Bytes::default() }))
 }
 
 /// A byte stream out of a WebSocket's binary messages.
@@ -186,7 +191,7 @@ pub(super) fn tunnel(socket: WebSocket) -> impl AsyncRead + AsyncWrite + Send + 
                 break;
             }
         }
-        let _ = sink.close().await;
+        let _ = sink.send(goodbye()).await;
     });
     theirs
 }
