@@ -116,8 +116,8 @@ impl FakeApi {
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let query = head.uri.query().unwrap_or_default();
         match head.method {
-            Method::GET if query.contains("watch=true") => self.watch(&path),
-            Method::GET => self.list(&path),
+            Method::GET if query.contains("watch=true") => self.watch(&path, query),
+            Method::GET => self.list(&path, query),
             Method::POST => self.create(&path, body),
             Method::PATCH => self.patch(&path, &body),
             Method::DELETE => ok(&self.remove(&path)),
@@ -125,18 +125,20 @@ impl FakeApi {
         }
     }
 
-    fn list(&self, path: &str) -> Response<Answer> {
+    fn list(&self, path: &str, query: &str) -> Response<Answer> {
         let state = self.state();
-        let wanted = plural(&format!("{path}/x"));
-        let items: Vec<&Value> =
-            state.objects.iter().filter(|(p, _)| plural(p) == wanted).map(|(_, o)| o).collect();
+        let (wanted, name) = (plural(&format!("{path}/x")), selected_name(query));
+        let chosen =
+            state.objects.iter().filter(|(p, o)| plural(p) == wanted && has_name(o, name.as_deref()));
+        let items: Vec<&Value> = chosen.map(|(_, o)| o).collect();
         ok(&json!({ "metadata": { "resourceVersion": state.version.to_string() }, "items": items }))
     }
 
-    fn watch(&self, path: &str) -> Response<Answer> {
-        let wanted = plural(&format!("{path}/x"));
+    fn watch(&self, path: &str, query: &str) -> Response<Answer> {
+        let (wanted, name) = (plural(&format!("{path}/x")), selected_name(query));
         let frames = BroadcastStream::new(self.changes.subscribe()).filter_map(move |change| {
-            let (kind, _, object) = change.ok().filter(|(_, plural, _)| *plural == wanted)?;
+            let (kind, _, object) =
+                change.ok().filter(|(_, plural, o)| *plural == wanted && has_name(o, name.as_deref()))?;
             let line = format!("{}\n", json!({ "type": kind, "object": object }));
             Some(Ok::<_, std::io::Error>(Frame::data(Bytes::from(line))))
         });
@@ -186,6 +188,16 @@ fn merge(object: &mut Value, patch: &Value) {
             value => merge(&mut object[key], value),
         }
     }
+}
+
+/// The name in a `metadata.name=` field selector.
+fn selected_name(query: &str) -> Option<String> {
+    let (_, rest) = query.split_once("metadata.name%3D")?;
+    rest.split(['&', '%']).next().map(str::to_owned)
+}
+
+fn has_name(object: &Value, name: Option<&str>) -> bool {
+    name.is_none_or(|name| object["metadata"]["name"] == name)
 }
 
 /// The plural in an object's path: the part before the name.

@@ -205,3 +205,27 @@ async fn a_job_like_pod_succeeds_and_a_missing_image_backs_off() {
         .await;
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_config_map_is_waited_for_and_its_changes_arrive() {
+    let mut node = Node::start();
+    let mut main = container("main");
+    main["volumeMounts"] = json!([{ "name": "config", "mountPath": "/config" }]);
+    let volumes = json!([{ "name": "config", "configMap": { "name": "settings" } }]);
+    node.pod(json!({ "containers": [main], "volumes": volumes }));
+    let text = "MountVolume.SetUp failed for volume \"config\" : configmap \"settings\" not found";
+    node.until("an event says what is missing", |n| n.api.has_event("FailedMount", text)).await;
+    let put = |value: &str| {
+        let metadata = json!({ "name": "settings", "namespace": "n" });
+        let object = json!({ "metadata": metadata, "data": { "key": value } });
+        node.api.put("/api/v1/namespaces/n/configmaps/settings", object);
+    };
+    put("one");
+    node.until_ready().await;
+    let file = node.dir.path().join("kubelet/pods/u/volumes/kubernetes.io~configmap/config/key");
+    assert_eq!(std::fs::read_to_string(&file).expect("the file"), "one");
+    put("two");
+    node.until("the change is in the file", |_| std::fs::read_to_string(&file).is_ok_and(|t| t == "two"))
+        .await;
+    node.stop().await;
+}
