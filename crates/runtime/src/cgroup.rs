@@ -127,6 +127,26 @@ pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
+/// Whether huge pages can be limited here.
+pub(crate) fn limits_huge_pages() -> bool {
+    match layout() {
+        Layout::Unified => std::fs::read_to_string(Path::new(ROOT).join("cgroup.controllers"))
+            .is_ok_and(|controllers| controllers.split_whitespace().any(|name| name == "hugetlb")),
+        Layout::Split => Path::new(ROOT).join("hugetlb").is_dir(),
+    }
+}
+
+/// Whether swap can be limited here.
+pub(crate) fn limits_swap() -> bool {
+    match layout() {
+        // The root has no such file; every cgroup below has, or none.
+        Layout::Unified => {
+            crate::files::entries(Path::new(ROOT)).iter().any(|dir| dir.join("memory.swap.max").exists())
+        }
+        Layout::Split => Path::new(ROOT).join("memory/memory.memsw.limit_in_bytes").exists(),
+    }
+}
+
 /// Writes one control file of an existing cgroup.
 pub(crate) fn write(controller: &str, cgroup: &str, file: &str, value: &str) -> io::Result<()> {
     std::fs::write(controller_dir(controller, cgroup).join(file), value)

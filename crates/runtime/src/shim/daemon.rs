@@ -24,6 +24,7 @@ use super::process::{Container, Input, Output, Sink, resize, set_nonblocking};
 use super::protocol::{
     self, ExecRequest, ExitStatus, FrameReader, ProcessStatus, Reply, Request, ShimConfig, StartRequest,
 };
+use super::run::trim_memory;
 use crate::cgroup;
 use crate::files;
 
@@ -97,6 +98,8 @@ pub(super) struct Daemon {
     /// Exits of processes nobody has claimed yet: a container can end before its helper has answered.
     unclaimed: HashMap<i32, i32>,
     next_id: u64,
+    /// Containers were started or processes run since memory was last given back.
+    worked: bool,
     ending: bool,
 }
 
@@ -127,6 +130,7 @@ impl Daemon {
             execs: HashMap::new(),
             unclaimed: HashMap::new(),
             next_id: 0,
+            worked: true,
             ending: false,
         })
     }
@@ -139,6 +143,9 @@ impl Daemon {
             }
             // Helpers first, so that an exit finds the container it belongs to.
             self.reap();
+            if std::mem::take(&mut self.worked) && self.builds.is_empty() {
+                trim_memory();
+            }
         }
         if let Some(pause) = self.pause {
             kill(pause, Signal::SIGKILL)?;
@@ -384,6 +391,7 @@ impl Daemon {
 
     fn finish_build(&mut self, id: u64) {
         let Some(build) = self.builds.remove(&id) else { return };
+        self.worked = true;
         let reply = match protocol::receive::<Reply>(&build.control) {
             Ok(Some((reply, _))) => reply,
             _ => Reply::Error { message: "the process that starts containers died".to_owned() },

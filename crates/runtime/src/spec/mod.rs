@@ -55,6 +55,10 @@ pub(crate) struct HostFacts {
     pub oom_score_floor: Option<i32>,
     /// cgroup v2 with all controllers.
     pub unified_cgroups: bool,
+    /// Huge pages can be limited; where they cannot, limits are dropped, as containerd does.
+    pub hugetlb_limits: bool,
+    /// Swap can be limited; where it cannot, limits are dropped.
+    pub swap_limits: bool,
 }
 
 impl HostFacts {
@@ -74,6 +78,8 @@ impl HostFacts {
             },
             capabilities: capabilities::from_mask(mask("CapBnd:")).intersection(&held).copied().collect(),
             unified_cgroups: crate::cgroup::layout() == crate::cgroup::Layout::Unified,
+            hugetlb_limits: crate::cgroup::limits_huge_pages(),
+            swap_limits: crate::cgroup::limits_swap(),
         }
     }
 }
@@ -194,7 +200,7 @@ fn linux(input: &SpecInput<'_>, granted: &capabilities::Granted) -> Result<Value
         linux.insert("devices".into(), json!(devices));
     }
     rules.insert(0, json!({"allow": context.privileged, "access": "rwm"}));
-    let mut limits = resources(input.config).map_or_else(Map::new, |r| limits(r, input.host.unified_cgroups));
+    let mut limits = resources(input.config).map_or_else(Map::new, |r| limits(r, input.host));
     limits.insert("devices".into(), json!(rules));
     linux.insert("resources".into(), Value::Object(limits));
     if !context.privileged {
@@ -242,7 +248,7 @@ fn resources(config: &ContainerConfig) -> Option<&LinuxContainerResources> {
 }
 
 /// The OCI `resources` object; zero means unset throughout CRI.
-pub(crate) fn limits(resources: &LinuxContainerResources, unified: bool) -> Map<String, Value> {
+fn limits(resources: &LinuxContainerResources, host: &HostFacts) -> Map<String, Value> {
     let mut cpu = Map::new();
     let mut memory = Map::new();
     let number = |map: &mut Map<String, Value>, name: &str, value: i64| {
@@ -259,19 +265,21 @@ pub(crate) fn limits(resources: &LinuxContainerResources, unified: bool) -> Map<
         }
     }
     number(&mut memory, "limit", resources.memory_limit_in_bytes);
-    number(&mut memory, "swap", resources.memory_swap_limit_in_bytes);
+    if host.swap_limits {
+        number(&mut memory, "swap", resources.memory_swap_limit_in_bytes);
+    }
     let mut all = Map::new();
     for (name, part) in [("cpu", cpu), ("memory", memory)] {
         if !part.is_empty() {
             all.insert(name.to_owned(), Value::Object(part));
         }
     }
-    if !resources.hugepage_limits.is_empty() {
+    if host.hugetlb_limits && !resources.hugepage_limits.is_empty() {
         let pages = resources.hugepage_limits.iter();
         let limits: Vec<Value> = pages.map(|p| json!({"pageSize": p.page_size, "limit": p.limit})).collect();
         all.insert("hugepageLimits".to_owned(), json!(limits));
     }
-    if unified && !resources.unified.is_empty() {
+    if host.unified_cgroups && !resources.unified.is_empty() {
         all.insert("unified".to_owned(), json!(resources.unified));
     }
     all

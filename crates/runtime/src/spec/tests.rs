@@ -20,6 +20,8 @@ fn build_with(config: ContainerConfig, context: LinuxContainerSecurityContext) -
         capabilities: capabilities::from_mask(u64::MAX),
         oom_score_floor: Some(0),
         unified_cgroups: false,
+        hugetlb_limits: false,
+        swap_limits: false,
     };
     let spec = build(&SpecInput {
         config: &config,
@@ -81,13 +83,22 @@ fn a_requested_mount_replaces_the_default_one_and_parents_come_first() {
 }
 
 #[test]
-fn a_negative_oom_score_is_clamped_where_it_would_be_refused() {
-    let resources = LinuxContainerResources { oom_score_adj: -997, cpu_shares: 2, ..Default::default() };
+fn what_the_host_would_refuse_is_clamped_or_dropped() {
+    let resources = LinuxContainerResources {
+        oom_score_adj: -997,
+        cpu_shares: 2,
+        // The host of this test can limit neither.
+        memory_swap_limit_in_bytes: 1,
+        hugepage_limits: vec![Default::default()],
+        ..Default::default()
+    };
     let linux = LinuxContainerConfig { resources: Some(resources), security_context: None };
     let config = ContainerConfig { linux: Some(linux), ..Default::default() };
     let spec = build_with(config, LinuxContainerSecurityContext::default());
     assert_eq!(spec["process"]["oomScoreAdj"], 0);
     assert_eq!(spec["linux"]["resources"]["cpu"], json!({"shares": 2}));
+    assert!(spec["linux"]["resources"].get("memory").is_none());
+    assert!(spec["linux"]["resources"].get("hugepageLimits").is_none());
 }
 
 #[test]
