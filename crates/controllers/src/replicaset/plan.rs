@@ -94,7 +94,7 @@ mod tests {
             pod("ready", Some("a"), true),
             pod("crowded", Some("b"), true),
             pod("mate", Some("b"), true),
-            pod("unready", Some("a"), false),
+            pod("unready", Some("c"), false),
             pod("unscheduled", None, false),
         ];
         let Step::Delete(gone) = step(2, &pods) else { panic!("five are too many") };
