@@ -101,49 +101,11 @@ fn detach_stdio(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives memory back after a burst of work, for a shim idles for the pod's whole life: what the allocator
-/// keeps, and the pages of the program that only that work touched (the kernel reads them again from the
-/// page cache if need be).
+/// Gives the allocator's spare memory back after a burst of work: a shim idles for the pod's whole life.
 pub(super) fn trim_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim has no preconditions.
     unsafe {
         libc::malloc_trim(0);
-    }
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for (start, length) in maps.lines().filter_map(program_text) {
-        // SAFETY: these are mappings of a file that nobody may write through: their pages hold nothing but
-        // the file's content, and come back with it.
-        unsafe {
-            libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
-        }
-    }
-}
-
-/// Address and length, if a line of `/proc/self/maps` is executable text of a file.
-fn program_text(line: &str) -> Option<(usize, usize)> {
-    let mut fields = line.split_whitespace();
-    let (start, end) = fields.next()?.split_once('-')?;
-    let permissions = fields.next()?;
-    let path = fields.nth(3)?;
-    if permissions != "r-xp" || !path.starts_with('/') {
-        return None;
-    }
-    let start = usize::from_str_radix(start, 16).ok()?;
-    Some((start, usize::from_str_radix(end, 16).ok()? - start))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::program_text;
-
-    #[test]
-    fn only_a_files_text_is_dropped() {
-        let line = |permissions: &str, path: &str| format!("1000-3000 {permissions} 00000000 fe:00 7 {path}");
-        assert_eq!(program_text(&line("r-xp", "/bin/cox")), Some((0x1000, 0x2000)));
-        // Relocated data looks read-only but is not the file's content any more.
-        assert_eq!(program_text(&line("r--p", "/bin/cox")), None);
-        assert_eq!(program_text(&line("r-xp", "[vdso]")), None);
-        assert_eq!(program_text("1000-3000 r-xp 00000000 00:00 0"), None);
     }
 }

@@ -96,20 +96,17 @@ impl Fixture {
 
     pub async fn start_server(&mut self) {
         let cancel = CancellationToken::new();
-        let config = RuntimeConfig {
-            root: self.root(),
-            run_dir: self.dir.path().join("run"),
-            socket: self.dir.path().join("cri.sock"),
-            shim_command: vec![env!("CARGO_BIN_EXE_cox-shim").into()],
-            network: self.network.clone(),
-            registries: Vec::new(),
-            cgroup_parent: self.cgroup.clone(),
-        };
+        let config = runtime_config(self.dir.path(), &self.cgroup, self.network.clone());
         let server = tokio::spawn({
             let cancel = cancel.clone();
             async move { serve(config, cancel).await.unwrap() }
         });
         self.server = Some((cancel, server));
+        self.connect().await;
+    }
+
+    /// Waits for a server, whoever runs it.
+    pub async fn connect(&mut self) {
         let socket = self.dir.path().join("cri.sock");
         eventually("the server listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
         let channel = lazy_channel(socket);
@@ -121,6 +118,7 @@ impl Fixture {
         let (cancel, server) = self.server.take().unwrap();
         cancel.cancel();
         server.await.unwrap();
+        let _ = std::fs::remove_file(self.dir.path().join("cri.sock"));
     }
 
     pub fn store(&self) -> ImageStore {
@@ -273,6 +271,19 @@ impl Drop for Fixture {
             }
         }
         remove_cgroups(&self.cgroup);
+    }
+}
+
+/// The configuration of a runtime below `dir`.
+pub fn runtime_config(dir: &Path, cgroup: &str, network: Arc<FakeNetwork>) -> RuntimeConfig {
+    RuntimeConfig {
+        root: dir.join("root"),
+        run_dir: dir.join("run"),
+        socket: dir.join("cri.sock"),
+        shim_command: vec![env!("CARGO_BIN_EXE_cox-shim").into()],
+        network,
+        registries: Vec::new(),
+        cgroup_parent: cgroup.to_owned(),
     }
 }
 
