@@ -1,5 +1,6 @@
 //! Chores of the repository: `cargo xtask <task>`.
 
+mod gofacts;
 mod schema;
 
 fn main() -> anyhow::Result<()> {

@@ -1,7 +1,8 @@
 //! `schema update|verify`: the built-in types' schema, taken from the data of the PyPI package kubernetes-validate.
 //!
 //! Two files come out: `definitions.json.gz`, the swagger definitions of the stable versions with descriptions (OpenAPI
-//! documents are built from it), and `types.txt`, the facts the API server keeps in memory.
+//! documents are built from it), and `types.txt`, the facts the API server keeps in memory;
+//! those that only Go's struct tags tell come from the Go modules (so this task needs Go, nothing else does).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,6 +16,8 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
 
+use crate::gofacts::{self, GoTypes};
+
 const PACKAGE: &str = "kubernetes-validate==1.37.*";
 const MEMBER: &str = "kubernetes_validate/kubernetes-json-schema/v1.37.0-local/_definitions.json";
 
@@ -23,6 +26,7 @@ pub fn run(action: Option<&str>) -> Result<()> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/api/schema");
     let (packed, types) = (dir.join("definitions.json.gz"), dir.join("types.txt"));
     let definitions = clean(&download()?)?;
+    let go = gofacts::load()?;
     let text = serde_json::to_string(&definitions)?;
     match action {
         Some("update") => {
@@ -30,7 +34,7 @@ pub fn run(action: Option<&str>) -> Result<()> {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
             encoder.write_all(text.as_bytes())?;
             std::fs::write(&packed, encoder.finish()?)?;
-            std::fs::write(&types, facts(&definitions)?)?;
+            std::fs::write(&types, facts(&definitions, &go)?)?;
             println!("wrote {} and {}", packed.display(), types.display());
             Ok(())
         }
@@ -38,7 +42,7 @@ pub fn run(action: Option<&str>) -> Result<()> {
             let mut stored = String::new();
             GzDecoder::new(std::fs::File::open(&packed)?).read_to_string(&mut stored)?;
             ensure!(stored == text, "{} differs: run `cargo xtask schema update`", packed.display());
-            let same = std::fs::read_to_string(&types)? == facts(&definitions)?;
+            let same = std::fs::read_to_string(&types)? == facts(&definitions, &go)?;
             ensure!(same, "{} differs: run `cargo xtask schema update`", types.display());
             Ok(())
         }
@@ -124,7 +128,7 @@ fn swagger(name: &str, definition: &Value) -> Value {
 
 /// The fact table: a line `= <name> [group/version/kind ...]` a type, then one a field:
 /// `<name> <type>[ <flag>...]`; see `coxswain_api::schema` for the letters.
-fn facts(definitions: &BTreeMap<String, Value>) -> Result<String> {
+fn facts(definitions: &BTreeMap<String, Value>, go: &GoTypes) -> Result<String> {
     let index: BTreeMap<&str, usize> = definitions.keys().enumerate().map(|(i, n)| (n.as_str(), i)).collect();
     let mut out = String::new();
     for (name, definition) in definitions {
@@ -139,6 +143,13 @@ fn facts(definitions: &BTreeMap<String, Value>) -> Result<String> {
         for (field, schema) in definition["properties"].as_object().into_iter().flatten() {
             write!(out, "{field} {}", letter(schema, &index)?)?;
             flags(&mut out, schema, required.contains(&field.as_str()))?;
+            if let Some(facts) = go.get(name).and_then(|fields| fields.get(field)) {
+                let numbers: Vec<String> = facts.numbers.iter().map(u32::to_string).collect();
+                write!(out, " #={}", numbers.join("."))?;
+                if facts.omits_zero {
+                    out.push_str(" -");
+                }
+            }
             out.push('\n');
         }
     }

@@ -5,6 +5,7 @@
 mod admission;
 mod apps;
 mod autoscaling;
+mod base64;
 mod batch;
 pub mod catalogue;
 mod certificates;

@@ -3,6 +3,7 @@
 use coxswain_meta::{ErrorList, FieldError, Path, names};
 use serde_json::Value;
 
+use crate::base64;
 use crate::catalogue::{Column, Hooks, Kind, kind};
 use crate::objectmeta::immutable;
 use crate::table::{AGE, NAME, age, column, name};
@@ -52,28 +53,12 @@ fn merge_string_data(secret: &mut Value) {
     let Some(Value::Object(plain)) = map.remove("stringData") else { return };
     let data = map.entry("data").or_insert_with(|| Value::Object(serde_json::Map::new()));
     if let Value::Object(data) = data {
-        data.extend(plain.into_iter().map(|(k, v)| (k, encode(v.as_str().unwrap_or_default()).into())));
+        data.extend(
+            plain
+                .into_iter()
+                .map(|(k, v)| (k, base64::encode(v.as_str().unwrap_or_default().as_bytes()).into())),
+        );
     }
-}
-
-/// Standard base64 with padding.
-fn encode(text: &str) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(text.len().div_ceil(3) * 4);
-    for chunk in text.as_bytes().chunks(3) {
-        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for i in 0..4 {
-            let sextet = (bits >> (18 - 6 * i) & 63) as usize;
-            out.push(if i <= chunk.len() { char::from(ALPHABET[sextet]) } else { '=' });
-        }
-    }
-    out
-}
-
-/// Bytes a base64 text decodes to.
-fn decoded_length(text: &str) -> usize {
-    text.bytes().filter(|b| !matches!(b, b'=' | b'\n' | b'\r')).count() * 3 / 4
 }
 
 fn validate_config_map(object: &Value) -> ErrorList {
@@ -89,7 +74,7 @@ fn validate_config_map(object: &Value) -> ErrorList {
     }
     for (key, value) in entries(object, "binaryData") {
         errors.invalid_each(&Path::new("binaryData").key(key), key, names::config_map_key(key));
-        size += decoded_length(value.as_str().unwrap_or_default());
+        size += base64::decoded_length(value.as_str().unwrap_or_default());
     }
     if size > MAX_BYTES {
         // The whole object is too long, so there is no field to name.
@@ -123,7 +108,7 @@ fn validate_secret(secret: &Value) -> ErrorList {
     let data = Path::new("data");
     for (key, value) in entries(secret, "data") {
         errors.invalid_each(&data.key(key), key, names::config_map_key(key));
-        size += decoded_length(value.as_str().unwrap_or_default());
+        size += base64::decoded_length(value.as_str().unwrap_or_default());
     }
     if size > MAX_BYTES {
         errors.push(FieldError::too_long(&data, MAX_BYTES));
@@ -172,7 +157,7 @@ mod tests {
         let mut secret = json!({"data": {"a": "eA=="}, "stringData": {"a": "hello", "b": "hi"}});
         merge_string_data(&mut secret);
         assert_eq!(secret, json!({"data": {"a": "aGVsbG8=", "b": "aGk="}}));
-        assert_eq!(encode("abc"), "YWJj");
+        assert_eq!(base64::encode(b"abc"), "YWJj");
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl<'a> Checker<'a> {
             }
             (Type::Int64, Value::Number(n)) if n.is_i64() => Ok(()),
             (Type::Int64, Value::Number(n)) => Err(self.mismatch(&format!("number {n}"), "int64", ty)),
-            (Type::Bytes, Value::String(text)) => base64(text),
+            (Type::Bytes, Value::String(text)) => crate::base64::check(text),
             (Type::Quantity, _) => Quantity::from_json(value).map(|_| ()).map_err(|e| e.to_string()),
             (Type::Time | Type::MicroTime, Value::String(text)) => time(text),
             _ => Err(self.mismatch(json_kind(value), &go_type(ty), ty)),
@@ -170,26 +170,6 @@ fn go_type(ty: &Type) -> String {
     }
 }
 
-/// Standard base64 with padding; line breaks are allowed, as Go allows them.
-fn base64(text: &str) -> Result<(), String> {
-    let alphabet = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
-    let mut count = 0usize;
-    let mut padding = 0usize;
-    for (i, b) in text.bytes().enumerate() {
-        match b {
-            b'\r' | b'\n' => {}
-            b'=' if count % 4 + padding >= 2 && padding < 2 => padding += 1,
-            b if alphabet(b) && padding == 0 => count += 1,
-            _ => return Err(format!("illegal base64 data at input byte {i}")),
-        }
-    }
-    if (count + padding).is_multiple_of(4) {
-        Ok(())
-    } else {
-        Err(format!("illegal base64 data at input byte {}", text.len() - text.len() % 4))
-    }
-}
-
 /// RFC 3339.
 fn time(text: &str) -> Result<(), String> {
     if crate::time::parse(text).is_some() {
@@ -199,8 +179,8 @@ fn time(text: &str) -> Result<(), String> {
     Err(format!("parsing time \"{text}\" as \"{layout}\": cannot parse \"{text}\" as \"2006\""))
 }
 
-/// Brings an object that passed [`check`] into the form it is stored in: unknown fields, nulls and empty optional lists and
-/// maps dropped, quantities and times canonical.
+/// Brings an object that passed [`check`] into the form it is stored in, as a trip through Go's types would: unknown fields,
+/// nulls and zero values that Go leaves out dropped, quantities and times canonical.
 pub fn normalise(object: &mut Value, type_ref: TypeRef) {
     if let Value::Object(map) = object {
         normalise_fields(map, type_ref);
@@ -214,17 +194,21 @@ fn normalise_fields(map: &mut Map<String, Value>, target: TypeRef) {
             return false;
         }
         normalise_value(value, &field.ty);
-        field.required || !is_empty(value, field)
+        !is_left_out(value, field)
     });
 }
 
-/// Go drops empty lists and maps of optional fields, yet keeps empty structs.
-fn is_empty(value: &Value, field: &Field) -> bool {
-    match (&field.ty, value) {
-        (Type::List(_), Value::Array(items)) => items.is_empty(),
-        (Type::Map(_), Value::Object(map)) => map.is_empty(),
-        _ => false,
-    }
+/// Whether Go leaves the value out: zero values of most optional fields, yet never empty structs.
+fn is_left_out(value: &Value, field: &Field) -> bool {
+    field.omits_zero
+        && match (&field.ty, value) {
+            (Type::List(_), Value::Array(items)) => items.is_empty(),
+            (Type::Map(_), Value::Object(map)) => map.is_empty(),
+            (Type::String | Type::Bytes, Value::String(text)) => text.is_empty(),
+            (Type::Int32 | Type::Int64, Value::Number(number)) => number.as_i64() == Some(0),
+            (Type::Bool, Value::Bool(value)) => !value,
+            _ => false,
+        }
 }
 
 fn normalise_value(value: &mut Value, ty: &Type) {

@@ -1,12 +1,14 @@
 //! Schema facts of the built-in types, and decoding that checks against them.
 //!
 //! `schema/types.txt` is generated (`cargo xtask schema update`). A line `= <name> [group/version/kind …]` begins a type, the
-//! lines after it are its fields: `<name> <type> [!] [list=a|s|m] [keys=…] [patch=…] [by=…]`. Types are `s` string, `i` int32,
+//! lines after it are its fields: `<name> <type> [!] [list=a|s|m] [keys=…] [patch=…] [by=…] [#=…] [-]`. Types are `s` string, `i` int32,
 //! `l` int64, `d` number, `b` boolean, `y` bytes, `q` quantity, `o` int-or-string, `t` time, `u` microtime, `*` anything,
-//! `@N` the N-th type, `[T` a list of T, `{T` a map of T. `!` marks required fields.
+//! `@N` the N-th type, `[T` a list of T, `{T` a map of T. `!` marks required fields, `#=` the protobuf field number (two for
+//! fields of a message that JSON inlines), `-` fields whose zero value JSON leaves out.
 
 mod decode;
 mod parse;
+mod protobuf;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -16,6 +18,7 @@ use coxswain_meta::patch::strategic::{self, SchemaNode};
 
 pub use decode::{Decoded, check, normalise};
 pub use parse::parse_json_strict;
+pub use protobuf::decode as decode_protobuf;
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| Table::load(include_str!("../../schema/types.txt")));
 
@@ -93,6 +96,10 @@ pub struct Field {
     pub list_type: ListType,
     /// The keys of a `Map` list, comma-separated.
     pub map_keys: &'static str,
+    /// Go leaves a zero value out of JSON.
+    omits_zero: bool,
+    /// Protobuf field numbers from the message inwards, filled up with zeros.
+    numbers: [u8; 3],
     /// `x-kubernetes-patch-strategy`.
     patch: &'static str,
     /// `x-kubernetes-patch-merge-key`.
@@ -126,12 +133,20 @@ impl Field {
             required: false,
             list_type: ListType::Atomic,
             map_keys: "",
+            omits_zero: false,
+            numbers: [0; 3],
             patch: "",
             merge_key: None,
         };
         for flag in flags {
             match flag.split_once('=') {
+                None if flag == "-" => field.omits_zero = true,
                 None => field.required = flag == "!",
+                Some(("#", numbers)) => {
+                    for (place, number) in field.numbers.iter_mut().zip(numbers.split('.')) {
+                        *place = number.parse().unwrap_or(0);
+                    }
+                }
                 Some(("list", "m")) => field.list_type = ListType::Map,
                 Some(("list", "s")) => field.list_type = ListType::Set,
                 Some(("keys", keys)) => field.map_keys = keys,

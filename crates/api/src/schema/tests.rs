@@ -92,3 +92,39 @@ fn stored_form() {
             "volumes": [{"name": "v", "emptyDir": {}}]}}}})
     );
 }
+
+/// A protobuf message: `(number, bytes)` fields, and varints.
+fn message(parts: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (number, bytes) in parts {
+        out.extend([number << 3 | 2, u8::try_from(bytes.len()).expect("short")]);
+        out.extend(*bytes);
+    }
+    out
+}
+
+#[test]
+fn protobuf_objects_decode() {
+    let int = |number: u8, n: u8| vec![number << 3, n];
+    let volume = message(&[(1, b"v"), (2, &message(&[(2, b"")]))]);
+    let port = [message(&[(1, b"")]), int(3, 80), message(&[(4, b"TCP")])].concat();
+    let limits = message(&[(1, b"cpu"), (2, &message(&[(1, b"1")]))]);
+    let container = message(&[(1, b"c"), (2, b"i"), (5, b""), (6, &port), (8, &message(&[(1, &limits)]))]);
+    let spec = [message(&[(1, &volume), (2, &container), (3, b"")]), int(4, 0), int(11, 0)].concat();
+    let label = message(&[(1, b"a"), (2, b"b")]);
+    let metadata = message(&[(1, b"p"), (8, &message(&[])), (11, &label)]);
+    let pod = message(&[(1, &metadata), (2, &spec)]);
+    let type_meta = message(&[(1, b"v1"), (2, b"Pod")]);
+    let body = [b"k8s\0".to_vec(), message(&[(1, &type_meta), (2, &pod)])].concat();
+    assert_eq!(
+        decode_protobuf(&body).expect("decodes"),
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}}, "spec": {
+            "volumes": [{"name": "v", "emptyDir": {}}],
+            "containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": "1"}},
+                "ports": [{"containerPort": 80, "protocol": "TCP"}]}],
+            "terminationGracePeriodSeconds": 0}})
+    );
+    for broken in [&b"{}"[..], &body[..body.len() - 1], b"k8s\0\x0a\x05"] {
+        assert!(decode_protobuf(broken).is_err());
+    }
+}
