@@ -46,13 +46,26 @@ fn all_dirs(cgroup: &str) -> Vec<PathBuf> {
     }
 }
 
-/// Moves this process into `cgroup`, making it; controllers the host does not mount are passed over.
-pub(crate) fn join(cgroup: &str) -> io::Result<()> {
-    let controllers: &[&str] = match layout() {
+/// The hierarchies [`join`] is about.
+fn joined_controllers() -> &'static [&'static str] {
+    match layout() {
         Layout::Unified => &[""],
         Layout::Split => &["memory", "cpu", "cpuacct", "pids"],
-    };
-    for controller in controllers {
+    }
+}
+
+/// Moves this process out of `cgroup`, and removes that unless others are in it.
+pub(crate) fn leave(cgroup: &str) {
+    for controller in joined_controllers() {
+        // Where that fails the cgroup stays until its next user's end.
+        let _ = std::fs::write(controller_dir(controller, "").join("cgroup.procs"), "0");
+    }
+    remove(cgroup);
+}
+
+/// Moves this process into `cgroup`, making it; controllers the host does not mount are passed over.
+pub(crate) fn join(cgroup: &str) -> io::Result<()> {
+    for controller in joined_controllers() {
         let dir = controller_dir(controller, cgroup);
         if !dir.parent().is_some_and(Path::exists) {
             continue;

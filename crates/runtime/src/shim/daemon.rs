@@ -86,6 +86,7 @@ enum Ready {
 pub(super) struct Daemon {
     state: PathBuf,
     socket: PathBuf,
+    cgroup: String,
     /// The process that holds the namespaces, where it is not the shim itself.
     pause: Option<Pid>,
     reexec: Vec<OsString>,
@@ -120,6 +121,7 @@ impl Daemon {
         Ok(Self {
             state,
             socket: config.socket.clone(),
+            cgroup: config.cgroup.clone(),
             pause: Some(holder).filter(|&pid| pid != nix::unistd::getpid()),
             reexec,
             listener,
@@ -149,7 +151,9 @@ impl Daemon {
         }
         if let Some(pause) = self.pause {
             kill(pause, Signal::SIGKILL)?;
+            waitpid(pause, None)?;
         }
+        cgroup::leave(&self.cgroup);
         let _ = std::fs::remove_file(&self.socket);
         Ok(())
     }
