@@ -77,8 +77,8 @@ pub struct Kubelet {
     pub dirs: Dirs,
     /// Cgroups of pods.
     pub cgroups: Cgroups,
-    /// How many sandboxes are made at a time.
-    pub sandbox_slots: Semaphore,
+    /// How many pods are brought up at a time.
+    pub slots: Arc<Semaphore>,
     /// The pods.
     pub table: Table,
     /// Addresses of the node as text.
@@ -113,7 +113,7 @@ impl Kubelet {
                 tokens: Tokens::default(),
                 dirs: Dirs::new(config.root_dir.clone()),
                 cgroups: Cgroups::detect(&config.cgroup_root),
-                sandbox_slots: Semaphore::new(cores + 1),
+                slots: Arc::new(Semaphore::new(cores + 1)),
                 table: Table::new(kubelet.clone()),
                 host_ips: vec![config.node_ip.to_string()],
                 cancel,

@@ -287,6 +287,9 @@ fn kill_if_unfit(input: &Input<'_>, container: &Container, record: &ContainerRec
 }
 
 fn start(input: &Input<'_>, name: &str, last: Option<&ContainerRecord>, plan: &mut Plan) {
+    if input.busy.contains(&Work::Container(name.to_owned())) {
+        return;
+    }
     let crashed =
         last.filter(|c| c.state == State::Exited).map(|c| (c.finished_at, format!("{name}/{}", c.hash)));
     if let Some((since, key)) = &crashed
@@ -300,10 +303,8 @@ fn start(input: &Input<'_>, name: &str, last: Option<&ContainerRecord>, plan: &m
     }
     if let Some(unstarted) = last.filter(|c| c.state == State::Created) {
         // It never ran: the next instance takes its place and its number.
-        if !input.busy.contains(&Work::Container(name.to_owned())) {
-            let (id, log_path) = (unstarted.id.clone(), unstarted.log_path.clone());
-            plan.push(input, Action::RemoveContainer { id, log_path });
-        }
+        let (id, log_path) = (unstarted.id.clone(), unstarted.log_path.clone());
+        plan.push(input, Action::RemoveContainer { id, log_path });
         return;
     }
     let restart_count = last.map_or(0, |c| c.restart_count + 1);
@@ -373,11 +374,10 @@ fn stop(input: &Input<'_>, record: &ContainerRecord, deadline: Timestamp, plan: 
         grace_seconds: left,
         message: format!("Stopping container {}", record.name),
     };
+    let until = input.now + SignedDuration::from_secs(left);
     match input.kills.get(&record.id) {
         // A shorter grace period overrides the one a stop in progress was begun with.
-        Some(at) if *at > deadline + SignedDuration::from_secs(LEAST_GRACE_SECONDS) => {
-            plan.actions.push(action)
-        }
+        Some(at) if *at > until + SignedDuration::from_secs(1) => plan.actions.push(action),
         Some(_) => {}
         None => plan.push(input, action),
     }

@@ -212,6 +212,9 @@ fn a_crashed_container_waits_out_its_back_off() {
     let waiting = &plan.waiting["a"];
     assert_eq!(waiting.reason, "CrashLoopBackOff");
     assert_eq!(waiting.message, "back-off 10s restarting failed container=a pod=p_n(u)");
+    case.busy.insert(Work::Container("a".to_owned()));
+    assert!(case.decide().waiting.is_empty(), "what is being started does not wait");
+    case.busy.clear();
     case.now = 100;
     case.acts(&["start a 1"]);
 }
@@ -296,6 +299,10 @@ fn a_shorter_grace_period_overrides_a_stop_in_progress() {
     case.acts(&[]);
     case = case.ending(EndReason::Deleted, 100, 1);
     case.acts(&["kill a-0 2"]);
+    // Once only, even when it is overdue.
+    case.kills.insert("a-0".to_owned(), at(102));
+    case.now = 103;
+    case.acts(&[]);
 }
 
 #[test]

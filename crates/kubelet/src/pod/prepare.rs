@@ -36,8 +36,6 @@ pub async fn prepare(kubelet: &Kubelet, pod: &Pod) -> Result<Mounted, Failure> {
 
 /// Makes a sandbox.
 pub async fn create_sandbox(kubelet: &Kubelet, pod: &Pod, attempt: u32) -> Result<(), Failure> {
-    // A few at a time: the first pods are then up long before the last, instead of all of them late.
-    let _slot = kubelet.sandbox_slots.acquire().await;
     let config = sandbox::config(kubelet, pod, attempt);
     let made = match runtime_handler(kubelet, pod).await {
         Ok(handler) => kubelet.cri.run_sandbox(config, handler).await.map_err(|e| crate::cri::text(&e)),

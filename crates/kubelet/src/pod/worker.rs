@@ -9,7 +9,7 @@ use std::time::Duration;
 use coxswain_client::EventType;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,9 @@ use crate::kubelet::Kubelet;
 use crate::model::{ContainerRecord, PodId, PodRuntime, State};
 use crate::probe::{ProbeKind, ProbeReport, Probes};
 use crate::volumes::Mounted;
+
+/// How long a pod may keep others from coming up.
+const SLOT: SignedDuration = SignedDuration::from_millis(1500);
 
 /// How a worker begins.
 pub enum Start {
@@ -58,6 +61,7 @@ impl Failure {
 enum Done {
     Work(Work, Result<(), Failure>),
     Prepared(Result<Mounted, Failure>),
+    Sandbox(Option<OwnedSemaphorePermit>, Result<(), Failure>),
     Published(bool),
     TornDown(bool),
     Deleted(bool),
@@ -122,6 +126,7 @@ pub struct Worker {
     wake_at: Option<Timestamp>,
     end_again_at: Option<Timestamp>,
     end_failures: u32,
+    slot: Option<(OwnedSemaphorePermit, Timestamp)>,
 }
 
 impl Worker {
@@ -175,6 +180,7 @@ impl Worker {
             wake_at: None,
             end_again_at: None,
             end_failures: 0,
+            slot: None,
         };
         worker.note_deletion();
         worker
@@ -351,6 +357,7 @@ impl Worker {
         for action in plan.actions {
             self.launch(action, now);
         }
+        self.free_slot(now);
         self.remount(now);
         self.probe(&health);
         self.publish(&health, &waiting, now);
@@ -470,10 +477,10 @@ impl Worker {
                     let text = "Pod sandbox changed, it will be killed and re-created.";
                     kubelet.events.normal(&pod, "SandboxChanged", text);
                 }
-                self.spawn(
-                    work.clone(),
-                    async move { prepare::create_sandbox(&kubelet, &pod, attempt).await },
-                );
+                self.tasks.spawn(async move {
+                    let slot = kubelet.slots.clone().acquire_owned().await.ok();
+                    Done::Sandbox(slot, prepare::create_sandbox(&kubelet, &pod, attempt).await)
+                });
             }
             Action::StopSandbox { id } => {
                 self.spawn(work.clone(), async move {
@@ -551,6 +558,18 @@ impl Worker {
         let ephemeral = spec(&self.pod).ephemeral_containers.iter().flatten().find(|c| c.name == name)?;
         let target = ephemeral.target_container_name.as_ref().filter(|name| !name.is_empty())?;
         self.runtime.latest(target).map(|c| c.id.clone())
+    }
+
+    /// A few pods come up at a time, each to its end: the first are then up long before the last, instead of all
+    /// of them late. A pod that waits for something else than the processor makes room for the next.
+    fn free_slot(&mut self, now: Timestamp) {
+        let Some((_, until)) = &self.slot else { return };
+        let until = *until;
+        if now >= until || !self.busy.iter().any(|work| matches!(work, Work::Container(_))) {
+            self.slot = None;
+        } else {
+            self.wake(until);
+        }
     }
 
     /// Writes volumes anew when something they are made of changed or is about to expire.
@@ -691,6 +710,12 @@ impl Worker {
                 let result = result.map(|mounted| self.mounted = Some(Arc::new(mounted)));
                 self.remount |= result.is_err() && self.mounted.is_some();
                 self.settle(Work::Prepare, result, now);
+            }
+            Done::Sandbox(slot, result) => {
+                self.busy.remove(&Work::Sandbox);
+                self.stale = true;
+                self.slot = slot.map(|slot| (slot, now + SLOT));
+                self.settle(Work::Sandbox, result, now);
             }
             Done::Work(work, result) => {
                 self.busy.remove(&work);
