@@ -138,8 +138,7 @@ impl Container {
         };
         match sandbox.shim.start(request).await {
             Ok(_) => {
-                self.refresh();
-                runtime.publish(&self.id, sandbox, ContainerEventType::ContainerStartedEvent);
+                self.publish_changes(runtime, sandbox);
                 Ok(())
             }
             Err(error) => {
@@ -165,11 +164,23 @@ impl Container {
         }
     }
 
-    /// The shim reported its end.
-    pub async fn exited(&self, runtime: &Runtime, sandbox: &Sandbox) {
+    /// The shim reported a change.
+    pub async fn changed(&self, runtime: &Runtime, sandbox: &Sandbox) {
         let _lifecycle = self.lifecycle.lock().await;
+        self.publish_changes(runtime, sandbox);
+    }
+
+    /// Takes up what the shim wrote, and tells of each state it went through since.
+    fn publish_changes(&self, runtime: &Runtime, sandbox: &Sandbox) {
+        let before = self.state();
         self.refresh();
-        runtime.publish(&self.id, sandbox, ContainerEventType::ContainerStoppedEvent);
+        let after = self.state();
+        if before == ContainerState::ContainerCreated && after != before {
+            runtime.publish(&self.id, sandbox, ContainerEventType::ContainerStartedEvent);
+        }
+        if after == ContainerState::ContainerExited && after != before {
+            runtime.publish(&self.id, sandbox, ContainerEventType::ContainerStoppedEvent);
+        }
     }
 
     /// The shim is gone: what it last wrote counts, and what still ran is over.
@@ -245,6 +256,8 @@ impl Container {
         let _lifecycle = self.lifecycle.lock().await;
         let (dir, cgroup) = (self.dir.clone(), self.record.cgroup.clone());
         let removed = tokio::task::spawn_blocking(move || {
+            // A start that nobody saw the end of may have left something.
+            crate::cgroup::kill_all(&cgroup);
             unmount_all(&dir)?;
             records::remove_with_record(&dir)?;
             crate::cgroup::remove(&cgroup);

@@ -185,20 +185,20 @@ impl Sandbox {
     /// Follows the shim's reports for as long as it lives.
     async fn watch(self: Arc<Self>, runtime: &Arc<Runtime>) -> Result<(), RuntimeError> {
         let mut watch = self.shim.watch().await?;
-        // From here on no exit is missed; what came before is on disk.
+        // From here on no change is missed; what came before is on disk.
         for container in runtime.containers_of(&self.id) {
             container.refresh();
         }
         let (runtime, cancel) = (runtime.clone(), runtime.cancel.clone());
         runtime.tasks.clone().spawn(async move {
             loop {
-                let exited = tokio::select! {
-                    exited = watch.next() => exited,
+                let changed = tokio::select! {
+                    changed = watch.next() => changed,
                     () = cancel.cancelled() => return,
                 };
-                let Some(id) = exited else { break };
+                let Some(id) = changed else { break };
                 if let Ok(container) = runtime.container(&id) {
-                    container.exited(&runtime, &self).await;
+                    container.changed(&runtime, &self).await;
                 }
             }
             if self.is_ready() {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -15,6 +16,9 @@ pub(crate) const STATUS_FILE: &str = "status.json";
 
 /// File in a sandbox's directory with the pid whose `/proc/<pid>/ns` are the pod's namespaces.
 pub(crate) const HOLDER_FILE: &str = "holder";
+
+/// How long a shim's containers may take to die.
+const END_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A shim could not be started or did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +155,7 @@ impl Shim {
         self.call(Request::ReopenLog { container: container.to_owned() }, Vec::new()).await.map(drop)
     }
 
-    /// Opens the stream of exits.
+    /// Opens the stream of changes.
     pub async fn watch(&self) -> Result<Watch, ShimError> {
         let (_, _, stream) = self.call(Request::Watch, Vec::new()).await?;
         stream.set_nonblocking(true)?;
@@ -164,19 +168,21 @@ impl Shim {
         stream.set_nonblocking(true)?;
         let mut stream = tokio::net::UnixStream::from_std(stream)?;
         // The end of the stream is the end of the process.
-        let _ = stream.read(&mut [0u8; 1]).await;
-        Ok(())
+        match tokio::time::timeout(END_PATIENCE, stream.read(&mut [0u8; 1])).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ShimError::Refused("the sandbox process does not end".to_owned())),
+        }
     }
 }
 
-/// Exits, as they happen.
+/// Changes, as they happen.
 pub(crate) struct Watch(tokio::net::UnixStream);
 
 impl Watch {
-    /// The id of the next container to end; `None` when the shim itself is gone.
+    /// The id of the next container whose status on disk changed; `None` when the shim itself is gone.
     pub async fn next(&mut self) -> Option<String> {
         match read_reply(&mut self.0).await {
-            Ok(Reply::Exited { id, .. }) => Some(id),
+            Ok(Reply::Changed { id }) => Some(id),
             _ => None,
         }
     }

@@ -139,7 +139,8 @@ impl Daemon {
 
     /// Serves until told to end.
     pub fn run(&mut self) -> io::Result<()> {
-        while !self.ending {
+        // The end waits for what is being started: it would outlive us.
+        while !(self.ending && self.builds.is_empty() && self.containers.is_empty()) {
             for ready in self.wait()? {
                 self.handle(ready);
             }
@@ -278,7 +279,7 @@ impl Daemon {
             }
             Request::ReopenLog { container } => self.reopen_log(&container),
             Request::Shutdown => {
-                self.ending = true;
+                self.end();
                 Ok(())
             }
         };
@@ -306,6 +307,9 @@ impl Daemon {
     }
 
     fn try_start(&mut self, client: ConnectionId, start: StartRequest) -> io::Result<()> {
+        if self.ending {
+            return Err(io::Error::other("the sandbox is being stopped"));
+        }
         let log = start.log_path.as_deref().map(LogFile::open).transpose()?;
         let mut container = Container {
             status: ProcessStatus::default(),
@@ -444,10 +448,24 @@ impl Daemon {
             container.terminal = Some(terminal);
         }
         save_status(&container);
-        self.containers.insert(container.start.id.clone(), container);
+        if self.ending {
+            kill_container(&container);
+        }
+        let id = container.start.id.clone();
+        self.containers.insert(id.clone(), container);
         self.answer(client, Ok(Reply::Started { pid }), &[]);
+        // Whoever asked may be gone, and another server be listening.
+        self.tell_watchers(&id);
         if let Some(code) = self.unclaimed.remove(&pid) {
             self.exited(pid, code);
+        }
+    }
+
+    /// Kills what runs; the loop ends when all of it is gone.
+    fn end(&mut self) {
+        self.ending = true;
+        for container in self.containers.values() {
+            kill_container(container);
         }
     }
 
@@ -471,7 +489,7 @@ impl Daemon {
         if self.pause.is_some_and(|pause| pause.as_raw() == pid) {
             // Without its namespaces there is no sandbox.
             self.pause = None;
-            self.ending = true;
+            self.end();
             return;
         }
         if let Some(name) = self.execs.iter().find(|(_, exec)| exec.pid == pid).map(|(name, _)| name.clone())
@@ -492,10 +510,15 @@ impl Daemon {
         end_container(container, code);
         let _ = std::fs::remove_dir_all(self.state.join(&id));
         self.containers.remove(&id);
-        let watchers: Vec<_> =
-            self.connections.iter().filter(|(_, c)| c.watching).map(|(&id, _)| id).collect();
+        self.tell_watchers(&id);
+    }
+
+    /// Says that a container's status on disk has changed.
+    fn tell_watchers(&mut self, id: &str) {
+        let watching = self.connections.iter().filter(|(_, connection)| connection.watching);
+        let watchers: Vec<ConnectionId> = watching.map(|(&id, _)| id).collect();
         for watcher in watchers {
-            self.answer(watcher, Ok(Reply::Exited { id: id.clone(), exit_code: code }), &[]);
+            self.answer(watcher, Ok(Reply::Changed { id: id.to_owned() }), &[]);
         }
     }
 
@@ -596,6 +619,12 @@ fn receive_terminal(listener: &UnixListener) -> io::Result<OwnedFd> {
     let mut reader = FrameReader::default();
     reader.fill(&stream)?;
     reader.take_fd().ok_or_else(|| io::Error::other("no terminal came"))
+}
+
+fn kill_container(container: &Container) {
+    cgroup::kill_all(&container.start.cgroup);
+    // Already gone is what we want.
+    let _ = kill(Pid::from_raw(container.status.pid), Signal::SIGKILL);
 }
 
 /// Drains, counts, kills what is left, and writes down how it ended.

@@ -67,9 +67,9 @@ pub(crate) enum Request {
     Attach { container: String, stdin: bool, stdout: bool, stderr: bool },
     /// Open the log file anew after it was rotated.
     ReopenLog { container: String },
-    /// Stay connected and hear of exits (`Exited` with the container's id).
+    /// Stay connected and hear of containers whose status on disk changes (`Changed`).
     Watch,
-    /// Answer `Ok` and end; the namespaces end with the shim.
+    /// Answer `Ok`, kill what runs and end; the namespaces end with the shim.
     Shutdown,
 }
 
@@ -105,6 +105,7 @@ pub(crate) enum Reply {
     Ok,
     Started { pid: i32 },
     Exited { id: String, exit_code: i32 },
+    Changed { id: String },
     Error { message: String },
 }
 

@@ -248,8 +248,12 @@ impl Fixture {
         for name in ["containers", "sandboxes"] {
             assert_eq!(std::fs::read_dir(self.root().join(name)).unwrap().count(), 0, "{name} stay");
         }
-        assert!(!Path::new("/sys/fs/cgroup/memory").join(&self.cgroup[1..]).join("x").exists());
-        remove_cgroups(&self.cgroup);
+        for mount in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            let left =
+                std::fs::read_dir(mount.path().join(&self.cgroup[1..])).into_iter().flatten().flatten();
+            let left: Vec<_> = left.filter(|entry| entry.path().is_dir()).collect();
+            assert!(left.is_empty(), "cgroups stay: {left:?}");
+        }
     }
 }
 
