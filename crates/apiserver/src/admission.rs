@@ -267,3 +267,40 @@ fn default_toleration_seconds(_: &Admission, pod: &mut Value) -> Result<(), Stat
     pod["spec"]["tolerations"] = tolerations.into();
     Ok(())
 }
+
+/// The node that a kubelet's user name stands for.
+fn node_of<'a>(admission: &'a Admission) -> Option<&'a str> {
+    let is_node = admission.user.groups.iter().any(|group| group == "system:nodes");
+    admission.user.name.strip_prefix("system:node:").filter(|_| is_node)
+}
+
+/// NodeRestriction: a kubelet writes its own Node.
+fn own_node(admission: &Admission, node: &Value) -> Result<(), Status> {
+    match node_of(admission) {
+        Some(own) if own != node.name() => {
+            let why = format!("node \"{own}\" is not allowed to modify node \"{}\"", node.name());
+            Err(admission.forbidden(node, &why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// NodeRestriction: a kubelet makes no pods of its own.
+fn no_pods_of_nodes(admission: &Admission, pod: &Value) -> Result<(), Status> {
+    match node_of(admission) {
+        Some(own) => Err(admission.forbidden(pod, &format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{own}\" can only create mirror pods"))),
+        None => Ok(()),
+    }
+}
+
+/// NodeRestriction: a kubelet writes the status of its pods, and ends them.
+fn own_pods(admission: &Admission, pod: &Value) -> Result<(), Status> {
+    match node_of(admission) {
+        Some(own) if pod["spec"]["nodeName"] != own => {
+            let why =
+                format!("node \"{own}\" can only update or delete pods with spec.nodeName set to itself");
+            Err(admission.forbidden(pod, &why))
+        }
+        _ => Ok(()),
+    }
+}

@@ -202,21 +202,38 @@ impl<K: Resource + Send + Sync + 'static> Informer<K> {
     }
 }
 
-/// The informers of a process, one a kind (and selection).
+type Informers = Mutex<HashMap<(TypeId, Option<String>), Box<dyn Any + Send>>>;
+
+/// The informers of a process, one a kind (and selection), as one component uses them.
 pub struct InformerFactory {
+    /// What the component writes with.
     client: Client,
+    /// What all components watch with.
+    watching: Client,
     cancel: CancellationToken,
     tasks: TaskTracker,
-    informers: Mutex<HashMap<(TypeId, Option<String>), Box<dyn Any + Send>>>,
+    informers: Arc<Informers>,
 }
 
 impl InformerFactory {
     /// Informers that watch through `client` until `cancel`.
     pub fn new(client: Client, cancel: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { client, cancel, tasks: TaskTracker::new(), informers: Mutex::default() })
+        let watching = client.clone();
+        Arc::new(Self { client, watching, cancel, tasks: TaskTracker::new(), informers: Arc::default() })
     }
 
-    /// The client the informers watch through.
+    /// The same informers for a component that writes under another identity.
+    pub fn for_client(&self, client: Client) -> Arc<Self> {
+        Arc::new(Self {
+            client,
+            watching: self.watching.clone(),
+            cancel: self.cancel.clone(),
+            tasks: self.tasks.clone(),
+            informers: self.informers.clone(),
+        })
+    }
+
+    /// The component's own client.
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -248,7 +265,7 @@ impl InformerFactory {
                 subscribers: Mutex::default(),
                 synced: watch::channel(false).0,
             });
-            let (api, cancel) = (Api::all(self.client.clone()), self.cancel.clone());
+            let (api, cancel) = (Api::all(self.watching.clone()), self.cancel.clone());
             self.tasks.spawn(run(shared.clone(), api, fields, cancel));
             Box::new(Informer { shared, tasks: self.tasks.clone(), cancel: self.cancel.clone() })
         });

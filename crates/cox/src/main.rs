@@ -5,8 +5,10 @@ mod config;
 mod demo;
 mod files;
 mod image;
+mod node;
 mod notepad;
 mod pki;
+mod registries;
 mod server;
 
 use std::process::ExitCode;

@@ -5,17 +5,21 @@ use std::path::Path;
 
 use anyhow::Context;
 use coxswain_apiserver::{ApiServer, Config, Datastore, ServiceRange, TokenAuthority};
+use coxswain_client::InformerFactory;
 use coxswain_store::Sealer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::client::in_process;
 use crate::config::ServerArgs;
 use crate::files;
+use crate::node::{self, NodeIdentity};
 use crate::pki::{self, Leaf, Pki, Subject};
 
 const VERSION: &str = concat!("v1.37.0+cox", env!("CARGO_PKG_VERSION"));
+const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// Runs until SIGTERM or SIGINT.
@@ -38,45 +42,63 @@ pub async fn serve(args: &ServerArgs, cancel: CancellationToken) -> anyhow::Resu
     let _ = rustls::crypto::ring::default_provider().install_default();
     files::private_dir(&args.data_dir)
         .with_context(|| format!("the data directory {}", args.data_dir.display()))?;
-    let node = NodeIdentity::of(args)?;
+    let node = identity(args)?;
     let pki = Pki::open(&args.data_dir.join("server/pki")).context("the cluster's keys")?;
     let listener = TcpListener::bind(SocketAddr::new(args.bind_address, args.secure_port))
         .await
         .with_context(|| format!("listening on {}:{}", args.bind_address, args.secure_port))?;
     let port = listener.local_addr()?.port();
-    let stopping = cancel.child_token();
+    let stopping = CancellationToken::new();
     let api = open_api_server(args, &pki, &node, port, stopping.clone()).await?;
     let leaf = serving_certificate(&pki, &node, args.bind_address)?;
     let tasks = TaskTracker::new();
     tasks.spawn(coxswain_apiserver::serve(api.clone(), listener, pki.server_tls(&leaf)?, stopping.clone()));
+    // Components end before the API server does: their last words still reach it.
+    let components = cancel.child_token();
+    let informers = InformerFactory::new(in_process(&api, CONTROLLER_MANAGER, &[]), components.clone());
+    if !args.no_controllers {
+        let config = coxswain_controllers::Config {
+            ca_pem: pki.ca_pem.clone(),
+            pod_cidr: node::POD_CIDR,
+            node_prefix_length: 24,
+        };
+        tasks.spawn(coxswain_controllers::run(informers.clone(), config, components.clone()));
+        let scheduler = informers.for_client(in_process(&api, "system:kube-scheduler", &[]));
+        tasks.spawn(coxswain_scheduler::run(scheduler, components.clone()));
+    }
+    if !args.no_node {
+        node::start(
+            &node,
+            &args.data_dir,
+            args.registry_config.as_deref(),
+            &pki,
+            &api,
+            &informers,
+            &tasks,
+            &cancel,
+        )?;
+    }
     write_kubeconfig(args, &pki, port)?;
     api.set_ready();
     tracing::info!(port, "the API server is ready");
     cancel.cancelled().await;
+    stopping.cancel();
     tasks.close();
     tasks.wait().await;
     Ok(())
 }
 
-/// Who this machine is in the cluster.
-struct NodeIdentity {
-    name: String,
-    ip: IpAddr,
-}
-
-impl NodeIdentity {
-    fn of(args: &ServerArgs) -> anyhow::Result<Self> {
-        let name = match &args.node_name {
-            Some(name) => name.clone(),
-            None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
-        };
-        let ip = match args.node_ip {
-            Some(ip) => ip,
-            None if !args.bind_address.is_unspecified() => args.bind_address,
-            None => routed_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        };
-        Ok(Self { name, ip })
-    }
+fn identity(args: &ServerArgs) -> anyhow::Result<NodeIdentity> {
+    let name = match &args.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+    };
+    let ip = match args.node_ip {
+        Some(ip) => ip,
+        None if !args.bind_address.is_unspecified() => args.bind_address,
+        None => routed_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    };
+    Ok(NodeIdentity { name, ip })
 }
 
 /// The address this machine reaches others from; nothing is sent.

@@ -65,6 +65,7 @@ fn best(pod: &PodInfo, nodes: &[NodeInfo], feasible: &[usize], turn: usize) -> u
     let mut totals = vec![0; feasible.len()];
     for plugin in SCORES {
         let values: Vec<i64> = feasible.iter().map(|at| (plugin.score)(pod, &nodes[*at])).collect();
+        tracing::trace!(plugin = plugin.name, ?values, pod = %pod.key);
         let largest = values.iter().copied().max().unwrap_or(0);
         for (total, value) in totals.iter_mut().zip(values) {
             let value = match plugin.normalize {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use coxswain_api::{Kind, schema};
 use coxswain_meta::Status;
 use coxswain_store::{CommitError, Expect};
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use rand::Rng;
 use serde_json::Value;
 use uuid::Uuid;
@@ -193,9 +193,4 @@ impl Server {
 pub fn unavailable(error: &str) -> Status {
     tracing::error!(error, "the store takes no writes");
     Status::unavailable("the datastore cannot take writes now; nothing was changed")
-}
-
-/// An answer for an object whose creation is a verb of its own, such as a binding.
-pub fn created(status: &Status) -> Response<Body> {
-    respond::json(StatusCode::CREATED, status)
 }

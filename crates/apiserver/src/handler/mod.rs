@@ -167,7 +167,14 @@ pub async fn read_document(request: Request<Body>) -> Result<(Value, Vec<String>
                 .map_err(|error| Status::bad_request(format!("error parsing YAML: {error}")))?;
             Ok((value, Vec::new()))
         }
-        _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+        "application/vnd.kubernetes.protobuf" => {
+            Ok((schema::decode_protobuf(&body).map_err(Status::bad_request)?, Vec::new()))
+        }
+        _ => Err(Status::unsupported_media_type(&[
+            "application/json",
+            "application/yaml",
+            "application/vnd.kubernetes.protobuf",
+        ])),
     }
 }
 

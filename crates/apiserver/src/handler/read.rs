@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use coxswain_api::Kind;
 use coxswain_meta::{Status, fields, labels};
 use coxswain_store::Revision;
 use http::StatusCode;
@@ -14,8 +15,11 @@ use crate::respond::Outcome;
 /// Which objects of a collection a request selects.
 #[derive(Clone)]
 pub struct Selection {
+    kind: &'static Kind,
     labels: labels::Selector,
     fields: fields::Selector,
+    /// The one name in the collection that is meant.
+    only: Option<String>,
     /// What the names in the collection start with: `namespace/`, or nothing.
     pub prefix: String,
 }
@@ -23,7 +27,8 @@ pub struct Selection {
 impl Selection {
     /// Whether an object, by its name in the collection and its attributes, is selected.
     pub fn takes(&self, name: &str, attributes: &Attributes) -> bool {
-        self.labels.matches(&attributes.labels)
+        self.only.as_deref().is_none_or(|only| only == name)
+            && self.labels.matches(&attributes.labels)
             && (self.fields.is_everything() || self.takes_fields(name, attributes))
     }
 
@@ -32,7 +37,10 @@ impl Selection {
         self.fields.matches(&|field| match field {
             "metadata.name" => Some(name),
             "metadata.namespace" => Some(namespace),
-            _ => attributes.fields.iter().find(|(key, _)| *key == field).map(|(_, value)| value.as_str()),
+            _ => {
+                let stored = self.kind.stored_field(field);
+                attributes.fields.iter().find(|(key, _)| *key == stored).map(|(_, value)| value.as_str())
+            }
         })
     }
 }
@@ -60,14 +68,12 @@ impl Call {
             }
         }
         let namespace = &self.info.namespace;
-        let mut prefix = match self.kind.namespaced && !namespace.is_empty() {
+        let prefix = match self.kind.namespaced && !namespace.is_empty() {
             true => format!("{namespace}/"),
             false => String::new(),
         };
-        if !self.info.name.is_empty() {
-            prefix.push_str(&self.info.name);
-        }
-        Ok(Selection { labels, fields, prefix })
+        let only = (!self.info.name.is_empty()).then(|| format!("{prefix}{}", self.info.name));
+        Ok(Selection { kind: self.kind, labels, fields, only, prefix })
     }
 
     pub(super) fn include_object(&self) -> &str {

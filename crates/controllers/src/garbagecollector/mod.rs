@@ -65,9 +65,13 @@ impl Collector {
 
     /// Keeps the graph true to the objects of one kind.
     async fn watch(&self, at: usize) {
+        let resource = resource_of(self.kinds[at]);
         let mut events = std::pin::pin!(
-            watcher::metadata_watcher(self.api(self.kinds[at], ""), watcher::Config::default())
-                .default_backoff()
+            watcher(
+                Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), &resource),
+                watcher::Config::default()
+            )
+            .default_backoff()
         );
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {

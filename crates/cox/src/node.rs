@@ -1,0 +1,148 @@
+//! The node: pod network, container runtime, kubelet, service proxy and DNS, each a task.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use coxswain_apiserver::ApiServer;
+use coxswain_client::{Client, InformerFactory};
+use coxswain_kubelet::{KubeletConfig, NodeApiTls};
+use coxswain_network::{DnsConfig, PodNetwork, PodNetworkConfig, ProxyConfig};
+use coxswain_runtime::RuntimeConfig;
+use rcgen::SanType;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::client::in_process;
+use crate::pki::{Pki, Subject};
+use crate::{files, registries};
+
+/// The bridge that pods are connected to.
+pub const BRIDGE: &str = "cox0";
+/// The addresses of all pods.
+pub const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 42, 0, 0), 16);
+/// Where pods find the DNS server.
+pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
+/// The cluster's domain.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The cgroup above those of the pods.
+pub const CGROUP_ROOT: &str = "/";
+const KUBELET_PORT: u16 = 10250;
+const MAX_PODS: u32 = 110;
+
+/// Who a machine is in the cluster.
+#[derive(Clone, Debug)]
+pub struct NodeIdentity {
+    /// Name of the Node object.
+    pub name: String,
+    /// Its address.
+    pub ip: IpAddr,
+}
+
+/// Starts everything that makes this machine a node of the cluster.
+pub fn start(
+    node: &NodeIdentity,
+    data_dir: &Path,
+    registry_config: Option<&Path>,
+    pki: &Pki,
+    api: &ApiServer,
+    informers: &Arc<InformerFactory>,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    let run_dir = data_dir.join("run");
+    files::private_dir(&run_dir)?;
+    let user = format!("system:node:{}", node.name);
+    let client = in_process(api, &user, &["system:nodes"]);
+    let network_config = PodNetworkConfig {
+        node_name: node.name.clone(),
+        state_dir: data_dir.join("network"),
+        bridge: BRIDGE.to_owned(),
+        cluster_cidr: POD_CIDR,
+        dns_address: DNS_ADDRESS,
+    };
+    let network =
+        PodNetwork::new(network_config, informers.informer(), cancel.clone()).context("the pod network")?;
+    let runtime = RuntimeConfig {
+        root: data_dir.join("runtime"),
+        run_dir: run_dir.join("shims"),
+        socket: run_dir.join("cri.sock"),
+        shim_command: vec!["/proc/self/exe".into(), "shim".into()],
+        network: network.clone(),
+        registries: registry_config.map(registries::read).transpose()?.unwrap_or_default(),
+        cgroup_parent: format!("{}/kubepods", CGROUP_ROOT.trim_end_matches('/')),
+    };
+    let kubelet = kubelet_config(node, data_dir, pki, client, &runtime.socket)?;
+    let proxy = ProxyConfig {
+        node_name: node.name.clone(),
+        node_ip: node.ip,
+        cluster_cidr: POD_CIDR,
+        bridge: BRIDGE.to_owned(),
+    };
+    let dns = DnsConfig {
+        listen: vec![SocketAddr::new(DNS_ADDRESS.into(), 53)],
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        upstreams: None,
+    };
+    let as_user = |user: &str| informers.for_client(in_process(api, user, &[]));
+    let (proxy_informers, dns_informers) =
+        (as_user("system:kube-proxy"), as_user("system:serviceaccount:kube-system:coredns"));
+    let (own, runtime_cancel) = (cancel.clone(), cancel.clone());
+    spawn(tasks, cancel, "pod network", async move { network.set_up().await });
+    spawn(tasks, cancel, "container runtime", async move {
+        coxswain_runtime::serve(runtime, runtime_cancel).await
+    });
+    spawn(tasks, cancel, "kubelet", coxswain_kubelet::run(kubelet, own.clone()));
+    spawn(tasks, cancel, "service proxy", coxswain_network::run_proxy(proxy_informers, proxy, own.clone()));
+    spawn(tasks, cancel, "DNS", coxswain_network::run_dns(dns_informers, dns, own));
+    Ok(())
+}
+
+/// Runs a part of the node; a part that fails stops the process, which restarts it whole.
+fn spawn<E: std::fmt::Display>(
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+    name: &'static str,
+    part: impl Future<Output = Result<(), E>> + Send + 'static,
+) {
+    let cancel = cancel.clone();
+    tasks.spawn(async move {
+        if let Err(error) = part.await {
+            tracing::error!(part = name, %error, "a part of the node failed");
+            cancel.cancel();
+        }
+    });
+}
+
+fn kubelet_config(
+    node: &NodeIdentity,
+    data_dir: &Path,
+    pki: &Pki,
+    client: Client,
+    socket: &Path,
+) -> anyhow::Result<KubeletConfig> {
+    let user = format!("system:node:{}", node.name);
+    let served_as = vec![SanType::IpAddress(node.ip), SanType::DnsName(node.name.as_str().try_into()?)];
+    let leaf = pki.sign(Subject { name: &user, group: "system:nodes", served_as })?;
+    Ok(KubeletConfig {
+        node_name: node.name.clone(),
+        hostname: node.name.clone(),
+        node_ip: node.ip,
+        root_dir: data_dir.join("kubelet"),
+        cri_socket: socket.to_owned(),
+        client,
+        tls: NodeApiTls {
+            cert_pem: leaf.certificate_pem,
+            key_pem: leaf.key_pem,
+            client_ca_pem: pki.ca_pem.clone(),
+        },
+        api_address: SocketAddr::new(node.ip, KUBELET_PORT),
+        cluster_dns: vec![DNS_ADDRESS.into()],
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        max_pods: MAX_PODS,
+        labels: Default::default(),
+        taints: Vec::new(),
+        cgroup_root: CGROUP_ROOT.to_owned(),
+    })
+}
