@@ -190,48 +190,66 @@ struct Prober {
     sender: mpsc::UnboundedSender<Message>,
 }
 
+fn seconds(value: Option<i32>, default: u64) -> Duration {
+    Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default))
+}
+
+fn fine(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Success | Outcome::Warning(_))
+}
+
 /// The first extra attempt of a probe that the container's traffic waits for.
 const FIRST_EXTRA: Duration = Duration::from_millis(100);
 
 impl Prober {
     async fn run(self, ready: bool) {
-        let seconds = |value: Option<i32>, default: u64| {
-            Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default))
-        };
         let period = seconds(self.probe.period_seconds, 10).max(Duration::from_secs(1));
         let limit = seconds(self.probe.timeout_seconds, 1).max(Duration::from_secs(1));
-        let delay = seconds(self.probe.initial_delay_seconds, 0);
-        let age = Duration::try_from(Timestamp::now().duration_since(self.started_at)).unwrap_or_default();
-        tokio::time::sleep(delay.saturating_sub(age)).await;
+        tokio::time::sleep(self.first_delay(period)).await;
         let mut verdict = Verdict::new(self.kind, &self.probe, ready);
         let mut next = Instant::now();
-        let mut extra = FIRST_EXTRA;
         loop {
-            let outcome = self.attempt(limit).await;
+            let mut outcome = self.attempt(limit).await;
             next += period;
+            // Between its periods a probe that traffic waits for tries again soon, which upstream allows for readiness.
+            // These attempts can only help: a failure of theirs counts for nothing.
+            let mut extra = FIRST_EXTRA;
+            while self.waits(&verdict) && !fine(&outcome) && Instant::now() + extra < next {
+                tokio::time::sleep(extra).await;
+                extra *= 2;
+                let again = self.attempt(limit).await;
+                if fine(&again) {
+                    outcome = again;
+                }
+            }
             let success = self.judge(&outcome);
             if let Some(changed) = success.and_then(|success| verdict.note(success))
                 && !self.report(changed)
             {
                 return;
             }
-            // Between its periods a probe that traffic waits for tries again soon, which upstream allows for readiness.
-            // These attempts can only help: a failure of theirs counts for nothing.
-            while self.waits(&verdict) && Instant::now() + extra < next {
-                tokio::time::sleep(extra).await;
-                extra *= 2;
-                let fine = matches!(self.attempt(limit).await, Outcome::Success | Outcome::Warning(_));
-                if fine && verdict.note(true) == Some(true) && !self.report(true) {
-                    return;
-                }
-            }
             tokio::time::sleep_until(next).await;
             next = next.max(Instant::now());
         }
     }
 
+    /// How long the first attempt waits. Liveness is asked a period after the start, as upstream does; the probes of
+    /// containers that have been running for long (we were restarted) are spread over their period.
+    fn first_delay(&self, period: Duration) -> Duration {
+        let age = Duration::try_from(Timestamp::now().duration_since(self.started_at)).unwrap_or_default();
+        let mut delay = seconds(self.probe.initial_delay_seconds, 0);
+        if self.kind == ProbeKind::Liveness {
+            delay = delay.max(period);
+        }
+        match delay.checked_sub(age) {
+            Some(left) => left,
+            None if age > period && self.kind != ProbeKind::Startup => period.mul_f64(rand::random()),
+            None => Duration::ZERO,
+        }
+    }
+
     fn waits(&self, verdict: &Verdict) -> bool {
-        self.kind == ProbeKind::Readiness && verdict.current != Some(true) && verdict.success_threshold == 1
+        self.kind != ProbeKind::Liveness && verdict.current != Some(true) && verdict.success_threshold == 1
     }
 
     async fn attempt(&self, limit: Duration) -> Outcome {
