@@ -49,8 +49,16 @@ const MUTATORS: &[(&str, Operation, Mutator)] = &[
     ("namespaces", Operation::Update, namespace_label),
 ];
 
-const VALIDATORS: &[(&str, Operation, Validator)] =
-    &[("*", Operation::Create, namespace_exists), ("namespaces", Operation::Delete, namespace_is_needed)];
+const VALIDATORS: &[(&str, Operation, Validator)] = &[
+    ("*", Operation::Create, namespace_exists),
+    ("namespaces", Operation::Delete, namespace_is_needed),
+    ("nodes", Operation::Create, own_node),
+    ("nodes", Operation::Update, own_node),
+    ("nodes", Operation::Delete, own_node),
+    ("pods", Operation::Create, no_pods_of_nodes),
+    ("pods", Operation::Update, own_pods),
+    ("pods", Operation::Delete, own_pods),
+];
 
 fn applies(plural: &str, kind: &Kind) -> bool {
     plural == "*" || (plural == kind.plural && kind.group.is_empty())
@@ -170,6 +178,11 @@ fn service_account(admission: &Admission, pod: &mut Value) -> Result<(), Status>
     Ok(())
 }
 
+/// The items of a list; unlike indexing, this makes no empty member where there is none.
+fn members<'a>(object: &'a mut Value, list: &str) -> impl Iterator<Item = &'a mut Value> {
+    object.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
 const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 fn mount_token(spec: &mut Value) {
@@ -184,7 +197,7 @@ fn mount_token(spec: &mut Value) {
     let mut used = false;
     for list in ["initContainers", "containers"] {
         for container in
-            spec[list].as_array_mut().into_iter().flatten().filter(|container| container.is_object())
+            members(spec, list).filter(|container| container.is_object())
         {
             let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
             if mounts.iter().any(|mount| mount["mountPath"] == TOKEN_DIR) {

@@ -194,7 +194,7 @@ fn assign_ports(
         old.and_then(|old| old["spec"]["ports"].as_array().cloned()).unwrap_or_default();
     let had_ports = old.is_some_and(|old| matches!(text(&old["spec"], "type"), "NodePort" | "LoadBalancer"));
     let path = Path::new("spec").child("ports");
-    for (at, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+    for (at, port) in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
         let (protocol, mut number) = port_of(port);
         let same = old_ports
             .iter()

@@ -9,6 +9,7 @@ mod node;
 mod notepad;
 mod pki;
 mod registries;
+mod removal;
 mod server;
 
 use std::process::ExitCode;
@@ -69,7 +70,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 fn log_to_stderr(level: &str) {
-    let filter = EnvFilter::try_from_env("COX_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = EnvFilter::try_from_env("COX_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{level},nlink=error")));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 

@@ -22,14 +22,22 @@ use crate::{files, registries};
 pub const BRIDGE: &str = "cox0";
 /// The addresses of all pods.
 pub const POD_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 42, 0, 0), 16);
+/// The addresses of services.
+pub const SERVICE_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 43, 0, 0), 16);
 /// Where pods find the DNS server.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
 /// The cluster's domain.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
-/// The cgroup above those of the pods.
-pub const CGROUP_ROOT: &str = "/";
 const KUBELET_PORT: u16 = 10250;
 const MAX_PODS: u32 = 110;
+
+/// The cgroup above those of the pods: clusters of different directories do not meet.
+pub fn cgroup_root(data_dir: &Path) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    data_dir.hash(&mut hasher);
+    format!("/coxswain-{:08x}", hasher.finish() >> 32)
+}
 
 /// Who a machine is in the cluster.
 #[derive(Clone, Debug)]
@@ -71,7 +79,7 @@ pub fn start(
         shim_command: vec!["/proc/self/exe".into(), "shim".into()],
         network: network.clone(),
         registries: registry_config.map(registries::read).transpose()?.unwrap_or_default(),
-        cgroup_parent: format!("{}/kubepods", CGROUP_ROOT.trim_end_matches('/')),
+        cgroup_parent: format!("{}/kubepods", cgroup_root(data_dir)),
     };
     let kubelet = kubelet_config(node, data_dir, pki, client, &runtime.socket)?;
     let proxy = ProxyConfig {
@@ -79,6 +87,7 @@ pub fn start(
         node_ip: node.ip,
         cluster_cidr: POD_CIDR,
         bridge: BRIDGE.to_owned(),
+        service_cidr: SERVICE_CIDR,
     };
     let dns = DnsConfig {
         listen: vec![SocketAddr::new(DNS_ADDRESS.into(), 53)],
@@ -143,6 +152,6 @@ fn kubelet_config(
         max_pods: MAX_PODS,
         labels: Default::default(),
         taints: Vec::new(),
-        cgroup_root: CGROUP_ROOT.to_owned(),
+        cgroup_root: cgroup_root(data_dir),
     })
 }

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use coxswain_apiserver::{ApiServer, Config, Datastore, ServiceRange, TokenAuthority};
-use coxswain_client::InformerFactory;
+use coxswain_client::{Client, InformerFactory};
 use coxswain_store::Sealer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,13 +33,13 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         tracing::info!("stopping");
         stop.cancel();
     });
-    let outcome = serve(&args, cancel).await;
+    let outcome = serve(&args, cancel, None).await;
     signals.abort();
     outcome
 }
 
-/// Runs until `cancel`.
-pub async fn serve(args: &ServerArgs, cancel: CancellationToken) -> anyhow::Result<()> {
+/// Runs until `cancel`; `ready` gets an administrator's client once the API server answers.
+pub async fn serve(args: &ServerArgs, cancel: CancellationToken, ready: Option<oneshot::Sender<Client>>) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     files::private_dir(&args.data_dir)
         .with_context(|| format!("the data directory {}", args.data_dir.display()))?;
@@ -80,6 +81,9 @@ pub async fn serve(args: &ServerArgs, cancel: CancellationToken) -> anyhow::Resu
     }
     write_kubeconfig(args, &pki, port)?;
     api.set_ready();
+    if let Some(ready) = ready {
+        let _ = ready.send(in_process(&api, "kubernetes-admin", &["system:masters"]));
+    }
     tracing::info!(port, "the API server is ready");
     cancel.cancelled().await;
     stopping.cancel();
@@ -88,7 +92,8 @@ pub async fn serve(args: &ServerArgs, cancel: CancellationToken) -> anyhow::Resu
     Ok(())
 }
 
-fn identity(args: &ServerArgs) -> anyhow::Result<NodeIdentity> {
+/// Who this machine is in the cluster.
+pub fn identity(args: &ServerArgs) -> anyhow::Result<NodeIdentity> {
     let name = match &args.node_name {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),

@@ -165,7 +165,7 @@ pub async fn replace_part(call: &Call, request: Request<Body>) -> Outcome {
                 add_ephemeral(call, &mut new, &sent)?;
             } else {
                 for list in ["containers", "initContainers"] {
-                    copy_resources(&mut new["spec"][list], &sent["spec"][list]);
+                    copy_resources(new["spec"].get_mut(list), &sent["spec"][list]);
                 }
             }
             let generation = old.meta()["generation"].as_i64().unwrap_or(0);
@@ -201,8 +201,8 @@ fn add_ephemeral(call: &Call, new: &mut Value, sent: &Value) -> Result<(), Statu
     Ok(())
 }
 
-fn copy_resources(new: &mut Value, sent: &Value) {
-    for container in new.as_array_mut().into_iter().flatten() {
+fn copy_resources(new: Option<&mut Value>, sent: &Value) {
+    for container in new.and_then(Value::as_array_mut).into_iter().flatten() {
         let same = sent.as_array().into_iter().flatten().find(|other| other["name"] == container["name"]);
         if let Some(same) = same {
             for field in ["resources", "resizePolicy"] {

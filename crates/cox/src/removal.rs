@@ -1,0 +1,130 @@
+//! Takes a cluster and everything it made on this machine away: pods, mounts, devices, rules, cgroups, files.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::Context;
+use coxswain_network::PodNetwork;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use kube::api::{Api, DeleteParams, ListParams};
+use kube::{Client, Config, Resource, ResourceExt};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::node;
+
+const PODS_MAY_TAKE: Duration = Duration::from_secs(15);
+
+/// Removes the cluster of a data directory: empties it while it runs, stops it, and removes what is left.
+pub async fn remove(
+    data_dir: &Path,
+    cancel: &CancellationToken,
+    cluster: &mut Pin<&mut impl Future<Output = anyhow::Result<()>>>,
+) -> anyhow::Result<()> {
+    let had_network = Path::new("/sys/class/net").join(node::BRIDGE).exists();
+    if !cancel.is_cancelled() {
+        let emptied = tokio::select! {
+            emptied = tokio::time::timeout(PODS_MAY_TAKE, empty(data_dir)) => emptied.unwrap_or_else(|_| anyhow::bail!("pods did not end in time")),
+            ended = &mut *cluster => ended,
+        };
+        if let Err(error) = emptied {
+            tracing::warn!(%error, "the pods are ended the hard way");
+        }
+        cancel.cancel();
+        // The future may have ended above; asking an ended one again would not do.
+        let _ = tokio::time::timeout(Duration::from_secs(5), async { if data_dir.exists() { drained(cluster).await } }).await;
+    }
+    kill_shims(data_dir)?;
+    unmount_below(data_dir)?;
+    if had_network {
+        PodNetwork::remove(node::BRIDGE).await.context("removing the pod network")?;
+        coxswain_network::remove_proxy().await.context("removing the service rules")?;
+    }
+    coxswain_kubelet::remove_cgroups(&node::cgroup_root(data_dir)).context("removing the cgroups")?;
+    match fs::remove_dir_all(data_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("removing the data directory"),
+        _ => Ok(()),
+    }
+}
+
+async fn drained(cluster: &mut Pin<&mut impl Future<Output = anyhow::Result<()>>>) {
+    if let Err(error) = cluster.as_mut().await {
+        tracing::debug!(%error, "the cluster ended");
+    }
+}
+
+/// Deletes every workload and pod, and waits until the pods are gone.
+async fn empty(data_dir: &Path) -> anyhow::Result<()> {
+    let kubeconfig = kube::config::Kubeconfig::read_from(data_dir.join("admin.kubeconfig"))?;
+    let client = Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?)?;
+    delete_all::<CronJob>(&client).await?;
+    delete_all::<Job>(&client).await?;
+    delete_all::<Deployment>(&client).await?;
+    delete_all::<StatefulSet>(&client).await?;
+    delete_all::<DaemonSet>(&client).await?;
+    delete_all::<ReplicaSet>(&client).await?;
+    delete_all::<ReplicationController>(&client).await?;
+    let pods: Api<Pod> = Api::all(client.clone());
+    let mut pause = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        let left = pods.list(&ListParams::default()).await?;
+        if left.items.is_empty() {
+            return Ok(());
+        }
+        for pod in left {
+            let of_namespace: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+            let _ = of_namespace.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await;
+        }
+        pause.tick().await;
+    }
+}
+
+async fn delete_all<K>(client: &Client) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    for object in Api::<K>::all(client.clone()).list(&ListParams::default()).await? {
+        let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+        let _ = api.delete(&object.name_any(), &DeleteParams::background()).await;
+    }
+    Ok(())
+}
+
+/// Ends shims that outlived the cluster, and with them (SIGKILL reaches a pod's processes through its shim's cgroup kill or the
+/// kernel's end of the PID namespace) their containers.
+fn kill_shims(data_dir: &Path) -> anyhow::Result<()> {
+    let marker = data_dir.join("run").display().to_string();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        if pid != std::process::id().cast_signed() && command.contains(&marker) && command.contains("shim") {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts everything below a directory, the deepest first.
+fn unmount_below(dir: &Path) -> anyhow::Result<()> {
+    let Ok(dir) = dir.canonicalize() else { return Ok(()) };
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let mut below: Vec<&str> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|point| Path::new(point).starts_with(&dir))
+        .collect();
+    below.sort_by_key(|point| std::cmp::Reverse(point.len()));
+    for point in below {
+        umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("unmounting {point}"))?;
+    }
+    Ok(())
+}
