@@ -196,9 +196,7 @@ fn mount_token(spec: &mut Value) {
     volume = existing.unwrap_or(volume);
     let mut used = false;
     for list in ["initContainers", "containers"] {
-        for container in
-            members(spec, list).filter(|container| container.is_object())
-        {
+        for container in members(spec, list).filter(|container| container.is_object()) {
             let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
             if mounts.iter().any(|mount| mount["mountPath"] == TOKEN_DIR) {
                 continue;

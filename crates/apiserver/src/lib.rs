@@ -13,6 +13,7 @@ mod authn;
 mod authz;
 mod bootstrap;
 mod discovery;
+mod expiry;
 mod handler;
 mod object;
 mod plain;
@@ -108,6 +109,11 @@ impl ApiServer {
         });
         bootstrap::ensure(&server).await;
         Ok(Self(server))
+    }
+
+    /// What the server does by itself, until it stops.
+    pub async fn run_background(&self) {
+        expiry::run(self.0.clone()).await;
     }
 
     /// Lets `/readyz` say ok.

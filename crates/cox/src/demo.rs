@@ -49,7 +49,11 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         Some(dir) => dir,
         None => std::env::temp_dir().join(format!("cox-demo-{}", std::process::id())),
     };
-    anyhow::ensure!(!data_dir.exists(), "{} exists: the demo makes a directory of its own", data_dir.display());
+    anyhow::ensure!(
+        !data_dir.exists(),
+        "{} exists: the demo makes a directory of its own",
+        data_dir.display()
+    );
     let cancel = CancellationToken::new();
     let cluster = cluster(&args, data_dir.clone(), cancel.clone());
     tokio::pin!(cluster);
@@ -102,14 +106,20 @@ async fn cluster(args: &DemoArgs, data_dir: PathBuf, cancel: CancellationToken) 
     served.and(shown)
 }
 
-async fn show(client: &Client, args: &ServerArgs, data_dir: &Path, step: &dyn Fn(&dyn Display)) -> anyhow::Result<()> {
+async fn show(
+    client: &Client,
+    args: &ServerArgs,
+    data_dir: &Path,
+    step: &dyn Fn(&dyn Display),
+) -> anyhow::Result<()> {
     let services: Api<Service> = Api::default_namespaced(client.clone());
     let deployments: Api<Deployment> = Api::default_namespaced(client.clone());
     services.create(&PostParams::default(), &serde_yaml::from_str(SERVICE)?).await?;
     deployments.create(&PostParams::default(), &serde_yaml::from_str(DEPLOYMENT)?).await?;
     step(&"the demo app is deployed: 3 replicas behind a NodePort service");
     let all_ready = |deployment: Option<&Deployment>| {
-        deployment.and_then(|deployment| deployment.status.as_ref()).and_then(|status| status.ready_replicas) == Some(3)
+        deployment.and_then(|deployment| deployment.status.as_ref()).and_then(|status| status.ready_replicas)
+            == Some(3)
     };
     let waiting = await_condition(deployments, "notepad", all_ready);
     tokio::time::timeout(PATIENCE, waiting).await.context("the demo app did not get ready")??;
@@ -117,8 +127,14 @@ async fn show(client: &Client, args: &ServerArgs, data_dir: &Path, step: &dyn Fn
     let node = SocketAddr::new(server::identity(args)?.ip, PORT);
     tokio::time::timeout(PATIENCE, answers(node)).await.context("the demo app does not answer")?;
     step(&"it answers");
-    println!("\n  URL:         http://{node}\n  Look around: export KUBECONFIG={}", data_dir.join("admin.kubeconfig").display());
-    println!("               kubectl get pods -o wide\n               kubectl set image deployment/notepad notepad={}:2", image::NOTEPAD);
+    println!(
+        "\n  URL:         http://{node}\n  Look around: export KUBECONFIG={}",
+        data_dir.join("admin.kubeconfig").display()
+    );
+    println!(
+        "               kubectl get pods -o wide\n               kubectl set image deployment/notepad notepad={}:2",
+        image::NOTEPAD
+    );
     println!("\nCtrl-C removes it all.");
     Ok(())
 }

@@ -70,7 +70,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 fn log_to_stderr(level: &str) {
-    let filter = EnvFilter::try_from_env("COX_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{level},nlink=error")));
+    let filter =
+        EnvFilter::try_from_env("COX_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{level},nlink=error")));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 

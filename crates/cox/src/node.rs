@@ -1,6 +1,8 @@
 //! The node: pod network, container runtime, kubelet, service proxy and DNS, each a task.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,8 +10,9 @@ use anyhow::Context;
 use coxswain_apiserver::ApiServer;
 use coxswain_client::{Client, InformerFactory};
 use coxswain_kubelet::{KubeletConfig, NodeApiTls};
-use coxswain_network::{DnsConfig, PodNetwork, PodNetworkConfig, ProxyConfig};
+use coxswain_network::{PodNetwork, PodNetworkConfig, ProxyConfig};
 use coxswain_runtime::RuntimeConfig;
+use nix::fcntl::{Flock, FlockArg};
 use rcgen::SanType;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,6 +64,7 @@ pub fn start(
 ) -> anyhow::Result<()> {
     let run_dir = data_dir.join("run");
     files::private_dir(&run_dir)?;
+    let alone = claim_machine()?;
     let user = format!("system:node:{}", node.name);
     let client = in_process(api, &user, &["system:nodes"]);
     let network_config = PodNetworkConfig {
@@ -89,23 +93,33 @@ pub fn start(
         bridge: BRIDGE.to_owned(),
         service_cidr: SERVICE_CIDR,
     };
-    let dns = DnsConfig {
-        listen: vec![SocketAddr::new(DNS_ADDRESS.into(), 53)],
-        cluster_domain: CLUSTER_DOMAIN.to_owned(),
-        upstreams: None,
-    };
     let as_user = |user: &str| informers.for_client(in_process(api, user, &[]));
-    let (proxy_informers, dns_informers) =
-        (as_user("system:kube-proxy"), as_user("system:serviceaccount:kube-system:coredns"));
-    let (own, runtime_cancel) = (cancel.clone(), cancel.clone());
-    spawn(tasks, cancel, "pod network", async move { network.set_up().await });
+    let proxy_informers = as_user("system:kube-proxy");
+    let (own, own_network, runtime_cancel) = (cancel.clone(), cancel.clone(), cancel.clone());
+    spawn(tasks, cancel, "pod network", async move {
+        let _alone = alone;
+        network.set_up().await?;
+        own_network.cancelled().await;
+        Ok::<_, coxswain_cri::NetworkError>(())
+    });
     spawn(tasks, cancel, "container runtime", async move {
         coxswain_runtime::serve(runtime, runtime_cancel).await
     });
     spawn(tasks, cancel, "kubelet", coxswain_kubelet::run(kubelet, own.clone()));
-    spawn(tasks, cancel, "service proxy", coxswain_network::run_proxy(proxy_informers, proxy, own.clone()));
-    spawn(tasks, cancel, "DNS", coxswain_network::run_dns(dns_informers, dns, own));
+    spawn(tasks, cancel, "service proxy", coxswain_network::run_proxy(proxy_informers, proxy, own));
     Ok(())
+}
+
+/// A machine (to be exact, a network namespace) is one node at a time: two would fight over bridge, ports and rules.
+fn claim_machine() -> anyhow::Result<Flock<File>> {
+    let namespace = std::fs::metadata("/proc/self/ns/net").context("this network namespace")?.ino();
+    let path = format!("/run/coxswain-node-{namespace}.lock");
+    let file =
+        File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).context(path)?;
+    let taken = |(_, error)| {
+        anyhow::anyhow!("another cox runs a node on this machine ({error}); stop it, or use --no-node")
+    };
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(taken)
 }
 
 /// Runs a part of the node; a part that fails stops the process, which restarts it whole.

@@ -40,9 +40,15 @@ pub async fn remove(
         }
         cancel.cancel();
         // The future may have ended above; asking an ended one again would not do.
-        let _ = tokio::time::timeout(Duration::from_secs(5), async { if data_dir.exists() { drained(cluster).await } }).await;
+        let _ = tokio::time::timeout(Duration::from_secs(5), async {
+            if data_dir.exists() {
+                drained(cluster).await
+            }
+        })
+        .await;
     }
     kill_shims(data_dir)?;
+    kill_pods(&node::cgroup_root(data_dir)).await;
     unmount_below(data_dir)?;
     if had_network {
         PodNetwork::remove(node::BRIDGE).await.context("removing the pod network")?;
@@ -50,7 +56,9 @@ pub async fn remove(
     }
     coxswain_kubelet::remove_cgroups(&node::cgroup_root(data_dir)).context("removing the cgroups")?;
     match fs::remove_dir_all(data_dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("removing the data directory"),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context("removing the data directory")
+        }
         _ => Ok(()),
     }
 }
@@ -80,7 +88,8 @@ async fn empty(data_dir: &Path) -> anyhow::Result<()> {
             return Ok(());
         }
         for pod in left {
-            let of_namespace: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+            let of_namespace: Api<Pod> =
+                Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
             let _ = of_namespace.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await;
         }
         pause.tick().await;
@@ -89,7 +98,10 @@ async fn empty(data_dir: &Path) -> anyhow::Result<()> {
 
 async fn delete_all<K>(client: &Client) -> anyhow::Result<()>
 where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
 {
     for object in Api::<K>::all(client.clone()).list(&ListParams::default()).await? {
         let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
@@ -98,19 +110,50 @@ where
     Ok(())
 }
 
-/// Ends shims that outlived the cluster, and with them (SIGKILL reaches a pod's processes through its shim's cgroup kill or the
-/// kernel's end of the PID namespace) their containers.
+/// Ends the shims of a data directory that outlived its cluster.
 fn kill_shims(data_dir: &Path) -> anyhow::Result<()> {
-    let marker = data_dir.join("run").display().to_string();
+    let marker = format!("{}/", data_dir.display());
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).into_owned();
-        if pid != std::process::id().cast_signed() && command.contains(&marker) && command.contains("shim") {
+        let mut words = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).skip(1);
+        if words.next().as_deref() == Some("shim") && words.any(|word| word.starts_with(&marker)) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
     Ok(())
+}
+
+/// Ends what still runs in the cgroups of the pods.
+async fn kill_pods(cgroup_root: &str) {
+    let name = cgroup_root.trim_start_matches('/');
+    let mut pause = tokio::time::interval(Duration::from_millis(20));
+    for _ in 0..100 {
+        pause.tick().await;
+        let mut left = Vec::new();
+        for mount in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            processes_below(&mount.path().join(name), &mut left);
+        }
+        processes_below(&Path::new("/sys/fs/cgroup").join(name), &mut left);
+        if left.is_empty() {
+            return;
+        }
+        for pid in left {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+fn processes_below(cgroup: &Path, found: &mut Vec<Pid>) {
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    found.extend(processes.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw));
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            processes_below(&entry.path(), found);
+        }
+    }
 }
 
 /// Unmounts everything below a directory, the deepest first.

@@ -39,7 +39,11 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
 }
 
 /// Runs until `cancel`; `ready` gets an administrator's client once the API server answers.
-pub async fn serve(args: &ServerArgs, cancel: CancellationToken, ready: Option<oneshot::Sender<Client>>) -> anyhow::Result<()> {
+pub async fn serve(
+    args: &ServerArgs,
+    cancel: CancellationToken,
+    ready: Option<oneshot::Sender<Client>>,
+) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     files::private_dir(&args.data_dir)
         .with_context(|| format!("the data directory {}", args.data_dir.display()))?;
@@ -54,6 +58,8 @@ pub async fn serve(args: &ServerArgs, cancel: CancellationToken, ready: Option<o
     let leaf = serving_certificate(&pki, &node, args.bind_address)?;
     let tasks = TaskTracker::new();
     tasks.spawn(coxswain_apiserver::serve(api.clone(), listener, pki.server_tls(&leaf)?, stopping.clone()));
+    let background = api.clone();
+    tasks.spawn(async move { background.run_background().await });
     // Components end before the API server does: their last words still reach it.
     let components = cancel.child_token();
     let informers = InformerFactory::new(in_process(&api, CONTROLLER_MANAGER, &[]), components.clone());
