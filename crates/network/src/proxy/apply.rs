@@ -59,7 +59,10 @@ impl Table {
         let mut added = Batches::default();
         for (key, change) in changes {
             let Some(container) = rules::container(key) else { continue };
-            if change.before.is_some() {
+            // A connection may be between its choice of an endpoint and its masquerading. A pod's address that stays here
+            // does nothing, and a node has few.
+            let stays = matches!(key, Key::Hairpin(_));
+            if change.before.is_some() && !stays {
                 removed.push(&container, rules::element(key));
             }
             if let Some(value) = &change.after {
@@ -69,7 +72,8 @@ impl Table {
         transaction = removed.fold(transaction, Transaction::del_set_elements);
         for (key, change) in changes {
             let (Key::Chain(name), Some(Value::Steps(steps))) = (key, &change.after) else { continue };
-            transaction = rules::rules(name, steps, self.pods)?.into_iter().fold(transaction, Transaction::add_rule);
+            transaction =
+                rules::rules(name, steps, self.pods)?.into_iter().fold(transaction, Transaction::add_rule);
         }
         transaction = added.fold(transaction, Transaction::add_set_elements);
         let gone = changes.iter().filter(|(_, change)| change.after.is_none());
@@ -98,7 +102,9 @@ impl Batches {
     ) -> Transaction {
         self.0.into_values().fold(transaction, |transaction, (container, elements)| {
             let Some(container) = container else { return transaction };
-            elements.chunks(ELEMENTS_AN_OPERATION).fold(transaction, |transaction, part| operation(transaction, &container, part))
+            elements
+                .chunks(ELEMENTS_AN_OPERATION)
+                .fold(transaction, |transaction, part| operation(transaction, &container, part))
         })
     }
 }

@@ -70,7 +70,9 @@ fn protocol(key: &Key) -> Option<Protocol> {
 }
 
 fn ends(entry: &ConntrackEntry) -> Option<((Ipv4Addr, u16), Endpoint)> {
-    let (Some(IpAddr::V4(to)), Some(IpAddr::V4(from))) = (entry.orig.dst_ip, entry.reply.src_ip) else { return None };
+    let (Some(IpAddr::V4(to)), Some(IpAddr::V4(from))) = (entry.orig.dst_ip, entry.reply.src_ip) else {
+        return None;
+    };
     Some(((to, entry.orig.dst_port?), Endpoint { ip: from, port: entry.reply.src_port? }))
 }
 

@@ -71,7 +71,8 @@ pub async fn run_proxy(
     cancel: CancellationToken,
 ) -> Result<(), ProxyError> {
     let IpAddr::V4(node_ip) = config.node_ip else { return Err(ProxyError::NotIpv4(config.node_ip)) };
-    let table = Table::open(config.cluster_cidr).map_err(|error| ProxyError::Netlink("opening nftables", error))?;
+    let table =
+        Table::open(config.cluster_cidr).map_err(|error| ProxyError::Netlink("opening nftables", error))?;
     if let Err(error) = host::filter_bridged() {
         tracing::warn!(%error, "bridged packets do not pass through the rules: pods of one node may not reach each other by services");
     }
@@ -178,9 +179,11 @@ impl Proxy {
     async fn sync(&mut self, dirty: BTreeSet<ObjectKey>) -> nlink::Result<()> {
         let mut changes = Changes::new();
         for key in dirty {
-            let slices: Vec<_> = self.slices.get(&key).into_iter().flat_map(BTreeMap::values).cloned().collect();
+            let slices: Vec<_> =
+                self.slices.get(&key).into_iter().flat_map(BTreeMap::values).cloned().collect();
             let service = self.services.get(&key);
-            let fragment = service.map_or_else(Fragment::default, |service| plan(&service, &slices, &self.facts));
+            let fragment =
+                service.map_or_else(Fragment::default, |service| plan(&service, &slices, &self.facts));
             self.ruleset.replace(&key, fragment, &mut changes);
         }
         if self.applied && changes.is_empty() {

@@ -121,7 +121,11 @@ struct Pools {
 impl Pools {
     fn choose(candidates: &BTreeMap<Endpoint, Candidate>) -> Self {
         let select = |wanted: &dyn Fn(&Candidate) -> bool| -> BTreeSet<Endpoint> {
-            candidates.iter().filter(|(_, candidate)| wanted(candidate)).map(|(endpoint, _)| *endpoint).collect()
+            candidates
+                .iter()
+                .filter(|(_, candidate)| wanted(candidate))
+                .map(|(endpoint, _)| *endpoint)
+                .collect()
         };
         let or = |ready: BTreeSet<Endpoint>, draining| if ready.is_empty() { draining } else { ready };
         Self {
@@ -239,7 +243,8 @@ impl PortPlan<'_> {
     /// The chain that chooses among the endpoints of `scope`.
     fn balance(&mut self, scope: Scope) -> String {
         let affinity = (self.spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-            let client = self.spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+            let client =
+                self.spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
             let seconds = client.and_then(|client| client.timeout_seconds);
             Duration::from_secs(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(AFFINITY_SECONDS))
         });

@@ -10,11 +10,16 @@ use nlink::netlink::nftables::types::{
     BaseChain, Chain, ChainName, CtState, Family, FibFlags, FilterHook, MetaKey, NatHook, PayloadBase,
     Priority, Register, Rule, Set, SetDataType, SetElement, SetKeyType, Verdict,
 };
-use nlink::netlink::nftables::{DynsetExpr, DynsetOp, Expr, LookupExpr, NumgenKind, RawExpr, Transaction};
+use nlink::netlink::nftables::{
+    DynsetExpr, DynsetOp, Expr, LookupExpr, NumgenKind, RawExpr, RawMessage, Transaction,
+};
+use nlink::netlink::nftables::{NFT_MSG_NEWTABLE, NFTA_TABLE_NAME};
 use nlink::netlink::types::route::RouteType;
 
 use super::model::{Endpoint, Frontend, Key, Protocol, Refusal, Scope, Step, Value};
 
+/// `NLM_F_CREATE`
+const NLM_F_CREATE: u16 = 0x400;
 /// Our table.
 pub const TABLE: &str = "coxswain-services";
 /// Clients remembered for session affinity, of all services.
@@ -98,8 +103,12 @@ fn node_port_element(protocol: Protocol, port: u16) -> SetElement {
 pub fn element(key: &Key) -> Option<SetElement> {
     Some(match key {
         Key::Chain(_) => return None,
-        Key::Address(frontend) | Key::RefusedAddress(frontend) => SetElement::concat(frontend_parts(frontend)),
-        Key::NodePort(protocol, port) | Key::RefusedNodePort(protocol, port) => node_port_element(*protocol, *port),
+        Key::Address(frontend) | Key::RefusedAddress(frontend) => {
+            SetElement::concat(frontend_parts(frontend))
+        }
+        Key::NodePort(protocol, port) | Key::RefusedNodePort(protocol, port) => {
+            node_port_element(*protocol, *port)
+        }
         Key::ClusterIp(ip) => SetElement::ipv4(*ip),
         Key::Hairpin(ip) => SetElement::concat([SetElement::ipv4(*ip), SetElement::ipv4(*ip)]),
         Key::Endpoint(service, number) => {
@@ -172,10 +181,8 @@ fn by_node_port(chain: &str, map: &str) -> Rule {
 
 /// The table without any service, in place of what was there.
 pub fn skeleton(transaction: Transaction) -> Built<Transaction> {
-    let mut transaction = transaction
-        .add_table(TABLE, Family::Ip)
-        .del_table(TABLE, Family::Ip)
-        .add_table(TABLE, Family::Ip);
+    let mut transaction =
+        transaction.raw(ensure_table()).del_table(TABLE, Family::Ip).add_table(TABLE, Family::Ip);
     let anything = Frontend { ip: Ipv4Addr::UNSPECIFIED, protocol: Protocol::Tcp, port: 0 };
     let nowhere = Endpoint { ip: Ipv4Addr::UNSPECIFIED, port: 0 };
     let containers = [
@@ -217,6 +224,15 @@ pub fn skeleton(transaction: Transaction) -> Built<Transaction> {
     fixed_rules().map(|rules| rules.into_iter().fold(transaction, Transaction::add_rule))
 }
 
+/// Makes the table unless it is there, for the deletion that follows; nlink's own message insists on making it.
+fn ensure_table() -> RawMessage {
+    let name = [TABLE.as_bytes(), &[0]].concat();
+    let length = u16::try_from(4 + name.len()).expect("a short name");
+    let mut attribute = [&length.to_ne_bytes()[..], &NFTA_TABLE_NAME.to_ne_bytes(), &name].concat();
+    attribute.resize(attribute.len().next_multiple_of(4), 0);
+    RawMessage::new(NFT_MSG_NEWTABLE, Family::Ip).flags(NLM_F_CREATE).attrs(attribute)
+}
+
 fn fixed_rules() -> Built<Vec<Rule>> {
     let new = |chain: &str| rule(chain).match_ct_state(CtState::NEW);
     Ok(vec![
@@ -228,7 +244,11 @@ fn fixed_rules() -> Built<Vec<Rule>> {
             .match_mark_masked(MASQUERADE, MASQUERADE)
             .set_mark_masked(0, MASQUERADE)
             .masquerade(),
-        rule("postrouting").expr(source(0)).expr(destination(1)).expr(LookupExpr::new(HAIRPINS, word(0))).masquerade(),
+        rule("postrouting")
+            .expr(source(0))
+            .expr(destination(1))
+            .expr(LookupExpr::new(HAIRPINS, word(0)))
+            .masquerade(),
         // What reaches these hooks with a service's address found no endpoint on its way here.
         by_node_port("filter-input", REFUSED_NODE_PORTS),
         new("filter-forward").try_jump(REFUSE)?,
@@ -253,13 +273,16 @@ pub fn rules(name: &str, steps: &[Step], (pods, prefix): (Ipv4Addr, u8)) -> Buil
             Step::HostGoto(chain) => {
                 mark(rule(name).match_fib_type(FibFlags::SADDR, RouteType::Local)).try_goto(chain)?
             }
-            Step::SourceGoto((ip, prefix), chain) => rule(name).match_saddr_v4(*ip, *prefix).try_goto(chain)?,
+            Step::SourceGoto((ip, prefix), chain) => {
+                rule(name).match_saddr_v4(*ip, *prefix).try_goto(chain)?
+            }
             Step::Goto(chain) => rule(name).try_goto(chain)?,
             Step::Drop => rule(name).drop(),
             Step::Balance { service, scope, count, affinity } => {
                 rules.extend(affinity.map(|kept| keep(name, service, *scope, kept)));
                 rules.push(balance(name, service, *scope, *count, *affinity));
-                // A packet that saw the rule of one generation and the endpoints of the next comes here; it is sent again.
+                // A packet may see the rule of one generation and the endpoints of the next, which can be fewer.
+                rules.push(balance(name, service, *scope, 1, *affinity));
                 rule(name).drop()
             }
         };
@@ -286,7 +309,12 @@ fn keep(chain: &str, service: &Frontend, scope: Scope, kept: Duration) -> Rule {
 fn balance(chain: &str, service: &Frontend, scope: Scope, count: u32, affinity: Option<Duration>) -> Rule {
     let rule = rule(chain)
         .expr(load_service(service, 0))
-        .expr(Expr::Numgen { dreg: word(3), kind: NumgenKind::Random, modulus: count, offset: scope.offset() })
+        .expr(Expr::Numgen {
+            dreg: word(3),
+            kind: NumgenKind::Random,
+            modulus: count,
+            offset: scope.offset(),
+        })
         .expr(LookupExpr::new(ENDPOINTS, word(0)).dreg(word(4)));
     let rule = match affinity {
         // An update would leave the endpoint of before in place.

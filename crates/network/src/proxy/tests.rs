@@ -18,7 +18,8 @@ pub(super) fn facts() -> Facts {
 }
 
 pub(super) fn service(spec: Json) -> Service {
-    let mut object = json!({"metadata": {"namespace": "ns", "name": "web"}, "spec": spec, "status": spec["status"]});
+    let mut object =
+        json!({"metadata": {"namespace": "ns", "name": "web"}, "spec": spec, "status": spec["status"]});
     object["spec"].as_object_mut().expect("an object").remove("status");
     serde_json::from_value(object).expect("a service")
 }
@@ -42,7 +43,9 @@ pub(super) fn slice(port: Json, endpoints: &[(&str, &str, &str)]) -> Arc<Endpoin
 
 fn check(spec: Json, endpoints: &[(&str, &str, &str)], expected: &str) {
     let text = plan(&service(spec), &[slice(json!({"port": 8080}), endpoints)], &facts()).to_string();
-    let lines = |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+    let lines = |text: &str| {
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
+    };
     assert_eq!(lines(&text), lines(expected));
 }
 
@@ -56,7 +59,11 @@ fn spec(more: Json) -> Json {
 fn a_cluster_ip_balances_over_ready_endpoints() {
     check(
         spec(json!({})),
-        &[("10.42.0.5", "here", "ready"), ("10.42.1.6", "there", "ready"), ("10.42.1.7", "there", "draining")],
+        &[
+            ("10.42.0.5", "here", "ready"),
+            ("10.42.1.6", "there", "ready"),
+            ("10.42.1.7", "there", "draining"),
+        ],
         "chain cluster/ns/web/tcp/80: masquerade outsiders; balance cluster 2;
          address 10.43.0.9 . tcp . 80: goto cluster/ns/web/tcp/80
          cluster ip 10.43.0.9
@@ -92,7 +99,9 @@ fn nobody_to_serve_is_a_reject() {
 #[test]
 fn traffic_from_outside_to_any_node_is_masqueraded() {
     check(
-        spec(json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}], "externalIPs": ["203.0.113.7"]})),
+        spec(
+            json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}], "externalIPs": ["203.0.113.7"]}),
+        ),
         &[("10.42.1.6", "there", "ready")],
         "chain cluster/ns/web/tcp/80: masquerade outsiders; balance cluster 1;
          chain external/ns/web/tcp/80: masquerade; goto cluster/ns/web/tcp/80;
@@ -126,7 +135,8 @@ fn external_policy_local_keeps_the_source_and_drops_what_others_serve() {
          endpoint 10.43.0.9 . tcp . 80 #0x1: 10.42.1.6:8080
          endpoint 10.43.0.9 . tcp . 80 #0x10000: 10.42.0.5:8080",
     );
-    let elsewhere = plan(&service(spec), &[slice(json!({"port": 8080}), &[("10.42.1.6", "there", "ready")])], &facts());
+    let elsewhere =
+        plan(&service(spec), &[slice(json!({"port": 8080}), &[("10.42.1.6", "there", "ready")])], &facts());
     let text = elsewhere.to_string();
     assert!(text.contains("node port tcp . 30080: drop"), "{text}");
     assert!(text.contains("address 203.0.113.7 . tcp . 80: drop"), "{text}");
@@ -136,7 +146,9 @@ fn external_policy_local_keeps_the_source_and_drops_what_others_serve() {
 #[test]
 fn internal_policy_local_and_affinity() {
     check(
-        spec(json!({"internalTrafficPolicy": "Local", "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}})),
+        spec(
+            json!({"internalTrafficPolicy": "Local", "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}),
+        ),
         &[("10.42.0.5", "here", "ready"), ("10.42.1.6", "there", "ready")],
         "chain local/ns/web/tcp/80: balance local 1 affinity 60s;
          address 10.43.0.9 . tcp . 80: goto local/ns/web/tcp/80
@@ -165,7 +177,10 @@ fn an_address_two_services_claim_stays_with_the_first() {
     ruleset.replace(&first, plan_of("10.43.0.1"), &mut changes);
     let mut later = Changes::new();
     ruleset.replace(&second, super::Fragment::default(), &mut later);
-    assert!(!later.keys().any(|key| matches!(key, super::model::Key::Address(at) if at.ip.octets()[0] == 203)), "{later:?}");
+    assert!(
+        !later.keys().any(|key| matches!(key, super::model::Key::Address(at) if at.ip.octets()[0] == 203)),
+        "{later:?}"
+    );
     ruleset.replace(&first, super::Fragment::default(), &mut later);
     assert_eq!(ruleset.entries().count(), 0);
 }

@@ -18,9 +18,9 @@ use serde_json::{Value as Json, json};
 
 use super::super::apply::Table;
 use super::super::conntrack::{Flows, forget};
+use super::super::host;
 use super::super::model::{Changes, Fragment, Ruleset};
 use super::super::plan::plan;
-use super::super::host;
 use super::{facts, service, slice};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 1);
@@ -242,7 +242,8 @@ fn connections_outlive_their_endpoint_and_new_ones_avoid_it() {
                 let mut calls = 0;
                 while Instant::now() < end {
                     let start = Instant::now();
-                    call(SERVICE).expect("an answer");
+                    let mut stream = connect(SERVICE).expect("a connection");
+                    ask(&mut stream).expect("an answer");
                     slowest = slowest.max(start.elapsed());
                     calls += 1;
                 }
@@ -269,7 +270,8 @@ fn a_service_without_endpoints_refuses_at_once() {
         node.apply(spec(json!({})), &[]).await;
         host::add_route(&node.route, Ipv4Addr::new(10, 43, 0, 0), 16, "cox0").await.expect("a route");
         let refused = |to| connect(to).expect_err("nobody serves").kind();
-        let from_pod = within(&node.pods[0], move || ["10.43.0.9:80", "10.43.0.9:81", "10.42.0.1:30080"].map(refused));
+        let from_pod =
+            within(&node.pods[0], move || ["10.43.0.9:80", "10.43.0.9:81", "10.42.0.1:30080"].map(refused));
         assert_eq!(from_pod, [std::io::ErrorKind::ConnectionRefused; 3]);
         assert_eq!(refused(SERVICE), std::io::ErrorKind::ConnectionRefused);
         node.apply(spec(json!({})), &ALL).await;
@@ -332,10 +334,12 @@ fn a_restarted_proxy_takes_over_without_a_gap() {
 #[ignore = "a benchmark"]
 fn five_thousand_services() {
     with_node(async |mut node| {
-        let endpoints = |count: u8| -> Vec<String> { (0..count).map(|last| format!("10.42.1.{last}")).collect() };
+        let endpoints =
+            |count: u8| -> Vec<String> { (0..count).map(|last| format!("10.42.1.{last}")).collect() };
         let fragment = |number: u16, count: u8| {
             let [high, low] = number.to_be_bytes();
-            let mut object = service(json!({"clusterIP": format!("10.43.{high}.{low}"), "ports": [{"port": 80}]}));
+            let mut object =
+                service(json!({"clusterIP": format!("10.43.{high}.{low}"), "ports": [{"port": 80}]}));
             object.metadata.name = Some(format!("web-{number}"));
             let endpoints = endpoints(count);
             let endpoints: Vec<_> = endpoints.iter().map(|ip| (ip.as_str(), "there", "ready")).collect();
@@ -344,7 +348,11 @@ fn five_thousand_services() {
         let mut changes = Changes::new();
         let start = Instant::now();
         for number in 1..=5000 {
-            node.ruleset.replace(&ObjectKey::new("ns", format!("web-{number}")), fragment(number, 4), &mut changes);
+            node.ruleset.replace(
+                &ObjectKey::new("ns", format!("web-{number}")),
+                fragment(number, 4),
+                &mut changes,
+            );
         }
         let planned = start.elapsed();
         node.table.replace(&node.ruleset.from_nothing()).await.expect("the table");
