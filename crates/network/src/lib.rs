@@ -2,6 +2,11 @@
 //!
 //! Each part has a pure `plan` that takes objects and returns rules or records, and a thin shell that applies them.
 
+mod dns;
 mod pods;
+mod proxy;
+mod services;
 
+pub use dns::{DnsConfig, DnsError, run_dns};
 pub use pods::{PodNetwork, PodNetworkConfig, PodNetworkError};
+pub use proxy::{ProxyConfig, ProxyError, remove_proxy, run_proxy};

@@ -12,14 +12,12 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coxswain_client::{Change, Informer, InformerFactory, ObjectKey};
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use coxswain_client::{InformerFactory, ObjectKey};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +26,8 @@ use conntrack::Flows;
 use model::{Changes, Fragment, Ruleset};
 use plan::{Facts, plan};
 
-/// The label that ties an endpoint slice to its service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+use crate::services::Services;
+
 /// Changes within this time go into one transaction.
 const COALESCE: Duration = Duration::from_millis(2);
 /// How long a refused transaction waits for the next attempt.
@@ -79,8 +77,7 @@ pub async fn run_proxy(
     let proxy = Proxy {
         table,
         facts: Facts { node_name: config.node_name.clone(), node_ip },
-        services: factory.informer(),
-        slices: HashMap::new(),
+        services: Services::new(&factory),
         ruleset: Ruleset::default(),
         applied: false,
     };
@@ -89,7 +86,7 @@ pub async fn run_proxy(
             tracing::warn!(%error, "services are not reachable from this host without a default route");
         }
     };
-    tokio::join!(proxy.run(factory.informer(), &cancel), route);
+    tokio::join!(proxy.run(&cancel), route);
     Ok(())
 }
 
@@ -104,23 +101,20 @@ pub async fn remove_proxy() -> Result<(), ProxyError> {
 struct Proxy {
     table: Table,
     facts: Facts,
-    services: Informer<Service>,
-    /// By service, then by the slice's name.
-    slices: HashMap<ObjectKey, BTreeMap<String, Arc<EndpointSlice>>>,
+    services: Services,
     ruleset: Ruleset,
     /// Whether the kernel holds the ruleset.
     applied: bool,
 }
 
 impl Proxy {
-    async fn run(mut self, slices: Informer<EndpointSlice>, cancel: &CancellationToken) {
-        let synced = async { tokio::join!(self.services.synced(), slices.synced()) };
-        if cancel.run_until_cancelled(synced).await.is_none() {
+    async fn run(mut self, cancel: &CancellationToken) {
+        if cancel.run_until_cancelled(self.services.synced()).await.is_none() {
             return;
         }
-        let (mut service_changes, mut slice_changes) = (self.services.subscribe(), slices.subscribe());
         let mut dirty = BTreeSet::new();
-        let mut due = None;
+        // The table is made even when there are no services.
+        let mut due = Some(Instant::now() + COALESCE);
         loop {
             let wake = async {
                 match due {
@@ -130,60 +124,28 @@ impl Proxy {
             };
             tokio::select! {
                 () = cancel.cancelled() => return,
-                change = service_changes.recv() => {
-                    let Some(change) = change else { return };
-                    dirty.insert(ObjectKey::of(&**change.object()));
-                }
-                change = slice_changes.recv() => {
-                    let Some(change) = change else { return };
-                    self.note_slice(&change, &mut dirty);
+                concerned = self.services.changed() => {
+                    let Some(concerned) = concerned else { return };
+                    dirty.extend(concerned);
+                    due.get_or_insert_with(|| Instant::now() + COALESCE);
                 }
                 () = wake => {
                     due = self.sync(std::mem::take(&mut dirty)).await.err().map(|error| {
                         tracing::warn!(%error, "writing the rules of services");
                         Instant::now() + RETRY
                     });
-                    continue;
                 }
             }
-            due.get_or_insert_with(|| Instant::now() + COALESCE);
-        }
-    }
-
-    fn note_slice(&mut self, change: &Change<EndpointSlice>, dirty: &mut BTreeSet<ObjectKey>) {
-        let service_of = |slice: &EndpointSlice| {
-            let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-            Some(ObjectKey::new(slice.metadata.namespace.clone().unwrap_or_default(), name))
-        };
-        let (gone, here) = match change {
-            Change::Added(new) => (None, Some(new)),
-            Change::Updated { old, new } => (Some(old), Some(new)),
-            Change::Deleted(old) => (Some(old), None),
-        };
-        if let Some((slice, service)) = gone.and_then(|slice| Some((slice, service_of(slice)?))) {
-            if let Some(slices) = self.slices.get_mut(&service) {
-                slices.remove(&ObjectKey::of(&**slice).name);
-                if slices.is_empty() {
-                    self.slices.remove(&service);
-                }
-            }
-            dirty.insert(service);
-        }
-        if let Some((slice, service)) = here.and_then(|slice| Some((slice, service_of(slice)?))) {
-            let slices = self.slices.entry(service.clone()).or_default();
-            slices.insert(ObjectKey::of(&**slice).name, slice.clone());
-            dirty.insert(service);
         }
     }
 
     async fn sync(&mut self, dirty: BTreeSet<ObjectKey>) -> nlink::Result<()> {
         let mut changes = Changes::new();
         for key in dirty {
-            let slices: Vec<_> =
-                self.slices.get(&key).into_iter().flat_map(BTreeMap::values).cloned().collect();
-            let service = self.services.get(&key);
-            let fragment =
-                service.map_or_else(Fragment::default, |service| plan(&service, &slices, &self.facts));
+            let service = self.services.service(&key);
+            let fragment = service.map_or_else(Fragment::default, |service| {
+                plan(&service, &self.services.slices(&key), &self.facts)
+            });
             self.ruleset.replace(&key, fragment, &mut changes);
         }
         if self.applied && changes.is_empty() {

@@ -1,0 +1,1 @@
+//! Answers as text, and the server on loopback.
