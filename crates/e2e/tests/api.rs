@@ -1,0 +1,176 @@
+//! `cox server --no-node`: an API server that real `kubectl` understands, and that keeps what it said it has.
+#![allow(missing_docs)]
+
+use std::time::Duration;
+
+use coxswain_testkit::{Api, Cluster, Options, Request, is_root};
+use serde_json::json;
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn an_api_server_without_a_node() -> anyhow::Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::start(Options { no_node: true, ..Options::default() })?;
+    // A failed step panics, so that the log is shown.
+    let steps: [(&str, fn(&mut Cluster) -> anyhow::Result<()>); 5] = [
+        ("kubectl creates, applies, patches and explains", kubectl_works),
+        ("a watch tells of every change", watches),
+        ("strangers and service accounts are refused", rbac_refuses),
+        ("what was acknowledged survives SIGKILL", acknowledged_survives),
+        ("SIGTERM ends it cleanly", ends_cleanly),
+    ];
+    for (name, step) in steps {
+        step(&mut cluster).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        eprintln!("ok: {name}");
+    }
+    Ok(())
+}
+
+fn kubectl_works(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.kubectl(&["create", "configmap", "settings", "--from-literal=colour=blue"])?;
+    let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied}\ndata: {a: \"1\", b: \"2\"}\n";
+    let applied = cluster.kubectl_with_input(&["apply", "-f", "-"], manifest)?;
+    anyhow::ensure!(applied.stdout.contains("configmap/applied created"), "{applied:?}");
+    let manifest = manifest.replace(", b: \"2\"", "");
+    let applied = cluster.kubectl_with_input(&["apply", "-f", "-"], &manifest)?;
+    anyhow::ensure!(applied.stdout.contains("configmap/applied configured"), "{applied:?}");
+    let data = cluster.kubectl(&["get", "configmap", "applied", "-o", "jsonpath={.data}"])?;
+    anyhow::ensure!(data == r#"{"a":"1"}"#, "apply removes what the manifest no longer has: {data}");
+    cluster.kubectl(&["patch", "configmap", "applied", "--type=merge", "-p", r#"{"data":{"c":"3"}}"#])?;
+    cluster.kubectl(&[
+        "patch",
+        "configmap",
+        "applied",
+        "--type=json",
+        "-p",
+        r#"[{"op":"replace","path":"/data/a","value":"9"}]"#,
+    ])?;
+    let data = cluster.kubectl(&["get", "configmap", "applied", "-o", "jsonpath={.data.a}{.data.c}"])?;
+    anyhow::ensure!(data == "93", "{data}");
+    cluster.kubectl(&["label", "configmap", "applied", "tier=web"])?;
+    let table = cluster.kubectl(&["get", "configmaps", "-l", "tier=web"])?;
+    let row: Vec<&str> = table.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    anyhow::ensure!(
+        table.starts_with("NAME") && row.first() == Some(&"applied") && row.get(1) == Some(&"2"),
+        "{table}"
+    );
+    let explained = cluster.kubectl(&["explain", "deployment.spec.strategy"])?;
+    anyhow::ensure!(explained.contains("rollingUpdate"), "{explained}");
+    cluster.kubectl(&["delete", "configmap", "settings", "applied"])?;
+    anyhow::ensure!(!cluster.try_kubectl(&["get", "configmap", "applied"])?.ok, "a deleted object is gone");
+    Ok(())
+}
+
+fn watches(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let (api, path) = (cluster.api()?, "/api/v1/namespaces/default/configmaps");
+    let writer = cluster.api()?;
+    let create = |name: &str| {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+        writer.write("POST", path, &object)
+    };
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            api.wait("ten new objects", path, LONG, |objects| {
+                let new = objects.keys().filter(|key| key.starts_with("default/watched-")).count();
+                (new == 10).then_some(())
+            })
+        });
+        (0..10).try_for_each(|number| create(&format!("watched-{number}")).map(drop))?;
+        watcher.join().unwrap_or_else(|_| panic!("the watcher panicked"))
+    })
+}
+
+fn rbac_refuses(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let api = cluster.api()?;
+    let stranger = api.send_anonymously(&Request::get("/api/v1/namespaces/default/secrets"))?;
+    anyhow::ensure!(stranger.code == 403 || stranger.code == 401, "{} {}", stranger.code, stranger.text());
+    let health = api.send_anonymously(&Request::get("/readyz"))?;
+    anyhow::ensure!(health.code == 200, "health is public: {}", health.code);
+    api.wait(
+        "the default service account",
+        "/api/v1/namespaces/default/serviceaccounts",
+        LONG,
+        |accounts| accounts.contains_key("default/default").then_some(()),
+    )?;
+    let refused = with_token(&api, "/api/v1/namespaces/default/secrets")?;
+    anyhow::ensure!(refused.0 == 403, "{refused:?}");
+    anyhow::ensure!(refused.1.contains("system:serviceaccount:default:default"), "{refused:?}");
+    cluster.kubectl(&[
+        "create",
+        "rolebinding",
+        "readers",
+        "--clusterrole=view",
+        "--serviceaccount=default:default",
+    ])?;
+    let allowed = with_token(&api, "/api/v1/namespaces/default/configmaps")?;
+    anyhow::ensure!(allowed.0 == 200, "{allowed:?}");
+    let secrets = with_token(&api, "/api/v1/namespaces/default/secrets")?;
+    anyhow::ensure!(secrets.0 == 403, "view leaves secrets out: {secrets:?}");
+    let answer = cluster.try_kubectl(&[
+        "auth",
+        "can-i",
+        "delete",
+        "pods",
+        "--as=system:serviceaccount:default:default",
+    ])?;
+    anyhow::ensure!(answer.stdout.trim() == "no", "{answer:?}");
+    Ok(())
+}
+
+fn with_token(api: &Api, path: &str) -> anyhow::Result<(u16, String)> {
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let answer = api.write("POST", "/api/v1/namespaces/default/serviceaccounts/default/token", &request)?;
+    let token = answer["status"]["token"].as_str().unwrap_or_default();
+    let response =
+        api.send_anonymously(&Request::get(path).header("Authorization", &format!("Bearer {token}")))?;
+    Ok((response.code, response.text()))
+}
+
+fn acknowledged_survives(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let path = "/api/v1/namespaces/default/configmaps";
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        let writer = cluster.api()?;
+        let writing = std::thread::spawn(move || {
+            let mut names = Vec::new();
+            loop {
+                let name = format!("kept-{round}-{}", names.len());
+                let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+                match writer.write("POST", path, &object) {
+                    Ok(_) => names.push(name),
+                    Err(_) => return names,
+                }
+            }
+        });
+        let first = format!("default/kept-{round}-20");
+        cluster
+            .api()?
+            .wait("writes in full swing", path, LONG, |found| found.contains_key(&first).then_some(()))?;
+        cluster.kill_server()?;
+        acknowledged.extend(writing.join().unwrap_or_else(|_| panic!("the writer panicked")));
+        cluster.start_server()?;
+        cluster.wait_until_ready()?;
+    }
+    let list = cluster.api()?.get(path)?;
+    let names: Vec<&str> = list["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|object| object["metadata"]["name"].as_str())
+        .collect();
+    let lost: Vec<&String> = acknowledged.iter().filter(|name| !names.contains(&name.as_str())).collect();
+    anyhow::ensure!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), acknowledged.len());
+    eprintln!("    {} acknowledged objects are there after 3 kills", acknowledged.len());
+    Ok(())
+}
+
+fn ends_cleanly(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.stop_server()?;
+    let left = cluster.processes().len();
+    // The shell that is process 1 and what it waits for.
+    anyhow::ensure!(left <= 2, "{left} processes are left");
+    Ok(())
+}

@@ -1,0 +1,399 @@
+//! A server under test with its data, its namespaces and its `kubectl`. Dropping it removes all of them, also when the
+//! test panics; then the server's log is shown first.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::api::Api;
+use crate::http::{HttpError, Request, Response};
+use crate::isolation::Isolation;
+use crate::{busybox_archive, eventually};
+
+/// The name of the node.
+pub const NODE_NAME: &str = "node-1";
+/// The address of the node.
+pub const NODE_IP: &str = "192.168.77.1";
+
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(60);
+/// Any one `kubectl` ends within this time.
+const KUBECTL_SECONDS: &str = "300";
+const LOG_LINES_SHOWN: usize = 120;
+
+/// What a cluster is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Leave the node out.
+    pub no_node: bool,
+    /// The log filter of the server; `info` by default.
+    pub log: Option<String>,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Whether it said it succeeded.
+    pub ok: bool,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+struct Server {
+    nsenter: Child,
+    pid: i32,
+}
+
+/// A cluster of one server.
+pub struct Cluster {
+    isolation: Arc<Isolation>,
+    directory: TempDir,
+    binary: PathBuf,
+    options: Options,
+    server: Option<Server>,
+    // Last: others wait until everything else is gone.
+    _one_at_a_time: File,
+}
+
+impl Cluster {
+    /// Makes the namespaces and the data directory, with nothing running yet.
+    ///
+    /// # Errors
+    /// They cannot be made, or there is no `cox` to test.
+    pub fn new(options: Options) -> anyhow::Result<Self> {
+        let lock = File::create(std::env::temp_dir().join("coxswain-test.lock"))?;
+        lock.lock().context("waiting for other test clusters")?;
+        let directory = tempfile::Builder::new().prefix("cox").tempdir()?;
+        let binary = binary()?;
+        let isolation = Arc::new(Isolation::new(NODE_IP)?);
+        Ok(Self { isolation, directory, binary, options, server: None, _one_at_a_time: lock })
+    }
+
+    /// A cluster that is ready; with a node, the node is too, and it has the notepad's and the busybox images.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn start(options: Options) -> anyhow::Result<Self> {
+        let mut cluster = Self::new(options)?;
+        if !cluster.options.no_node {
+            cluster.import_images()?;
+        }
+        cluster.start_server()?;
+        cluster.wait_until_ready()?;
+        if !cluster.options.no_node {
+            cluster.wait_for_node()?;
+        }
+        Ok(cluster)
+    }
+
+    /// Puts the images of the tests into the data directory.
+    ///
+    /// # Errors
+    /// `cox image` fails.
+    pub fn import_images(&self) -> anyhow::Result<()> {
+        let data = self.data_dir();
+        let data = data.to_str().context("the data directory's name")?;
+        self.cox(&["image", "notepad", "--data-dir", data])?;
+        let archive = self.directory.path().join("busybox.tar");
+        busybox_archive(&archive)?;
+        self.cox(&["image", "import", "--data-dir", data, archive.to_str().context("the archive's name")?])?;
+        Ok(())
+    }
+
+    /// Runs the binary under test to its end.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn cox(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.isolation.command(path_text(&self.binary)).args(arguments).output()?;
+        finish(&format!("cox {}", arguments.join(" ")), output)
+    }
+
+    /// Starts the server; does not wait for it.
+    ///
+    /// # Errors
+    /// It runs already or cannot run.
+    pub fn start_server(&mut self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.server.is_none(), "the server runs already");
+        let log = OpenOptions::new().create(true).append(true).open(self.log_file())?;
+        let mut command = self.isolation.command(path_text(&self.binary));
+        command.arg("server").arg("--data-dir").arg(self.data_dir());
+        command.args(["--bind-address", NODE_IP, "--node-ip", NODE_IP, "--node-name", NODE_NAME]);
+        if self.options.no_node {
+            command.arg("--no-node");
+        }
+        if let Some(filter) = &self.options.log {
+            command.env("COX_LOG", filter);
+        }
+        let mut nsenter = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let started = eventually("the server's process", START, || {
+            anyhow::ensure!(nsenter.try_wait()?.is_none(), "the server ended at once:\n{}", self.log_tail());
+            self.isolation.inner(nsenter.id())
+        });
+        self.server = Some(Server { pid: started?, nsenter });
+        Ok(())
+    }
+
+    /// Waits until `/readyz` says ok.
+    ///
+    /// # Errors
+    /// It does not, or the server ends.
+    pub fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        eventually("the server's readiness", START, || {
+            let server = self.server.as_mut().context("the server does not run")?;
+            if let Some(status) = server.nsenter.try_wait()? {
+                self.server = None;
+                anyhow::bail!("the server ended ({status})");
+            }
+            let response = self.api()?.send(&Request::get("/readyz"))?;
+            anyhow::ensure!(response.code == 200, "/readyz: {} {}", response.code, response.text());
+            Ok(())
+        })
+    }
+
+    /// Waits until the node is ready.
+    ///
+    /// # Errors
+    /// It does not become so.
+    pub fn wait_for_node(&self) -> anyhow::Result<()> {
+        self.api()?.wait("the node's readiness", "/api/v1/nodes", START, |nodes| {
+            let node = nodes.get(&format!("/{NODE_NAME}"))?;
+            has_condition(node, "Ready").then_some(())
+        })
+    }
+
+    /// Kills the server as a power cut would: with SIGKILL. What it started goes on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_server(&mut self) -> anyhow::Result<()> {
+        let mut server = self.server.take().context("the server does not run")?;
+        kill(Pid::from_raw(server.pid), Signal::SIGKILL)?;
+        server.nsenter.wait()?;
+        Ok(())
+    }
+
+    /// Stops the server with SIGTERM and waits for its end.
+    ///
+    /// # Errors
+    /// It does not run, does not end, or says it failed.
+    pub fn stop_server(&mut self) -> anyhow::Result<()> {
+        let mut server = self.server.take().context("the server does not run")?;
+        kill(Pid::from_raw(server.pid), Signal::SIGTERM)?;
+        let status =
+            eventually("the server's end", STOP, || server.nsenter.try_wait()?.context("it still runs"));
+        match status {
+            Ok(status) => anyhow::ensure!(status.success(), "the server ended with {status}"),
+            Err(error) => {
+                let _ = kill(Pid::from_raw(server.pid), Signal::SIGKILL);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The host's id of the server's process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn server_pid(&self) -> anyhow::Result<i32> {
+        Ok(self.server.as_ref().context("the server does not run")?.pid)
+    }
+
+    /// The host's ids of all processes of the cluster: server, shims, containers.
+    pub fn processes(&self) -> Vec<i32> {
+        self.isolation.processes()
+    }
+
+    /// A client of the API server.
+    ///
+    /// # Errors
+    /// There is no `admin.kubeconfig`.
+    pub fn api(&self) -> anyhow::Result<Api> {
+        Api::from_kubeconfig(&self.kubeconfig(), self.isolation.clone())
+    }
+
+    /// Runs `kubectl`; gives its standard output.
+    ///
+    /// # Errors
+    /// It fails; the message has what it said.
+    pub fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let ran = self.try_kubectl(arguments)?;
+        anyhow::ensure!(ran.ok, "kubectl {}: {}{}", arguments.join(" "), ran.stdout, ran.stderr);
+        Ok(ran.stdout)
+    }
+
+    /// Runs `kubectl`, which may fail.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn try_kubectl(&self, arguments: &[&str]) -> anyhow::Result<Ran> {
+        ran(self.kubectl_command(arguments).stdin(Stdio::null()).output().context("running kubectl")?)
+    }
+
+    /// Runs `kubectl` with a standard input.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> anyhow::Result<Ran> {
+        let mut command = self.kubectl_command(arguments);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
+        ran(child.wait_with_output()?)
+    }
+
+    /// `kubectl` as a command, to be started by the caller.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.isolation.network_command("timeout");
+        let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
+        command.args(["--kill-after=5", KUBECTL_SECONDS, &program]).args(arguments);
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.directory.path());
+        command.current_dir(self.directory.path());
+        command
+    }
+
+    /// Sends a plain HTTP request from the node.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub fn http(&self, address: SocketAddr, request: &Request) -> Result<Response, HttpError> {
+        self.isolation.http(address, request)
+    }
+
+    /// The namespaces, for clients of the caller's own.
+    pub fn isolation(&self) -> Arc<Isolation> {
+        self.isolation.clone()
+    }
+
+    /// The data directory of the server.
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("d")
+    }
+
+    /// A directory for the test's own files, removed with the cluster.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir().join("admin.kubeconfig")
+    }
+
+    /// The end of the server's log.
+    pub fn log_tail(&self) -> String {
+        let bytes = std::fs::read(self.log_file()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+
+    /// The whole log of the server, over all its starts.
+    pub fn log_file(&self) -> PathBuf {
+        self.directory.path().join("server.log")
+    }
+
+    /// Ends everything that runs, by force, and removes its cgroups.
+    fn end(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = kill(Pid::from_raw(server.pid), Signal::SIGKILL);
+            let _ = server.nsenter.wait();
+        }
+        let processes = self.isolation.processes();
+        for pid in &processes {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        let _ = eventually("the end of the cluster's processes", STOP, || {
+            let left =
+                processes.iter().filter(|pid| Path::new(&format!("/proc/{pid}/root")).exists()).count();
+            anyhow::ensure!(left == 0, "{left} processes are left");
+            Ok(())
+        });
+        remove_cgroups();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the end of the server's log ---\n{}\n---", self.log_tail());
+            if let Some(kept) = std::env::var_os("COX_TEST_LOG") {
+                let _ = std::fs::copy(self.log_file(), kept);
+            }
+        }
+        self.end();
+    }
+}
+
+/// Whether a condition of an object's status is `True`.
+pub(crate) fn has_condition(object: &serde_json::Value, kind: &str) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == kind && condition["status"] == "True")
+}
+
+/// Removes the cgroups below `kubepods` where nothing runs any more.
+fn remove_cgroups() {
+    let mounts =
+        std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    for mount in mounts.filter(|path| !path.is_symlink()).chain(["/sys/fs/cgroup".into()]) {
+        remove_empty(&mount.join("kubepods"));
+    }
+}
+
+fn remove_empty(cgroup: &Path) {
+    for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(cgroup);
+}
+
+fn ran(output: Output) -> anyhow::Result<Ran> {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Ran { ok: output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) })
+}
+
+fn finish(what: &str, output: Output) -> anyhow::Result<String> {
+    let ran = ran(output)?;
+    anyhow::ensure!(ran.ok, "{what}: {}{}", ran.stdout, ran.stderr);
+    Ok(ran.stdout)
+}
+
+fn path_text(path: &Path) -> &str {
+    path.to_str().unwrap_or_default()
+}
+
+/// The binary under test: `COX_BIN`, or the one cargo builds for the profile of this test.
+fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(binary) = std::env::var_os("COX_BIN") {
+        return Ok(std::fs::canonicalize(binary).context("COX_BIN")?);
+    }
+    let test = std::env::current_exe()?;
+    let profile = test.parent().and_then(Path::parent).context("this test is not in a target directory")?;
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut build = Command::new(cargo);
+    build
+        .args(["build", "--quiet", "--package", "cox"])
+        .env("CARGO_TARGET_DIR", profile.parent().context("target")?);
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    anyhow::ensure!(build.status().context("running cargo")?.success(), "cox does not build");
+    Ok(profile.join("cox"))
+}

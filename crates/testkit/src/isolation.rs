@@ -1,0 +1,149 @@
+//! Network, process and mount namespaces of a cluster's own. When their first process is killed, the kernel ends every
+//! process in them, and mounts and interfaces go with the namespaces: nothing has to be remembered to be cleaned up.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sched::{CloneFlags, setns};
+
+use crate::eventually;
+use crate::http::{self, HttpError, Request, Response};
+
+/// Collects orphans, as process 1 has to: a shell does while it waits for its own children.
+const INIT: &str = "while :; do sleep 1; done";
+
+/// A set of namespaces with an address that is not loopback and a default route that leads nowhere.
+pub struct Isolation {
+    init: Child,
+    pid: i32,
+    network: File,
+}
+
+impl Isolation {
+    /// Makes the namespaces and the interface `node0` with an address.
+    ///
+    /// # Errors
+    /// They cannot be made; it takes root.
+    pub fn new(address: &str) -> anyhow::Result<Self> {
+        let mut init = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--net", "--pid", "--mount", "--mount-proc", "--fork"])
+            .args(["--kill-child", "sh", "-c", INIT])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("running unshare")?;
+        let prepared = Self::prepare(init.id(), address);
+        match prepared {
+            Ok((pid, network)) => Ok(Self { init, pid, network }),
+            Err(error) => {
+                let _ = init.kill();
+                let _ = init.wait();
+                Err(error)
+            }
+        }
+    }
+
+    fn prepare(unshare: u32, address: &str) -> anyhow::Result<(i32, File)> {
+        let pid = eventually("the namespaces", Duration::from_secs(10), || {
+            let pid = child_of(unshare)?;
+            let own = std::fs::read_link("/proc/self/ns/net")?;
+            anyhow::ensure!(std::fs::read_link(format!("/proc/{pid}/ns/net"))? != own, "not there yet");
+            anyhow::ensure!(
+                std::fs::read_to_string(format!("/proc/{pid}/comm"))?.trim() == "sh",
+                "not there yet"
+            );
+            Ok(pid)
+        })?;
+        let network = File::open(format!("/proc/{pid}/ns/net"))?;
+        let isolation = |arguments: &str| {
+            let status = Command::new("nsenter")
+                .args([&format!("--net=/proc/{pid}/ns/net"), "ip"])
+                .args(arguments.split(' '))
+                .status();
+            anyhow::ensure!(status.context("running ip")?.success(), "ip {arguments} failed");
+            anyhow::Ok(())
+        };
+        isolation("link set lo up")?;
+        isolation("link add node0 type veth peer name uplink0")?;
+        isolation(&format!("address add {address}/24 dev node0"))?;
+        isolation("link set node0 up")?;
+        isolation("link set uplink0 up")?;
+        isolation("route add default dev node0")?;
+        Ok((pid, network))
+    }
+
+    /// A command that runs inside: `command` in the network, process and mount namespaces.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.pid.to_string(), "--net", "--pid", "--mount", "--", program]);
+        command
+    }
+
+    /// A command that runs in the network namespace only.
+    pub fn network_command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net=/proc/{}/ns/net", self.pid), "--", program]);
+        command
+    }
+
+    /// A connection from inside.
+    ///
+    /// # Errors
+    /// Nobody answers, or within five seconds nothing comes back.
+    pub fn connect(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
+        let network = self.network.try_clone()?;
+        let connect = move || {
+            setns(network, CloneFlags::CLONE_NEWNET)?;
+            TcpStream::connect_timeout(&address, Duration::from_secs(5))
+        };
+        // A thread of its own enters the namespace and ends there; the socket stays in it.
+        std::thread::spawn(connect)
+            .join()
+            .unwrap_or_else(|_| Err(std::io::Error::other("connecting panicked")))
+    }
+
+    /// Sends a plain HTTP request from inside.
+    ///
+    /// # Errors
+    /// There is no answer within ten seconds.
+    pub fn http(&self, address: SocketAddr, request: &Request) -> Result<Response, HttpError> {
+        let stream = self.connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        http::exchange(stream, &address.to_string(), request)
+    }
+
+    /// The host's id of the process that `nsenter`, with this id, started inside.
+    ///
+    /// # Errors
+    /// It has not yet.
+    pub fn inner(&self, nsenter: u32) -> anyhow::Result<i32> {
+        child_of(nsenter)
+    }
+
+    /// The host's ids of the processes inside: process 1 with what it waits for, and all others.
+    pub fn processes(&self) -> Vec<i32> {
+        let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+        let (Ok(own), Ok(entries)) = (namespace(self.pid), std::fs::read_dir("/proc")) else {
+            return Vec::new();
+        };
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|&pid| namespace(pid).is_ok_and(|found| found == own)).collect()
+    }
+}
+
+fn child_of(parent: u32) -> anyhow::Result<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    children.split_whitespace().next().context("no child yet")?.parse().context("children")
+}
+
+impl Drop for Isolation {
+    fn drop(&mut self) {
+        // The end of process 1 ends the others; `unshare` ends when that is done.
+        let _ =
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
+        let _ = self.init.wait();
+    }
+}
