@@ -10,7 +10,7 @@ use anyhow::Context;
 use coxswain_apiserver::ApiServer;
 use coxswain_client::{Client, InformerFactory};
 use coxswain_kubelet::{KubeletConfig, NodeApiTls};
-use coxswain_network::{PodNetwork, PodNetworkConfig, ProxyConfig};
+use coxswain_network::{DnsConfig, PodNetwork, PodNetworkConfig, ProxyConfig};
 use coxswain_runtime::RuntimeConfig;
 use nix::fcntl::{Flock, FlockArg};
 use rcgen::SanType;
@@ -93,8 +93,15 @@ pub fn start(
         bridge: BRIDGE.to_owned(),
         service_cidr: SERVICE_CIDR,
     };
+    let dns = DnsConfig {
+        listen: vec![SocketAddr::new(DNS_ADDRESS.into(), 53)],
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        networks: vec![POD_CIDR, SERVICE_CIDR],
+        upstreams: None,
+    };
     let as_user = |user: &str| informers.for_client(in_process(api, user, &[]));
-    let proxy_informers = as_user("system:kube-proxy");
+    let (proxy_informers, dns_informers) =
+        (as_user("system:kube-proxy"), as_user("system:serviceaccount:kube-system:coredns"));
     let (own, own_network, runtime_cancel) = (cancel.clone(), cancel.clone(), cancel.clone());
     spawn(tasks, cancel, "pod network", async move {
         let _alone = alone;
@@ -106,7 +113,8 @@ pub fn start(
         coxswain_runtime::serve(runtime, runtime_cancel).await
     });
     spawn(tasks, cancel, "kubelet", coxswain_kubelet::run(kubelet, own.clone()));
-    spawn(tasks, cancel, "service proxy", coxswain_network::run_proxy(proxy_informers, proxy, own));
+    spawn(tasks, cancel, "service proxy", coxswain_network::run_proxy(proxy_informers, proxy, own.clone()));
+    spawn(tasks, cancel, "DNS", coxswain_network::run_dns(dns_informers, dns, own));
     Ok(())
 }
 
