@@ -29,7 +29,6 @@ pub async fn remove(
     cancel: &CancellationToken,
     cluster: &mut Pin<&mut impl Future<Output = anyhow::Result<()>>>,
 ) -> anyhow::Result<()> {
-    let had_network = Path::new("/sys/class/net").join(node::BRIDGE).exists();
     if !cancel.is_cancelled() {
         let emptied = tokio::select! {
             emptied = tokio::time::timeout(PODS_MAY_TAKE, empty(data_dir)) => emptied.unwrap_or_else(|_| anyhow::bail!("pods did not end in time")),
@@ -50,7 +49,8 @@ pub async fn remove(
     kill_shims(data_dir)?;
     kill_pods(&node::cgroup_root(data_dir)).await;
     unmount_below(data_dir)?;
-    if had_network {
+    // Only a cluster that got as far as its network owns bridge and rules.
+    if data_dir.join("network").exists() {
         PodNetwork::remove(node::BRIDGE).await.context("removing the pod network")?;
         coxswain_network::remove_proxy().await.context("removing the service rules")?;
     }
