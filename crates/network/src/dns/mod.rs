@@ -30,6 +30,8 @@ use message::{Outcome, answer, encode, failure, udp_limit};
 const AT_ONCE: usize = 1024;
 /// How long a TCP client may be silent.
 const IDLE: Duration = Duration::from_secs(10);
+/// After an error of a listening socket, such as too many open files, that may last.
+const PAUSE: Duration = Duration::from_millis(50);
 /// The longest question by UDP.
 const REQUEST_BYTES: usize = 4096;
 
@@ -134,8 +136,10 @@ impl Server {
         let mut tasks = JoinSet::new();
         let mut buffer = vec![0; REQUEST_BYTES];
         loop {
-            // An error here is a client's unreachable port, and none of the next one's business.
-            let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
+            let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
             let request = buffer[..length].to_vec();
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
             let (server, socket) = (self.clone(), socket.clone());
@@ -154,7 +158,10 @@ impl Server {
         let mut tasks = JoinSet::new();
         loop {
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            let Ok((stream, _)) = listener.accept().await else { continue };
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
             let server = self.clone();
             while tasks.try_join_next().is_some() {}
             tasks.spawn(async move {
