@@ -94,8 +94,12 @@ fn reversed(name: &str) -> String {
 impl Index {
     /// No service yet; `domain` without a dot at the end.
     pub fn new(domain: &str, networks: Vec<(Ipv4Addr, u8)>) -> Self {
-        let mut index =
-            Self { domain: domain.to_ascii_lowercase(), networks, owned: HashMap::new(), names: BTreeMap::new() };
+        let mut index = Self {
+            domain: domain.to_ascii_lowercase(),
+            networks,
+            owned: HashMap::new(),
+            names: BTreeMap::new(),
+        };
         for top in ["svc", "pod", "dns-version"] {
             index.names.entry(reversed(&format!("{top}.{}", index.domain))).or_default();
         }
@@ -111,8 +115,11 @@ impl Index {
 
     /// Replaces the records of a service.
     pub fn replace(&mut self, owner: &ObjectKey, service: Option<&Service>, slices: &[Arc<EndpointSlice>]) {
-        let new: BTreeSet<Entry> =
-            service.map(|service| records(service, slices, &self.domain)).unwrap_or_default().into_iter().collect();
+        let new: BTreeSet<Entry> = service
+            .map(|service| records(service, slices, &self.domain))
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
         let old = self.owned.remove(owner).unwrap_or_default();
         new.difference(&old).for_each(|entry| self.add(entry));
         old.difference(&new).for_each(|entry| self.remove(entry));
@@ -141,7 +148,8 @@ impl Index {
 
     /// The zone of ours that a lowercase name is in.
     pub fn zone<'a>(&'a self, name: &'a str) -> Option<&'a str> {
-        let below = |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        let below =
+            |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
         if below(&self.domain) {
             return Some(&self.domain);
         }
@@ -157,7 +165,8 @@ impl Index {
         for _ in 0..ALIASES {
             let (exists, data) = self.at(&name);
             answer.exists |= exists;
-            let alias = data.iter().find_map(|data| if let Data::Cname(to) = data { Some(to.clone()) } else { None });
+            let alias =
+                data.iter().find_map(|data| if let Data::Cname(to) = data { Some(to.clone()) } else { None });
             let found = data.into_iter().filter(|data| data.is(kind) || matches!(data, Data::Cname(_)));
             answer.records.extend(found.map(|data| (name.clone(), data)));
             match alias {
@@ -171,11 +180,16 @@ impl Index {
                 _ => break,
             }
         }
-        let targets: BTreeSet<&String> =
-            answer.records.iter().filter_map(|(_, data)| if let Data::Srv(_, to) = data { Some(to) } else { None }).collect();
+        let targets: BTreeSet<&String> = answer
+            .records
+            .iter()
+            .filter_map(|(_, data)| if let Data::Srv(_, to) = data { Some(to) } else { None })
+            .collect();
         answer.additional = targets
             .into_iter()
-            .flat_map(|to| self.at(to).1.into_iter().filter(|data| data.is(Kind::A)).map(|data| (to.clone(), data)))
+            .flat_map(|to| {
+                self.at(to).1.into_iter().filter(|data| data.is(Kind::A)).map(|data| (to.clone(), data))
+            })
             .collect();
         answer
     }
@@ -211,7 +225,8 @@ impl Index {
 fn in_network(name: &str, (network, prefix): (Ipv4Addr, u8)) -> bool {
     let Some(rest) = name.strip_suffix(REVERSE).and_then(|rest| rest.strip_suffix('.')) else { return false };
     let octets: Option<Vec<u8>> = rest.rsplit('.').map(|octet| octet.parse().ok()).collect();
-    let Some(octets) = octets.filter(|octets| octets.len() <= 4 && octets.len() * 8 >= usize::from(prefix)) else {
+    let Some(octets) = octets.filter(|octets| octets.len() <= 4 && octets.len() * 8 >= usize::from(prefix))
+    else {
         return false;
     };
     let mut bytes = [0; 4];
@@ -241,7 +256,8 @@ fn records(service: &Service, slices: &[Arc<EndpointSlice>], domain: &str) -> Ve
     let Some(spec) = &service.spec else { return Vec::new() };
     let base = format!("{name}.{namespace}.svc.{domain}");
     if spec.type_.as_deref() == Some("ExternalName") {
-        let target = spec.external_name.as_deref().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+        let target =
+            spec.external_name.as_deref().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
         return if target.is_empty() { Vec::new() } else { vec![(base, Data::Cname(target))] };
     }
     if spec.cluster_ip.as_deref() == Some("None") {

@@ -35,9 +35,12 @@ pub fn answer(index: &Index, request: &[u8]) -> Outcome {
     if request.metadata.op_code != OpCode::Query {
         return Outcome::Reply(failure(&request, ResponseCode::NotImp));
     }
-    let [query] = &request.queries[..] else { return Outcome::Reply(failure(&request, ResponseCode::FormErr)) };
+    let [query] = &request.queries[..] else {
+        return Outcome::Reply(failure(&request, ResponseCode::FormErr));
+    };
     let name = plain(&query.name);
-    let Some(zone) = index.zone(&name).filter(|_| matches!(query.query_class, DNSClass::IN | DNSClass::ANY)) else {
+    let Some(zone) = index.zone(&name).filter(|_| matches!(query.query_class, DNSClass::IN | DNSClass::ANY))
+    else {
         return Outcome::Forward;
     };
     let answer = index.lookup(&name, kind(query.query_type));
@@ -100,7 +103,8 @@ fn parse(name: &str) -> Option<Name> {
 }
 
 fn reply(request: &Message, query: &Query, answer: Answer, zone: &str, domain: &str) -> Message {
-    let mut reply = failure(request, if answer.exists { ResponseCode::NoError } else { ResponseCode::NXDomain });
+    let mut reply =
+        failure(request, if answer.exists { ResponseCode::NoError } else { ResponseCode::NXDomain });
     reply.metadata.authoritative = true;
     let asked = plain(&query.name);
     let record = |(name, data): Entry| {

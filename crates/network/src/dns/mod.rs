@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use coxswain_client::InformerFactory;
 use hickory_proto::op::{Message, ResponseCode};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -74,7 +76,10 @@ pub async fn run_dns(
         let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         nameservers(&resolv_conf, &config.listen)
     });
-    let server = Arc::new(Server { index: RwLock::new(Index::new(&config.cluster_domain, config.networks)), upstreams });
+    let server = Arc::new(Server {
+        index: RwLock::new(Index::new(&config.cluster_domain, config.networks)),
+        upstreams,
+    });
     let mut services = Services::new(&factory);
     if cancel.run_until_cancelled(services.synced()).await.is_none() {
         return Ok(());
@@ -200,7 +205,8 @@ impl Server {
                 if let Some(reply) = forward(&self.upstreams, request, transport).await {
                     return Some(reply);
                 }
-                let code = if self.upstreams.is_empty() { ResponseCode::Refused } else { ResponseCode::ServFail };
+                let code =
+                    if self.upstreams.is_empty() { ResponseCode::Refused } else { ResponseCode::ServFail };
                 failure(&Message::from_vec(request).ok()?, code)
             }
         };

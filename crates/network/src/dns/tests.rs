@@ -21,7 +21,8 @@ use super::{DnsConfig, run_dns};
 const NETWORKS: [(Ipv4Addr, u8); 2] = [(Ipv4Addr::new(10, 43, 0, 0), 16), (Ipv4Addr::new(10, 42, 0, 0), 16)];
 
 fn services() -> Vec<Json> {
-    let service = |name: &str, spec: Json| json!({"metadata": {"namespace": "ns", "name": name}, "spec": spec});
+    let service =
+        |name: &str, spec: Json| json!({"metadata": {"namespace": "ns", "name": name}, "spec": spec});
     let ports = json!([{"name": "http", "port": 80}, {"port": 81}]);
     vec![
         service("web", json!({"clusterIP": "10.43.0.9", "ports": ports})),
@@ -47,9 +48,14 @@ fn slice() -> Json {
 fn index() -> Index {
     let mut index = Index::new("cluster.local", NETWORKS.to_vec());
     for service in services() {
-        let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(service).expect("a service");
+        let service: k8s_openapi::api::core::v1::Service =
+            serde_json::from_value(service).expect("a service");
         let key = ObjectKey::of(&service);
-        let slices = if key.name == "db" { vec![Arc::new(serde_json::from_value(slice()).expect("a slice"))] } else { vec![] };
+        let slices = if key.name == "db" {
+            vec![Arc::new(serde_json::from_value(slice()).expect("a slice"))]
+        } else {
+            vec![]
+        };
         index.replace(&key, Some(&service), &slices);
     }
     index
@@ -65,7 +71,8 @@ fn question(name: &str, kind: RecordType) -> Vec<u8> {
 fn text(message: &Message) -> String {
     let mut lines = vec![format!("{:?}", message.metadata.response_code)];
     let records = message.answers.iter().chain(&message.additionals);
-    let mut records: Vec<String> = records.map(|r| format!("{} {} {} {}", r.name, r.ttl, r.record_type(), r.data)).collect();
+    let mut records: Vec<String> =
+        records.map(|r| format!("{} {} {} {}", r.name, r.ttl, r.record_type(), r.data)).collect();
     records.sort();
     lines.extend(records);
     let negative = message.authorities.iter().map(|r| format!("authority {} {}", r.name, r.record_type()));
@@ -85,20 +92,44 @@ const REVERSE_SOA: &str = "authority in-addr.arpa. SOA";
 
 #[test]
 fn services_have_addresses_ports_and_reverse_names() {
-    check("web.ns.svc.cluster.local.", RecordType::A, &["NoError", "web.ns.svc.cluster.local. 5 A 10.43.0.9"]);
-    check("WEB.ns.Svc.cluster.local.", RecordType::A, &["NoError", "WEB.ns.Svc.cluster.local. 5 A 10.43.0.9"]);
+    check(
+        "web.ns.svc.cluster.local.",
+        RecordType::A,
+        &["NoError", "web.ns.svc.cluster.local. 5 A 10.43.0.9"],
+    );
+    check(
+        "WEB.ns.Svc.cluster.local.",
+        RecordType::A,
+        &["NoError", "WEB.ns.Svc.cluster.local. 5 A 10.43.0.9"],
+    );
     check("web.ns.svc.cluster.local.", RecordType::AAAA, &["NoError", SOA]);
-    let srv = ["NoError", "_http._tcp.web.ns.svc.cluster.local. 5 SRV 0 100 80 web.ns.svc.cluster.local.", "web.ns.svc.cluster.local. 5 A 10.43.0.9"];
+    let srv = [
+        "NoError",
+        "_http._tcp.web.ns.svc.cluster.local. 5 SRV 0 100 80 web.ns.svc.cluster.local.",
+        "web.ns.svc.cluster.local. 5 A 10.43.0.9",
+    ];
     check("_http._tcp.web.ns.svc.cluster.local.", RecordType::SRV, &srv);
-    check("9.0.43.10.in-addr.arpa.", RecordType::PTR, &["NoError", "9.0.43.10.in-addr.arpa. 5 PTR web.ns.svc.cluster.local."]);
+    check(
+        "9.0.43.10.in-addr.arpa.",
+        RecordType::PTR,
+        &["NoError", "9.0.43.10.in-addr.arpa. 5 PTR web.ns.svc.cluster.local."],
+    );
     check("10.0.43.10.in-addr.arpa.", RecordType::PTR, &["NXDomain", REVERSE_SOA]);
 }
 
 #[test]
 fn headless_services_are_their_ready_endpoints() {
     let name = "db.ns.svc.cluster.local.";
-    check(name, RecordType::A, &["NoError", &format!("{name} 5 A 10.42.0.5"), &format!("{name} 5 A 10.42.0.6")]);
-    check("db-0.db.ns.svc.cluster.local.", RecordType::A, &["NoError", &format!("db-0.{name} 5 A 10.42.0.5")]);
+    check(
+        name,
+        RecordType::A,
+        &["NoError", &format!("{name} 5 A 10.42.0.5"), &format!("{name} 5 A 10.42.0.6")],
+    );
+    check(
+        "db-0.db.ns.svc.cluster.local.",
+        RecordType::A,
+        &["NoError", &format!("db-0.{name} 5 A 10.42.0.5")],
+    );
     let srv = "_sql._tcp.db.ns.svc.cluster.local.";
     let expected = [
         "NoError".to_owned(),
@@ -108,25 +139,45 @@ fn headless_services_are_their_ready_endpoints() {
         format!("db-0.{name} 5 A 10.42.0.5"),
     ];
     check(srv, RecordType::SRV, &expected.each_ref().map(String::as_str));
-    check("5.0.42.10.in-addr.arpa.", RecordType::PTR, &["NoError", &format!("5.0.42.10.in-addr.arpa. 5 PTR db-0.{name}")]);
+    check(
+        "5.0.42.10.in-addr.arpa.",
+        RecordType::PTR,
+        &["NoError", &format!("5.0.42.10.in-addr.arpa. 5 PTR db-0.{name}")],
+    );
     check("idle.ns.svc.cluster.local.", RecordType::A, &["NXDomain", SOA]);
 }
 
 #[test]
 fn pods_and_names_in_between_exist() {
-    check("10-42-0-5.ns.pod.cluster.local.", RecordType::A, &["NoError", "10-42-0-5.ns.pod.cluster.local. 5 A 10.42.0.5"]);
+    check(
+        "10-42-0-5.ns.pod.cluster.local.",
+        RecordType::A,
+        &["NoError", "10-42-0-5.ns.pod.cluster.local. 5 A 10.42.0.5"],
+    );
     check("no-address.ns.pod.cluster.local.", RecordType::A, &["NXDomain", SOA]);
     check("ns.svc.cluster.local.", RecordType::A, &["NoError", SOA]);
     check("nobody.ns.svc.cluster.local.", RecordType::A, &["NXDomain", SOA]);
     check("cluster.local.", RecordType::A, &["NoError", SOA]);
-    check("dns-version.cluster.local.", RecordType::TXT, &["NoError", "dns-version.cluster.local. 5 TXT 1.1.0"]);
+    check(
+        "dns-version.cluster.local.",
+        RecordType::TXT,
+        &["NoError", "dns-version.cluster.local. 5 TXT 1.1.0"],
+    );
 }
 
 #[test]
 fn aliases_are_followed_as_far_as_they_are_ours() {
-    let expected = ["NoError", "alias.ns.svc.cluster.local. 5 CNAME web.ns.svc.cluster.local.", "web.ns.svc.cluster.local. 5 A 10.43.0.9"];
+    let expected = [
+        "NoError",
+        "alias.ns.svc.cluster.local. 5 CNAME web.ns.svc.cluster.local.",
+        "web.ns.svc.cluster.local. 5 A 10.43.0.9",
+    ];
     check("alias.ns.svc.cluster.local.", RecordType::A, &expected);
-    check("away.ns.svc.cluster.local.", RecordType::CNAME, &["NoError", "away.ns.svc.cluster.local. 5 CNAME example.com."]);
+    check(
+        "away.ns.svc.cluster.local.",
+        RecordType::CNAME,
+        &["NoError", "away.ns.svc.cluster.local. 5 CNAME example.com."],
+    );
     let away = answer(&index(), &question("away.ns.svc.cluster.local.", RecordType::A));
     assert!(matches!(&away, Outcome::Alias(_, query) if query.name.to_ascii() == "example.com."), "{away:?}");
 }
@@ -152,7 +203,8 @@ fn a_service_that_goes_leaves_nothing() {
 
 #[test]
 fn what_is_too_long_for_udp_is_cut_and_says_so() {
-    let Outcome::Reply(mut reply) = answer(&index(), &question("db.ns.svc.cluster.local.", RecordType::A)) else {
+    let Outcome::Reply(mut reply) = answer(&index(), &question("db.ns.svc.cluster.local.", RecordType::A))
+    else {
         panic!("no reply");
     };
     let one = reply.answers[0].clone();
@@ -166,7 +218,10 @@ fn what_is_too_long_for_udp_is_cut_and_says_so() {
 #[test]
 fn name_servers_of_the_host_without_ourselves() {
     let own: SocketAddr = "10.43.0.10:53".parse().expect("an address");
-    let servers = nameservers("# comment\nsearch x\nnameserver 10.43.0.10\nnameserver 192.0.2.53\nnameserver bad\n", &[own]);
+    let servers = nameservers(
+        "# comment\nsearch x\nnameserver 10.43.0.10\nnameserver 192.0.2.53\nnameserver bad\n",
+        &[own],
+    );
     assert_eq!(servers, ["192.0.2.53:53".parse().expect("an address")]);
 }
 
@@ -182,7 +237,9 @@ fn frozen(lists: BTreeMap<&'static str, Vec<Json>>) -> kube::Client {
             let kind = path.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
             let items = lists.get(kind).cloned().unwrap_or_default();
             let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items});
-            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(list.to_string().into_bytes())))
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(
+                list.to_string().into_bytes(),
+            )))
         }
     });
     kube::Client::new(service, "default")
@@ -208,9 +265,17 @@ async fn the_server_answers_by_udp_and_tcp_and_relays() {
         let mut buffer = [0; 1500];
         loop {
             let (length, from) = upstream.recv_from(&mut buffer).await.expect("a question");
-            let mut reply = super::failure(&Message::from_vec(&buffer[..length]).expect("a message"), super::ResponseCode::NoError);
-            let address = hickory_proto::rr::RData::A(hickory_proto::rr::rdata::A(Ipv4Addr::new(192, 0, 2, 7)));
-            reply.answers.push(hickory_proto::rr::Record::from_rdata(reply.queries[0].name.clone(), 60, address));
+            let mut reply = super::failure(
+                &Message::from_vec(&buffer[..length]).expect("a message"),
+                super::ResponseCode::NoError,
+            );
+            let address =
+                hickory_proto::rr::RData::A(hickory_proto::rr::rdata::A(Ipv4Addr::new(192, 0, 2, 7)));
+            reply.answers.push(hickory_proto::rr::Record::from_rdata(
+                reply.queries[0].name.clone(),
+                60,
+                address,
+            ));
             upstream.send_to(&reply.to_vec().expect("bytes"), from).await.expect("sending");
         }
     };
@@ -229,13 +294,17 @@ async fn the_server_answers_by_udp_and_tcp_and_relays() {
     let test = async {
         let reply = ask(here, &question("web.ns.svc.cluster.local.", RecordType::A)).await;
         assert_eq!(text(&reply), "NoError\nweb.ns.svc.cluster.local. 5 A 10.43.0.9");
-        let mut with_edns = Message::from_vec(&question("ns.svc.cluster.local.", RecordType::A)).expect("a message");
+        let mut with_edns =
+            Message::from_vec(&question("ns.svc.cluster.local.", RecordType::A)).expect("a message");
         with_edns.edns = Some(Edns::new());
         assert!(ask(here, &with_edns.to_vec().expect("bytes")).await.edns.is_some());
         let other = ask(here, &question("example.com.", RecordType::A)).await;
         assert_eq!(text(&other), "NoError\nexample.com. 60 A 192.0.2.7");
         let away = ask(here, &question("away.ns.svc.cluster.local.", RecordType::A)).await;
-        assert_eq!(text(&away), "NoError\naway.ns.svc.cluster.local. 5 CNAME example.com.\nexample.com. 60 A 192.0.2.7");
+        assert_eq!(
+            text(&away),
+            "NoError\naway.ns.svc.cluster.local. 5 CNAME example.com.\nexample.com. 60 A 192.0.2.7"
+        );
         let mut stream = TcpStream::connect(here).await.expect("a connection");
         for _ in 0..2 {
             let request = question("db.ns.svc.cluster.local.", RecordType::A);

@@ -33,7 +33,8 @@ const REFUSED_ADDRESSES: &str = "refused-addresses";
 const REFUSED_NODE_PORTS: &str = "refused-node-ports";
 const CLUSTER_IPS: &str = "cluster-ips";
 const HAIRPINS: &str = "hairpins";
-const ENDPOINTS: &str = "endpoints";
+/// Endpoints are spread over this many maps: the kernel checks every element of a map against every rule that uses it.
+const ENDPOINT_MAPS: u8 = 64;
 const CLIENTS: &str = "affinity-clients";
 const SERVICES: &str = "services";
 const REFUSE: &str = "refuse";
@@ -59,6 +60,11 @@ fn with(mut key: Vec<SetKeyType>, more: &[SetKeyType]) -> Vec<SetKeyType> {
     key
 }
 
+fn endpoint_map(service: &Frontend) -> String {
+    let [_, _, third, fourth] = service.ip.octets();
+    format!("endpoints-{}", (third ^ fourth) % ENDPOINT_MAPS)
+}
+
 fn kept_name(scope: Scope) -> &'static str {
     match scope {
         Scope::Cluster => "affinity-cluster",
@@ -77,7 +83,7 @@ pub fn container(key: &Key) -> Option<Set> {
         Key::RefusedNodePort(..) => set(REFUSED_NODE_PORTS, node_port()).vmap(),
         Key::ClusterIp(_) => set(CLUSTER_IPS, vec![SetKeyType::Ipv4Addr]),
         Key::Hairpin(_) => set(HAIRPINS, vec![SetKeyType::Ipv4Addr, SetKeyType::Ipv4Addr]),
-        Key::Endpoint(..) => set(ENDPOINTS, with(frontend_type(), &[SetKeyType::Mark]))
+        Key::Endpoint(service, _) => set(&endpoint_map(service), with(frontend_type(), &[SetKeyType::Mark]))
             .map(SetDataType::Value(SetKeyType::Concat(endpoint_type()))),
         Key::Kept(scope, ..) => set(kept_name(*scope), with(frontend_type(), &endpoint_type())),
     })
@@ -192,11 +198,12 @@ pub fn skeleton(transaction: Transaction) -> Built<Transaction> {
         Key::RefusedNodePort(Protocol::Tcp, 0),
         Key::ClusterIp(Ipv4Addr::UNSPECIFIED),
         Key::Hairpin(Ipv4Addr::UNSPECIFIED),
-        Key::Endpoint(anything, 0),
         Key::Kept(Scope::Cluster, anything, nowhere),
         Key::Kept(Scope::Local, anything, nowhere),
     ];
-    for container in containers.iter().filter_map(container) {
+    let endpoint_maps = (0..ENDPOINT_MAPS)
+        .map(|number| Key::Endpoint(Frontend { ip: Ipv4Addr::new(0, 0, 0, number), ..anything }, 0));
+    for container in containers.into_iter().chain(endpoint_maps).filter_map(|key| container(&key)) {
         transaction = transaction.add_set(container);
     }
     let clients = set(CLIENTS, with(frontend_type(), &[SetKeyType::Ipv4Addr]))
@@ -315,7 +322,7 @@ fn balance(chain: &str, service: &Frontend, scope: Scope, count: u32, affinity: 
             modulus: count,
             offset: scope.offset(),
         })
-        .expr(LookupExpr::new(ENDPOINTS, word(0)).dreg(word(4)));
+        .expr(LookupExpr::new(endpoint_map(service), word(0)).dreg(word(4)));
     let rule = match affinity {
         // An update would leave the endpoint of before in place.
         Some(kept) => {
