@@ -76,7 +76,7 @@ pub enum Datastore<'a> {
     /// In the memory of the process.
     Memory,
     /// In a directory, secrets sealed.
-    Embedded(&'a Path, Sealer),
+    Embedded(&'a Path, Box<Sealer>),
 }
 
 /// The API server; clones share it.
@@ -96,7 +96,7 @@ impl ApiServer {
     ) -> Result<Self, LogError> {
         let store = match datastore {
             Datastore::Memory => Store::open(Box::new(MemoryLog), ObjectView, Default::default())?,
-            Datastore::Embedded(dir, sealer) => Store::open_embedded(dir, Some(sealer), ObjectView)?,
+            Datastore::Embedded(dir, sealer) => Store::open_embedded(dir, Some(*sealer), ObjectView)?,
         };
         let server = Arc::new(Server {
             store,

@@ -142,7 +142,7 @@ async fn open_api_server(
     files::private_dir(&dir)?;
     let sealer = Sealer::new(&pki.sealing_key, &["secrets"])?;
     let tokens = TokenAuthority::new(ISSUER, &pki.service_account_key)?;
-    let datastore = Datastore::Embedded(&dir, sealer);
+    let datastore = Datastore::Embedded(&dir, Box::new(sealer));
     ApiServer::open(config, datastore, tokens, cancel)
         .await
         .with_context(|| format!("the store in {}", dir.display()))

@@ -382,15 +382,13 @@ fn path_text(path: &Path) -> &str {
 /// The binary under test: `COX_BIN`, or the one cargo builds for the profile of this test.
 fn binary() -> anyhow::Result<PathBuf> {
     if let Some(binary) = std::env::var_os("COX_BIN") {
-        return Ok(std::fs::canonicalize(binary).context("COX_BIN")?);
+        return std::fs::canonicalize(binary).context("COX_BIN");
     }
     let test = std::env::current_exe()?;
     let profile = test.parent().and_then(Path::parent).context("this test is not in a target directory")?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut build = Command::new(cargo);
-    build
-        .args(["build", "--quiet", "--package", "cox"])
-        .env("CARGO_TARGET_DIR", profile.parent().context("target")?);
+    build.args(["build", "--quiet", "--package", "cox"]);
     if profile.ends_with("release") {
         build.arg("--release");
     }

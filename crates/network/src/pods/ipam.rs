@@ -109,7 +109,7 @@ mod tests {
         let subnet = Subnet::parse("10.42.0.0/29").unwrap();
         assert_eq!(subnet.gateway(), Ipv4Addr::new(10, 42, 0, 1));
         let last = |address: Option<Ipv4Addr>| address.map(|address| address.octets()[3]);
-        let mut get = |owner: &str| last(ipam.acquire(&subnet, owner).unwrap());
+        let get = |owner: &str| last(ipam.acquire(&subnet, owner).unwrap());
         assert_eq!((get("a"), get("b"), get("a")), (Some(2), Some(3), Some(2)));
         ipam.release("a").unwrap();
         assert_eq!(get("c"), Some(4), "the freed address rests");
