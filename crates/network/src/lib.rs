@@ -6,6 +6,8 @@ mod dns;
 mod pods;
 mod proxy;
 mod services;
+#[cfg(test)]
+mod testing;
 
 pub use dns::{DnsConfig, DnsError, run_dns};
 pub use pods::{PodNetwork, PodNetworkConfig, PodNetworkError};

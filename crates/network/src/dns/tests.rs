@@ -17,6 +17,7 @@ use super::forward::nameservers;
 use super::index::Index;
 use super::message::{Outcome, answer, encode};
 use super::{DnsConfig, run_dns};
+use crate::testing::frozen;
 
 const NETWORKS: [(Ipv4Addr, u8); 2] = [(Ipv4Addr::new(10, 43, 0, 0), 16), (Ipv4Addr::new(10, 42, 0, 0), 16)];
 
@@ -223,26 +224,6 @@ fn name_servers_of_the_host_without_ourselves() {
         &[own],
     );
     assert_eq!(servers, ["192.0.2.53:53".parse().expect("an address")]);
-}
-
-/// A client that sees lists of these objects, and never a change.
-fn frozen(lists: BTreeMap<&'static str, Vec<Json>>) -> kube::Client {
-    let lists = Arc::new(lists);
-    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-        let (lists, path) = (lists.clone(), request.uri().to_string());
-        async move {
-            if path.contains("watch=") {
-                std::future::pending::<()>().await;
-            }
-            let kind = path.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-            let items = lists.get(kind).cloned().unwrap_or_default();
-            let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items});
-            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(
-                list.to_string().into_bytes(),
-            )))
-        }
-    });
-    kube::Client::new(service, "default")
 }
 
 async fn free_port() -> SocketAddr {

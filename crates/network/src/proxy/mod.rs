@@ -155,7 +155,7 @@ impl Proxy {
         let outcome = if std::mem::take(&mut self.applied) {
             self.table.change(&changes).await
         } else {
-            self.table.replace(&self.ruleset.from_nothing()).await
+            self.table.replace(&self.ruleset.additions()).await
         };
         outcome?;
         self.applied = true;

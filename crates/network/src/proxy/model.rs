@@ -303,7 +303,7 @@ impl Ruleset {
     }
 
     /// The changes that lead here from nothing.
-    pub fn from_nothing(&self) -> Changes {
+    pub fn additions(&self) -> Changes {
         let added = |value: &Value| Change { before: None, after: Some(value.clone()) };
         self.entries().map(|(key, value)| (key.clone(), added(value))).collect()
     }

@@ -10,16 +10,11 @@ use nlink::netlink::nftables::types::{
     BaseChain, Chain, ChainName, CtState, Family, FibFlags, FilterHook, MetaKey, NatHook, PayloadBase,
     Priority, Register, Rule, Set, SetDataType, SetElement, SetKeyType, Verdict,
 };
-use nlink::netlink::nftables::{
-    DynsetExpr, DynsetOp, Expr, LookupExpr, NumgenKind, RawExpr, RawMessage, Transaction,
-};
-use nlink::netlink::nftables::{NFT_MSG_NEWTABLE, NFTA_TABLE_NAME};
+use nlink::netlink::nftables::{DynsetExpr, DynsetOp, Expr, LookupExpr, NumgenKind, RawExpr, Transaction};
 use nlink::netlink::types::route::RouteType;
 
 use super::model::{Endpoint, Frontend, Key, Protocol, Refusal, Scope, Step, Value};
 
-/// `NLM_F_CREATE`
-const NLM_F_CREATE: u16 = 0x400;
 /// Our table.
 pub const TABLE: &str = "coxswain-services";
 /// Clients remembered for session affinity, of all services.
@@ -185,10 +180,12 @@ fn by_node_port(chain: &str, map: &str) -> Rule {
     protocol_and_port(rule(chain).match_fib_type(FibFlags::DADDR, RouteType::Local), 0).expr(verdict_of(map))
 }
 
-/// The table without any service, in place of what was there.
+/// The table without any service, in place of what was there. An update makes a table that is not there, for the deletion.
 pub fn skeleton(transaction: Transaction) -> Built<Transaction> {
-    let mut transaction =
-        transaction.raw(ensure_table()).del_table(TABLE, Family::Ip).add_table(TABLE, Family::Ip);
+    let mut transaction = transaction
+        .update_table(TABLE, Family::Ip, 0)
+        .del_table(TABLE, Family::Ip)
+        .add_table(TABLE, Family::Ip);
     let anything = Frontend { ip: Ipv4Addr::UNSPECIFIED, protocol: Protocol::Tcp, port: 0 };
     let nowhere = Endpoint { ip: Ipv4Addr::UNSPECIFIED, port: 0 };
     let containers = [
@@ -229,15 +226,6 @@ pub fn skeleton(transaction: Transaction) -> Built<Transaction> {
         transaction = transaction.add_chain(chain(name)?.base(base));
     }
     fixed_rules().map(|rules| rules.into_iter().fold(transaction, Transaction::add_rule))
-}
-
-/// Makes the table unless it is there, for the deletion that follows; nlink's own message insists on making it.
-fn ensure_table() -> RawMessage {
-    let name = [TABLE.as_bytes(), &[0]].concat();
-    let length = u16::try_from(4 + name.len()).expect("a short name");
-    let mut attribute = [&length.to_ne_bytes()[..], &NFTA_TABLE_NAME.to_ne_bytes(), &name].concat();
-    attribute.resize(attribute.len().next_multiple_of(4), 0);
-    RawMessage::new(NFT_MSG_NEWTABLE, Family::Ip).flags(NLM_F_CREATE).attrs(attribute)
 }
 
 fn fixed_rules() -> Built<Vec<Rule>> {

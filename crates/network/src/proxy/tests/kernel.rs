@@ -8,20 +8,22 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use coxswain_client::ObjectKey;
+use coxswain_client::{InformerFactory, ObjectKey};
 use nix::sched::{CloneFlags, setns, unshare};
 use nlink::netlink::addr::Ipv4Address;
 use nlink::netlink::link::{BridgeLink, BridgePortConfig, VethLink};
 use nlink::netlink::route::Ipv4Route;
 use nlink::netlink::{Connection, Route};
 use serde_json::{Value as Json, json};
+use tokio_util::sync::CancellationToken;
 
 use super::super::apply::Table;
 use super::super::conntrack::{Flows, forget};
-use super::super::host;
 use super::super::model::{Changes, Fragment, Ruleset};
 use super::super::plan::plan;
+use super::super::{ProxyConfig, host, remove_proxy, run_proxy};
 use super::{facts, service, slice};
+use crate::testing::frozen;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 1);
 const PODS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 42, 0, 0), 16);
@@ -151,7 +153,7 @@ impl Node {
         }
         let table = Table::open(PODS).expect("nftables");
         let ruleset = Ruleset::default();
-        table.replace(&ruleset.from_nothing()).await.expect("the table");
+        table.replace(&ruleset.additions()).await.expect("the table");
         Self { pods, route, table, ruleset }
     }
 
@@ -322,10 +324,39 @@ fn a_restarted_proxy_takes_over_without_a_gap() {
     with_node(async |mut node| {
         node.apply(spec(json!({})), &ALL).await;
         let again = Table::open(PODS).expect("nftables");
-        again.replace(&node.ruleset.from_nothing()).await.expect("the table");
+        again.replace(&node.ruleset.additions()).await.expect("the table");
         spreads_evenly(&within(&node.pods[0], || spread(SERVICE, 90)), &[1, 2, 3]);
         Table::remove().await.expect("removal");
         Table::remove().await.expect("removal of nothing");
+    });
+}
+
+#[test]
+fn the_proxy_serves_what_it_watches_and_its_rules_stay() {
+    with_node(async |node| {
+        let service = json!({"metadata": {"namespace": "ns", "name": "web"}, "spec": spec(json!({}))});
+        let mut slice = serde_json::to_value(&*slice(json!({"port": 8080}), &ALL)).expect("a slice");
+        slice["metadata"]["labels"] = json!({"kubernetes.io/service-name": "web"});
+        let cancel = CancellationToken::new();
+        let client = frozen(BTreeMap::from([("services", vec![service]), ("endpointslices", vec![slice])]));
+        let factory = InformerFactory::new(client, cancel.clone());
+        let config = ProxyConfig {
+            node_name: "here".into(),
+            node_ip: GATEWAY.into(),
+            cluster_cidr: PODS,
+            service_cidr: (Ipv4Addr::new(10, 43, 0, 0), 16),
+            bridge: "cox0".into(),
+        };
+        let proxy = tokio::spawn(run_proxy(factory, config, cancel.clone()));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while tokio::task::spawn_blocking(|| call(SERVICE)).await.expect("the call").is_none() {
+            assert!(Instant::now() < deadline, "not served in time");
+        }
+        cancel.cancel();
+        proxy.await.expect("the task").expect("a clean end");
+        spreads_evenly(&within(&node.pods[0], || spread(SERVICE, 90)), &[1, 2, 3]);
+        spreads_evenly(&spread(SERVICE, 90), &[1, 2, 3]);
+        remove_proxy().await.expect("removal");
     });
 }
 
@@ -355,7 +386,7 @@ fn five_thousand_services() {
             );
         }
         let planned = start.elapsed();
-        node.table.replace(&node.ruleset.from_nothing()).await.expect("the table");
+        node.table.replace(&node.ruleset.additions()).await.expect("the table");
         println!("5,000 services with 4 endpoints: plan {planned:?}, apply {:?}", start.elapsed() - planned);
         let start = Instant::now();
         for turn in 0..100 {
