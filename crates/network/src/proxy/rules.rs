@@ -176,8 +176,8 @@ fn by_address(chain: &str, map: &str) -> Rule {
     protocol_and_port(rule(chain).expr(destination(0)), 1).expr(verdict_of(map))
 }
 
-fn by_node_port(chain: &str, map: &str) -> Rule {
-    protocol_and_port(rule(chain).match_fib_type(FibFlags::DADDR, RouteType::Local), 0).expr(verdict_of(map))
+fn by_node_port(rule: Rule, map: &str) -> Rule {
+    protocol_and_port(rule.match_fib_type(FibFlags::DADDR, RouteType::Local), 0).expr(verdict_of(map))
 }
 
 /// The table without any service, in place of what was there. An update makes a table that is not there, for the deletion.
@@ -234,7 +234,7 @@ fn fixed_rules() -> Built<Vec<Rule>> {
         rule("prerouting").try_jump(SERVICES)?,
         rule("output").try_jump(SERVICES)?,
         by_address(SERVICES, ADDRESSES),
-        by_node_port(SERVICES, NODE_PORTS),
+        by_node_port(rule(SERVICES), NODE_PORTS),
         rule("postrouting")
             .match_mark_masked(MASQUERADE, MASQUERADE)
             .set_mark_masked(0, MASQUERADE)
@@ -245,7 +245,7 @@ fn fixed_rules() -> Built<Vec<Rule>> {
             .expr(LookupExpr::new(HAIRPINS, word(0)))
             .masquerade(),
         // What reaches these hooks with a service's address found no endpoint on its way here.
-        by_node_port("filter-input", REFUSED_NODE_PORTS),
+        by_node_port(new("filter-input"), REFUSED_NODE_PORTS),
         new("filter-forward").try_jump(REFUSE)?,
         // By loopback it goes to the node itself, such as to its DNS server on a cluster IP.
         new("filter-output").match_oif_not("lo").try_jump(REFUSE)?,
