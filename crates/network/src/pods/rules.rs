@@ -95,7 +95,8 @@ pub async fn apply(
     let chain = |name: &str| Chain::new(TABLE, name).map(|chain| chain.family(Family::Ip));
     let transaction = firewall
         .transaction()
-        .add_table(TABLE, Family::Ip)
+        // An update makes the table where there is none, so that the deletion cannot fail.
+        .update_table(TABLE, Family::Ip, 0)
         .del_table(TABLE, Family::Ip)
         .add_table(TABLE, Family::Ip)
         .add_chain(chain(HOST_PORTS)?)
