@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::client::in_process;
+use crate::config::ServerArgs;
 use crate::pki::{Pki, Subject};
 use crate::{files, registries};
 
@@ -54,14 +55,14 @@ pub struct NodeIdentity {
 /// Starts everything that makes this machine a node of the cluster.
 pub fn start(
     node: &NodeIdentity,
-    data_dir: &Path,
-    registry_config: Option<&Path>,
+    args: &ServerArgs,
     pki: &Pki,
     api: &ApiServer,
     informers: &Arc<InformerFactory>,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let data_dir = args.data_dir.as_path();
     let run_dir = data_dir.join("run");
     files::private_dir(&run_dir)?;
     let alone = claim_machine()?;
@@ -82,7 +83,7 @@ pub fn start(
         socket: run_dir.join("cri.sock"),
         shim_command: vec!["/proc/self/exe".into(), "shim".into()],
         network: network.clone(),
-        registries: registry_config.map(registries::read).transpose()?.unwrap_or_default(),
+        registries: args.registry_config.as_deref().map(registries::read).transpose()?.unwrap_or_default(),
         cgroup_parent: format!("{}/kubepods", cgroup_root(data_dir)),
     };
     let kubelet = kubelet_config(node, data_dir, pki, client, &runtime.socket)?;

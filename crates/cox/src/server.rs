@@ -74,16 +74,7 @@ pub async fn serve(
         tasks.spawn(coxswain_scheduler::run(scheduler, components.clone()));
     }
     if !args.no_node {
-        node::start(
-            &node,
-            &args.data_dir,
-            args.registry_config.as_deref(),
-            &pki,
-            &api,
-            &informers,
-            &tasks,
-            &cancel,
-        )?;
+        node::start(&node, args, &pki, &api, &informers, &tasks, &cancel)?;
     }
     write_kubeconfig(args, &pki, port)?;
     api.set_ready();

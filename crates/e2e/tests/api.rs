@@ -8,6 +8,8 @@ use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(60);
 
+type Step = fn(&mut Cluster) -> anyhow::Result<()>;
+
 #[test]
 fn an_api_server_without_a_node() -> anyhow::Result<()> {
     if !is_root() {
@@ -15,7 +17,7 @@ fn an_api_server_without_a_node() -> anyhow::Result<()> {
     }
     let mut cluster = Cluster::start(Options { no_node: true, ..Options::default() })?;
     // A failed step panics, so that the log is shown.
-    let steps: [(&str, fn(&mut Cluster) -> anyhow::Result<()>); 5] = [
+    let steps: [(&str, Step); 5] = [
         ("kubectl creates, applies, patches and explains", kubectl_works),
         ("a watch tells of every change", watches),
         ("strangers and service accounts are refused", rbac_refuses),
