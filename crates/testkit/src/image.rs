@@ -8,9 +8,9 @@ use anyhow::Context;
 /// The name of the image.
 pub const BUSYBOX: &str = "docker.io/library/busybox:test";
 
-const APPLETS: [&str; 15] = [
-    "sh", "sleep", "cat", "echo", "wget", "nslookup", "hostname", "ls", "touch", "rm", "kill", "id", "tail",
-    "tar", "test",
+const APPLETS: [&str; 16] = [
+    "sh", "sleep", "cat", "echo", "nc", "printf", "nslookup", "hostname", "ls", "touch", "rm", "kill", "id",
+    "tail", "tar", "test",
 ];
 
 /// Writes an archive of the image, as `docker save` would.

@@ -1,6 +1,7 @@
 //! Network, process and mount namespaces of a cluster's own. When their first process is killed, the kernel ends every
 //! process in them, and mounts and interfaces go with the namespaces: nothing has to be remembered to be cleaned up.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -123,15 +124,23 @@ impl Isolation {
         child_of(nsenter)
     }
 
-    /// The host's ids of the processes inside: process 1 with what it waits for, and all others.
+    /// The host's ids of the processes inside, those of pods too: process 1 and all that descend from it.
     pub fn processes(&self) -> Vec<i32> {
-        let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
-        let (Ok(own), Ok(entries)) = (namespace(self.pid), std::fs::read_dir("/proc")) else {
-            return Vec::new();
-        };
+        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
         let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(|&pid| namespace(pid).is_ok_and(|found| found == own)).collect()
+        let parents: BTreeMap<i32, i32> = pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect();
+        let descends = |pid: &i32| {
+            std::iter::successors(Some(*pid), |pid| parents.get(pid).copied())
+                .any(|ancestor| ancestor == self.pid)
+        };
+        parents.keys().copied().filter(descends).collect()
     }
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; behind it come state and parent.
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 fn child_of(parent: u32) -> anyhow::Result<i32> {
@@ -141,9 +150,15 @@ fn child_of(parent: u32) -> anyhow::Result<i32> {
 
 impl Drop for Isolation {
     fn drop(&mut self) {
-        // The end of process 1 ends the others; `unshare` ends when that is done.
-        let _ =
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
+        // The end of `unshare` ends its child, process 1, and that the others.
+        let _ = self.init.kill();
         let _ = self.init.wait();
+        let _ = eventually("the end of process 1", Duration::from_secs(10), || {
+            anyhow::ensure!(
+                !std::path::Path::new(&format!("/proc/{}/root", self.pid)).exists(),
+                "it is there"
+            );
+            Ok(())
+        });
     }
 }

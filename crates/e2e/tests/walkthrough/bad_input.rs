@@ -23,9 +23,11 @@ struct Case {
 pub fn is_refused(walk: &mut Walk) -> anyhow::Result<String> {
     let cases: Vec<Case> = [malformed(), fields(), values(), changes()].into_iter().flatten().collect();
     let count = cases.len();
-    for case in cases {
-        check(walk, &case).map_err(|error| error.context(case.name))?;
-    }
+    let wrong: Vec<String> = cases
+        .iter()
+        .filter_map(|case| check(walk, case).err().map(|error| format!("{}: {error:#}", case.name)))
+        .collect();
+    anyhow::ensure!(wrong.is_empty(), "{} of {count} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
     let unknown = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndatum: {a: b}\n";
     let refused = walk.cluster.kubectl_with_input(&["apply", "-f", "-"], unknown)?;
     anyhow::ensure!(!refused.ok && refused.stderr.contains("unknown field"), "{refused:?}");

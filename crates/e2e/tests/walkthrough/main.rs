@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use coxswain_testkit::{Api, Cluster, NODE_IP, Options, is_root};
 
 /// No condition takes longer than this, on the slowest machine.
-const LONG: Duration = Duration::from_secs(240);
+const LONG: Duration = Duration::from_secs(120);
 const NODE_PORT: u16 = 30036;
 
 /// The cluster that is walked through.

@@ -45,7 +45,10 @@ pub fn answers_inside(walk: &mut Walk) -> anyhow::Result<String> {
     let names = ["notepad", "notepad.default", "notepad.default.svc.cluster.local", address.trim()];
     for name in names {
         let url = format!("http://{name}/");
-        let page = eventually(&url, LONG, || walk.in_reader(&["wget", "-T", "5", "-qO-", &url]))?;
+        // Debian's static busybox has a `wget` that crashes. The pause keeps the connection whole until the answer.
+        let get =
+            format!("(printf 'GET / HTTP/1.0\\r\\nHost: {name}\\r\\n\\r\\n'; sleep 1) | nc -w 5 {name} 80");
+        let page = eventually(&url, LONG, || walk.in_reader(&["sh", "-c", &get]))?;
         anyhow::ensure!(page.contains("host: notepad-"), "{url}: {page}");
     }
     let found = walk.in_reader(&["nslookup", "kubernetes.default.svc.cluster.local"])?;
