@@ -100,7 +100,7 @@ fn progress(
 ) -> Option<Duration> {
     let spec = deployment.spec.clone();
     let deadline = spec.progress_deadline_seconds.filter(|seconds| *seconds != NO_DEADLINE);
-    let current = conditions.iter().find(|condition| is(condition, PROGRESSING)).cloned();
+    let current = conditions.iter().find(|condition| is(condition, PROGRESSING));
     let reason = current.as_ref().and_then(|condition| condition.reason.clone()).unwrap_or_default();
     let name = sets.new.as_ref().map(|set| set.name_any()).or(created.map(str::to_owned));
     let subject = name.map_or_else(
@@ -117,7 +117,7 @@ fn progress(
         set(conditions, PROGRESSING, "Unknown", "DeploymentResumed", "Deployment is resumed".into(), now);
         return deadline.map(|_| Duration::ZERO);
     }
-    deadline?;
+    let deadline_seconds = deadline?;
     if let Some(created) = created {
         set(
             conditions,
@@ -127,14 +127,35 @@ fn progress(
             format!("Created new replica set \"{created}\""),
             now,
         );
-        return deadline.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+        return Some(Duration::from_secs(u64::try_from(deadline_seconds).unwrap_or(0)));
     }
-    let replicas = spec.replicas.unwrap_or(1);
+    let judged = Judged { subject, reason, replicas: spec.replicas.unwrap_or(1), deadline_seconds, now };
+    advance(&judged, old, status, conditions)
+}
+
+/// A rollout that is neither paused nor has just begun.
+struct Judged {
+    /// What the messages are about.
+    subject: String,
+    /// The reason of the condition so far.
+    reason: String,
+    replicas: i32,
+    deadline_seconds: i32,
+    now: Timestamp,
+}
+
+/// Compares two statuses: whether the rollout is complete, moved, or has stood still too long.
+fn advance(
+    judged: &Judged,
+    old: &DeploymentStatus,
+    status: &DeploymentStatus,
+    conditions: &mut Vec<DeploymentCondition>,
+) -> Option<Duration> {
     let count = |value: Option<i32>| value.unwrap_or(0);
-    let complete = count(status.updated_replicas) == replicas
-        && count(status.replicas) == replicas
-        && count(status.available_replicas) == replicas;
-    let settled = reason == "NewReplicaSetAvailable"
+    let complete = count(status.updated_replicas) == judged.replicas
+        && count(status.replicas) == judged.replicas
+        && count(status.available_replicas) == judged.replicas;
+    let settled = judged.reason == "NewReplicaSetAvailable"
         && old.observed_generation == status.observed_generation
         && count(old.updated_replicas) == count(old.replicas);
     if complete {
@@ -143,8 +164,8 @@ fn progress(
             PROGRESSING,
             "True",
             "NewReplicaSetAvailable",
-            format!("{subject} has successfully progressed."),
-            now,
+            format!("{} has successfully progressed.", judged.subject),
+            judged.now,
         );
         return None;
     }
@@ -160,24 +181,31 @@ fn progress(
         || behind(status) < behind(old)
         || count(status.ready_replicas) > count(old.ready_replicas)
         || count(status.available_replicas) > count(old.available_replicas);
-    if moved || current.is_none() || reason == "NewReplicaSetAvailable" {
+    if moved || judged.reason.is_empty() || judged.reason == "NewReplicaSetAvailable" {
         conditions
             .retain(|condition| !is(condition, PROGRESSING) || condition.status.as_deref() == Some("True"));
         // Progress restarts the clock even where the words stay the same.
         if let Some(condition) = conditions.iter_mut().find(|condition| is(condition, PROGRESSING)) {
             condition.message = None;
         }
-        set(conditions, PROGRESSING, "True", "ReplicaSetUpdated", format!("{subject} is progressing."), now);
+        set(
+            conditions,
+            PROGRESSING,
+            "True",
+            "ReplicaSetUpdated",
+            format!("{} is progressing.", judged.subject),
+            judged.now,
+        );
     }
     let since = conditions
         .iter()
         .find(|condition| is(condition, PROGRESSING))
         .and_then(|condition| condition.last_update_time.clone());
-    let (seconds, Some(Time(since))) = (deadline?, since) else { return None };
-    if reason == "ProgressDeadlineExceeded" && !moved {
+    let Time(since) = since?;
+    if judged.reason == "ProgressDeadlineExceeded" && !moved {
         return None;
     }
-    let left = SignedDuration::from_secs(seconds.into()) - now.duration_since(since);
+    let left = SignedDuration::from_secs(judged.deadline_seconds.into()) - judged.now.duration_since(since);
     if left.is_positive() {
         return Some(left.unsigned_abs());
     }
@@ -186,8 +214,8 @@ fn progress(
         PROGRESSING,
         "False",
         "ProgressDeadlineExceeded",
-        format!("{subject} has timed out progressing."),
-        now,
+        format!("{} has timed out progressing.", judged.subject),
+        judged.now,
     );
     None
 }
