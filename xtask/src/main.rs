@@ -2,11 +2,19 @@
 
 mod gofacts;
 mod schema;
+mod tidy;
+
+use std::path::Path;
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("schema") => schema::run(args.get(1).map(String::as_str)),
-        _ => anyhow::bail!("usage: cargo xtask schema update|verify"),
+        Some("tidy") => tidy::run(root()),
+        _ => anyhow::bail!("usage: cargo xtask tidy | schema update|verify"),
     }
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }

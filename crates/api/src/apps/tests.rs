@@ -1,3 +1,5 @@
+//! The apps kinds under test: defaults, validation and updates.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The catalogue's rows under test: every kind can be written and read back.
+
 use serde_json::{Value, json};
 
 use super::*;

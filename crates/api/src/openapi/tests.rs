@@ -1,3 +1,5 @@
+//! The OpenAPI documents under test: whole, and in both encodings.
+
 use super::*;
 
 fn parse(bytes: Vec<u8>) -> Value {

@@ -1,3 +1,5 @@
+//! The schema facts and strict decoding under test.
+
 use serde_json::json;
 
 use super::*;

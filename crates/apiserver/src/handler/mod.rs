@@ -35,6 +35,8 @@ use crate::respond::Outcome;
 
 /// Upstream's limit on the body of a request.
 const LARGEST_BODY_BYTES: usize = 3 << 20;
+/// A client that sends more than this after what is refused finds the connection closed.
+const MOST_DISCARDED_BYTES: usize = 64 << 20;
 
 /// A request on a resource, authorized.
 #[derive(Clone)]
@@ -139,15 +141,27 @@ pub async fn read_body(request: Request<Body>) -> Result<Bytes, Status> {
         .headers()
         .get(http::header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-    if declared.is_some_and(|length| length > LARGEST_BODY_BYTES) {
-        return Err(Status::too_large(LARGEST_BODY_BYTES as u64));
-    }
-    match Limited::new(request.into_body(), LARGEST_BODY_BYTES).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::too_large(LARGEST_BODY_BYTES as u64))
+    let mut body = request.into_body();
+    if declared.is_none_or(|length| length <= LARGEST_BODY_BYTES) {
+        match Limited::new(&mut body, LARGEST_BODY_BYTES).collect().await {
+            Ok(body) => return Ok(body.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {}
+            Err(error) => return Err(Status::bad_request(format!("unable to read the request body: {error}"))),
         }
-        Err(error) => Err(Status::bad_request(format!("unable to read the request body: {error}"))),
+    }
+    discard(body).await;
+    Err(Status::too_large(LARGEST_BODY_BYTES as u64))
+}
+
+/// Takes what a client is still sending: it reads the answer only then.
+async fn discard(mut body: Body) {
+    let mut left = MOST_DISCARDED_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(length) {
+            Some(rest) => left = rest,
+            None => return,
+        }
     }
 }
 

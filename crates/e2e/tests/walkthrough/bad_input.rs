@@ -127,19 +127,12 @@ fn fields() -> Vec<Case> {
             "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
     let mut wrong_type = with_typo.clone();
     wrong_type["spec"] = json!({"replicas": "three"});
-    let duplicate = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {a: b}\ndata: {c: d}\n";
     vec![
         Case {
             name: "an unknown field",
             request: post(&format!("{DEPLOYMENTS}{STRICT}"), &with_typo),
             code: 400,
             fragments: &["strict decoding error", "unknown field \"spec.replcas\""],
-        },
-        Case {
-            name: "a field twice",
-            request: Request::with_body("POST", &format!("{CONFIG_MAPS}{STRICT}"), YAML, duplicate),
-            code: 400,
-            fragments: &["BadRequest"],
         },
         Case {
             name: "a wrong type",

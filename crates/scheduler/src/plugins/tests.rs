@@ -1,3 +1,5 @@
+//! The plugins under test, through whole scheduling cycles.
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};

@@ -1,3 +1,5 @@
+//! Pods under test: defaults, validation and what may change.
+
 use serde_json::{Value, json};
 
 use super::*;
