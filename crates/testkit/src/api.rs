@@ -23,6 +23,9 @@ const RETRY: Duration = Duration::from_millis(50);
 /// A read that takes longer than this has failed.
 const READ: Duration = Duration::from_secs(60);
 
+/// A body that never comes whole has its answer at once or not at all.
+const NEVER_WHOLE: Duration = Duration::from_secs(2);
+
 /// The objects of a list, as a watch keeps them, by `namespace/name`.
 pub type Watched = BTreeMap<String, Value>;
 
@@ -68,7 +71,11 @@ impl Api {
     /// # Errors
     /// There is no answer.
     pub fn send(&self, request: &Request) -> Result<Response, HttpError> {
-        http::exchange(self.connect(&self.tls)?, &self.address.to_string(), request)
+        let stream = self.connect(&self.tls)?;
+        if request.announced_length.is_some() {
+            stream.sock.set_read_timeout(Some(NEVER_WHOLE))?;
+        }
+        http::exchange(stream, &self.address.to_string(), request)
     }
 
     /// Sends a request without a client certificate.

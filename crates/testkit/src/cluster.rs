@@ -277,6 +277,11 @@ impl Cluster {
         self.isolation.clone()
     }
 
+    /// The binary under test.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The data directory of the server.
     pub fn data_dir(&self) -> PathBuf {
         self.directory.path().join("d")
@@ -312,9 +317,7 @@ impl Cluster {
             let _ = server.nsenter.wait();
         }
         let processes = self.isolation.processes();
-        for pid in &processes {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-        }
+        self.isolation.end();
         let _ = eventually("the end of the cluster's processes", STOP, || {
             let left =
                 processes.iter().filter(|pid| Path::new(&format!("/proc/{pid}/root")).exists()).count();
