@@ -1,6 +1,7 @@
 //! The figures of a single node, on the machine this runs on:
 //! `cargo run --release -p coxswain-e2e --example figures`. It measures and prints; it asserts nothing about time.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,7 @@ fn twenty_pods(api: &Api) -> anyhow::Result<()> {
     let watcher = api.clone();
     let began = Instant::now();
     let seen = std::thread::spawn(move || {
-        let mut seen = std::collections::BTreeMap::<String, Duration>::new();
+        let mut seen = BTreeMap::<String, Duration>::new();
         watcher.wait("twenty running pods", &labelled("burst"), LONG, |pods| {
             for (name, _) in pods.iter().filter(|(_, pod)| pod["status"]["phase"] == "Running") {
                 seen.entry(name.clone()).or_insert_with(|| began.elapsed());
@@ -65,7 +66,7 @@ fn twenty_pods(api: &Api) -> anyhow::Result<()> {
             (seen.len() == COUNT).then(|| seen.clone())
         })
     });
-    let mut created = std::collections::BTreeMap::new();
+    let mut created = BTreeMap::new();
     for number in 0..COUNT {
         let name = format!("burst-{number}");
         created.insert(format!("default/{name}"), began.elapsed());
@@ -90,7 +91,10 @@ fn memory(cluster: &Cluster, api: &Api) -> anyhow::Result<()> {
     let ticks = cpu_ticks(cluster);
     // What is measured is time passing.
     std::thread::sleep(IDLE);
-    let used = (cpu_ticks(cluster) - ticks) as f64 / 100.0 / IDLE.as_secs_f64() * 100.0;
+    let used: u64 =
+        cpu_ticks(cluster).iter().map(|(pid, now)| now.saturating_sub(*ticks.get(pid).unwrap_or(&0))).sum();
+    // A tick is a hundredth of a second.
+    let used = used as f64 / IDLE.as_secs_f64();
     let server = cluster.server_pid()?;
     figure("resident with 10 pods: server (RSS / PSS)", memory_of(server)?);
     let shims: Vec<i32> =
@@ -143,12 +147,12 @@ fn kib(pid: i32, file: &str, field: &str) -> anyhow::Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// Clock ticks that all processes of the cluster have used.
-fn cpu_ticks(cluster: &Cluster) -> u64 {
-    let ticks = |pid: i32| -> Option<u64> {
+/// Clock ticks that each process of the cluster has used.
+fn cpu_ticks(cluster: &Cluster) -> BTreeMap<i32, u64> {
+    let ticks = |pid: i32| -> Option<(i32, u64)> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+        Some((pid, fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?))
     };
-    cluster.processes().into_iter().filter_map(ticks).sum()
+    cluster.processes().into_iter().filter_map(ticks).collect()
 }
