@@ -391,7 +391,8 @@ fn binary() -> anyhow::Result<PathBuf> {
     let profile = test.parent().and_then(Path::parent).context("this test is not in a target directory")?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--package", "cox"]);
+    // All of the workspace: its dependencies then have the features that the tests were built with, and are built once.
+    build.args(["build", "--quiet", "--workspace", "--bins"]);
     if profile.ends_with("release") {
         build.arg("--release");
     }
