@@ -1,6 +1,7 @@
 //! A server under test with its data, its namespaces and its `kubectl`. Dropping it removes all of them, also when the
 //! test panics; then the server's log is shown first.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -317,6 +318,7 @@ impl Cluster {
             let _ = server.nsenter.wait();
         }
         let processes = self.isolation.processes();
+        let cgroups = cgroups_of(&processes);
         self.isolation.end();
         let _ = eventually("the end of the cluster's processes", STOP, || {
             let left =
@@ -324,7 +326,7 @@ impl Cluster {
             anyhow::ensure!(left == 0, "{left} processes are left");
             Ok(())
         });
-        remove_cgroups();
+        remove_cgroups(&cgroups);
     }
 }
 
@@ -349,12 +351,25 @@ pub(crate) fn has_condition(object: &serde_json::Value, kind: &str) -> bool {
         .any(|condition| condition["type"] == kind && condition["status"] == "True")
 }
 
-/// Removes the cgroups below `kubepods` where nothing runs any more.
-fn remove_cgroups() {
+/// The topmost cgroups that hold pods and shims.
+fn cgroups_of(processes: &[i32]) -> BTreeSet<String> {
+    let files =
+        processes.iter().filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok());
+    let tops = files.flat_map(|file| {
+        let top = |line: &str| Some(line.splitn(3, ':').nth(2)?.split('/').nth(1)?.to_owned());
+        file.lines().filter_map(top).collect::<Vec<_>>()
+    });
+    tops.filter(|top| top.starts_with("coxswain-")).collect()
+}
+
+/// Removes these cgroups with all below them where nothing runs any more.
+fn remove_cgroups(tops: &BTreeSet<String>) {
     let mounts =
         std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
     for mount in mounts.filter(|path| !path.is_symlink()).chain(["/sys/fs/cgroup".into()]) {
-        remove_empty(&mount.join("kubepods"));
+        for top in tops {
+            remove_empty(&mount.join(top));
+        }
     }
 }
 
