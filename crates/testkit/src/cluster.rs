@@ -29,6 +29,8 @@ const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(60);
 /// Any one `kubectl` ends within this time.
 const KUBECTL_SECONDS: &str = "300";
+/// The cgroup that the shims of all clusters share.
+const SHIMS: &str = "coxswain-shims";
 const LOG_LINES_SHOWN: usize = 120;
 
 /// What a cluster is made of.
@@ -215,6 +217,13 @@ impl Cluster {
     /// The host's ids of all processes of the cluster: server, shims, containers.
     pub fn processes(&self) -> Vec<i32> {
         self.isolation.processes()
+    }
+
+    /// The topmost cgroups that are this cluster's alone.
+    pub fn cgroups(&self) -> Vec<String> {
+        let mut cgroups = cgroups_of(&self.processes());
+        cgroups.remove(SHIMS);
+        cgroups.into_iter().collect()
     }
 
     /// A client of the API server.
