@@ -146,7 +146,9 @@ pub async fn read_body(request: Request<Body>) -> Result<Bytes, Status> {
         match Limited::new(&mut body, LARGEST_BODY_BYTES).collect().await {
             Ok(body) => return Ok(body.to_bytes()),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {}
-            Err(error) => return Err(Status::bad_request(format!("unable to read the request body: {error}"))),
+            Err(error) => {
+                return Err(Status::bad_request(format!("unable to read the request body: {error}")));
+            }
         }
     }
     discard(body).await;
