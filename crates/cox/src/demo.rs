@@ -55,15 +55,16 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         data_dir.display()
     );
     let cancel = CancellationToken::new();
-    let cluster = cluster(&args, data_dir.clone(), cancel.clone());
-    tokio::pin!(cluster);
-    let outcome = tokio::select! {
-        outcome = &mut cluster => outcome,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
+    let mut running = tokio::spawn(cluster(args, data_dir.clone(), cancel.clone()));
+    let ended = tokio::select! {
+        ended = &mut running => Some(ended),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
     };
     println!("\nRemoving the cluster …");
-    let removed = removal::remove(&data_dir, &cancel, &mut cluster).await;
+    let still_running = ended.is_none().then_some(running);
+    let removed = removal::remove(&data_dir, &cancel, still_running).await;
+    let outcome = ended.map_or(Ok(()), |ended| ended.context("the cluster")?);
     if removed.is_ok() {
         println!("Nothing is left of it.");
     }
@@ -71,7 +72,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
 }
 
 /// The cluster, from nothing to a URL, and on until it is cancelled.
-async fn cluster(args: &DemoArgs, data_dir: PathBuf, cancel: CancellationToken) -> anyhow::Result<()> {
+async fn cluster(args: DemoArgs, data_dir: PathBuf, cancel: CancellationToken) -> anyhow::Result<()> {
     let begin = Instant::now();
     let step = |text: &dyn Display| {
         println!("{:>6.2} s  {text}", begin.elapsed().as_secs_f64());
@@ -110,7 +111,7 @@ async fn show(
     client: &Client,
     args: &ServerArgs,
     data_dir: &Path,
-    step: &dyn Fn(&dyn Display),
+    step: &(dyn Fn(&dyn Display) + Sync),
 ) -> anyhow::Result<()> {
     let services: Api<Service> = Api::default_namespaced(client.clone());
     let deployments: Api<Deployment> = Api::default_namespaced(client.clone());

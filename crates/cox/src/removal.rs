@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,34 +16,29 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::node;
 
 const PODS_MAY_TAKE: Duration = Duration::from_secs(15);
+const CLUSTER_MAY_TAKE: Duration = Duration::from_secs(5);
 
 /// Removes the cluster of a data directory: empties it while it runs, stops it, and removes what is left.
 pub async fn remove(
     data_dir: &Path,
     cancel: &CancellationToken,
-    cluster: &mut Pin<&mut impl Future<Output = anyhow::Result<()>>>,
+    running: Option<JoinHandle<anyhow::Result<()>>>,
 ) -> anyhow::Result<()> {
-    if !cancel.is_cancelled() {
-        let emptied = tokio::select! {
-            emptied = tokio::time::timeout(PODS_MAY_TAKE, empty(data_dir)) => emptied.unwrap_or_else(|_| anyhow::bail!("pods did not end in time")),
-            ended = &mut *cluster => ended,
-        };
-        if let Err(error) = emptied {
+    if let Some(cluster) = running {
+        let emptied = tokio::time::timeout(PODS_MAY_TAKE, empty(data_dir)).await;
+        if let Err(error) = emptied.unwrap_or_else(|_| Err(anyhow::anyhow!("pods did not end in time"))) {
             tracing::warn!(%error, "the pods are ended the hard way");
         }
         cancel.cancel();
-        // The future may have ended above; asking an ended one again would not do.
-        let _ = tokio::time::timeout(Duration::from_secs(5), async {
-            if data_dir.exists() {
-                drained(cluster).await
-            }
-        })
-        .await;
+        if let Ok(Ok(Err(error))) = tokio::time::timeout(CLUSTER_MAY_TAKE, cluster).await {
+            tracing::debug!(%error, "the cluster ended");
+        }
     }
     kill_shims(data_dir)?;
     kill_pods(&node::cgroup_root(data_dir)).await;
@@ -60,12 +54,6 @@ pub async fn remove(
             Err(error).context("removing the data directory")
         }
         _ => Ok(()),
-    }
-}
-
-async fn drained(cluster: &mut Pin<&mut impl Future<Output = anyhow::Result<()>>>) {
-    if let Err(error) = cluster.as_mut().await {
-        tracing::debug!(%error, "the cluster ended");
     }
 }
 
