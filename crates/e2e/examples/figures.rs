@@ -2,7 +2,7 @@
 //! `cargo run --release -p coxswain-e2e --example figures`. It measures and prints; it asserts nothing about time.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -88,13 +88,14 @@ fn memory(cluster: &Cluster, api: &Api) -> anyhow::Result<()> {
         api.write("POST", PODS, &pod(&format!("resident-{number}"), "resident"))?;
     }
     wait_ready(api, "resident", 10, LONG)?;
-    let ticks = cpu_ticks(cluster);
+    let before = cpu_time(cluster);
     // What is measured is time passing.
     std::thread::sleep(IDLE);
-    let used: u64 =
-        cpu_ticks(cluster).iter().map(|(pid, now)| now.saturating_sub(*ticks.get(pid).unwrap_or(&0))).sum();
-    // A tick is a hundredth of a second.
-    let used = used as f64 / IDLE.as_secs_f64();
+    let used: Duration = cpu_time(cluster)
+        .iter()
+        .map(|(thread, now)| now.saturating_sub(*before.get(thread).unwrap_or(&Duration::ZERO)))
+        .sum();
+    let used = used.as_secs_f64() / IDLE.as_secs_f64() * 100.0;
     let server = cluster.server_pid()?;
     figure("resident with 10 pods: server (RSS / PSS)", memory_of(server)?);
     let shims: Vec<i32> =
@@ -147,12 +148,13 @@ fn kib(pid: i32, file: &str, field: &str) -> anyhow::Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// Clock ticks that each process of the cluster has used.
-fn cpu_ticks(cluster: &Cluster) -> BTreeMap<i32, u64> {
-    let ticks = |pid: i32| -> Option<(i32, u64)> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-        Some((pid, fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?))
+/// The time each thread of the cluster has been on a processor.
+fn cpu_time(cluster: &Cluster) -> BTreeMap<PathBuf, Duration> {
+    let tasks =
+        cluster.processes().into_iter().filter_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).ok());
+    let time = |task: PathBuf| -> Option<(PathBuf, Duration)> {
+        let text = std::fs::read_to_string(task.join("schedstat")).ok()?;
+        Some((task, Duration::from_nanos(text.split(' ').next()?.parse().ok()?)))
     };
-    cluster.processes().into_iter().filter_map(ticks).collect()
+    tasks.flatten().flatten().filter_map(|entry| time(entry.path())).collect()
 }
