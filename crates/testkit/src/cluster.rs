@@ -335,7 +335,11 @@ impl Cluster {
             anyhow::ensure!(left == 0, "{left} processes are left");
             Ok(())
         });
-        remove_cgroups(&cgroups);
+        // The kernel lets go of a cgroup a moment after the end of its last process.
+        let _ = eventually("the end of the cluster's cgroups", STOP, || {
+            anyhow::ensure!(remove_cgroups(&cgroups), "some are in use");
+            Ok(())
+        });
     }
 }
 
@@ -371,15 +375,18 @@ fn cgroups_of(processes: &[i32]) -> BTreeSet<String> {
     tops.filter(|top| top.starts_with("coxswain-")).collect()
 }
 
-/// Removes these cgroups with all below them where nothing runs any more.
-fn remove_cgroups(tops: &BTreeSet<String>) {
+/// Removes these cgroups with all below them where nothing runs any more; says whether all but the shared one are gone.
+fn remove_cgroups(tops: &BTreeSet<String>) -> bool {
     let mounts =
         std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut gone = true;
     for mount in mounts.filter(|path| !path.is_symlink()).chain(["/sys/fs/cgroup".into()]) {
         for top in tops {
             remove_empty(&mount.join(top));
+            gone &= top == SHIMS || !mount.join(top).exists();
         }
     }
+    gone
 }
 
 fn remove_empty(cgroup: &Path) {
