@@ -6,8 +6,8 @@ use serde_json::Value;
 use crate::objectmeta::{self, NameFn};
 use crate::value::remove;
 use crate::{
-    admission, apps, autoscaling, batch, certificates, coordination, core, discovery, networking, node,
-    policy, prepare, rbac, scheduling, storage, table,
+    admission, apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core,
+    discovery, networking, node, policy, prepare, rbac, scheduling, storage, table,
 };
 
 /// Verbs of an ordinary resource.
@@ -303,6 +303,8 @@ pub static KINDS: &[Kind] = &[
     core::service::KIND,
     admission::MUTATING_WEBHOOK,
     admission::VALIDATING_WEBHOOK,
+    apiextensions::DEFINITION,
+    apiregistration::SERVICE,
     apps::CONTROLLER_REVISION,
     apps::DAEMON_SET,
     apps::DEPLOYMENT,

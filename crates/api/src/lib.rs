@@ -3,6 +3,8 @@
 //! Nothing here does IO; objects are `serde_json::Value`.
 
 mod admission;
+mod apiextensions;
+mod apiregistration;
 mod apps;
 mod autoscaling;
 mod base64;

@@ -47,6 +47,13 @@ fn minimal(kind: &Kind) -> Value {
         "RuntimeClass" => json!({"handler": "h"}),
         "RoleBinding" | "ClusterRoleBinding" => json!({"roleRef": {"kind": "ClusterRole", "name": "r"}}),
         "StorageClass" => json!({"provisioner": "p"}),
+        "CustomResourceDefinition" => {
+            json!({"metadata": {"name": "ts.e.io"}, "spec": {"group": "e.io", "scope": "Cluster",
+            "names": {"plural": "ts", "kind": "T"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}})
+        }
+        "APIService" => json!({"metadata": {"name": "v1.e.io"}, "spec": {"group": "e.io", "version": "v1",
+            "groupPriorityMinimum": 1, "versionPriority": 1}}),
         "PriorityClass" => json!({"value": 1}),
         _ => json!({}),
     };
