@@ -16,13 +16,13 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
 fn main() -> anyhow::Result<()> {
-    let mut cluster = Cluster::new(Options { log: Some("warn".into()), ..Options::default() })?;
+    let cluster = Cluster::new(Options { log: Some("warn".into()), ..Options::default() })?;
     cluster.import_images()?;
     figure(
         "release binary",
         format!("{:.1} MiB", std::fs::metadata(cluster.binary())?.len() as f64 / f64::from(1 << 20)),
     );
-    start(&mut cluster)?;
+    start(&cluster)?;
     let api = cluster.api()?;
     wait_for_account(&api)?;
     twenty_pods(&api)?;
@@ -35,7 +35,7 @@ fn figure(name: &str, value: impl std::fmt::Display) {
     println!("{name:<48} {value}");
 }
 
-fn start(cluster: &mut Cluster) -> anyhow::Result<()> {
+fn start(cluster: &Cluster) -> anyhow::Result<()> {
     let began = Instant::now();
     cluster.start_server()?;
     cluster.wait_until_ready()?;

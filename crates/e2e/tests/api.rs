@@ -8,14 +8,14 @@ use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(60);
 
-type Step = fn(&mut Cluster) -> anyhow::Result<()>;
+type Step = fn(&Cluster) -> anyhow::Result<()>;
 
 #[test]
 fn an_api_server_without_a_node() -> anyhow::Result<()> {
     if !is_root() {
         return Ok(());
     }
-    let mut cluster = Cluster::start(Options { no_node: true, ..Options::default() })?;
+    let cluster = Cluster::start(Options { no_node: true, ..Options::default() })?;
     // A failed step panics, so that the log is shown.
     let steps: [(&str, Step); 5] = [
         ("kubectl creates, applies, patches and explains", kubectl_works),
@@ -25,13 +25,13 @@ fn an_api_server_without_a_node() -> anyhow::Result<()> {
         ("SIGTERM ends it cleanly", ends_cleanly),
     ];
     for (name, step) in steps {
-        step(&mut cluster).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        step(&cluster).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         eprintln!("ok: {name}");
     }
     Ok(())
 }
 
-fn kubectl_works(cluster: &mut Cluster) -> anyhow::Result<()> {
+fn kubectl_works(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.kubectl(&["create", "configmap", "settings", "--from-literal=colour=blue"])?;
     let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied}\ndata: {a: \"1\", b: \"2\"}\n";
     let applied = cluster.kubectl_with_input(&["apply", "-f", "-"], manifest)?;
@@ -66,7 +66,7 @@ fn kubectl_works(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn watches(cluster: &mut Cluster) -> anyhow::Result<()> {
+fn watches(cluster: &Cluster) -> anyhow::Result<()> {
     let (api, path) = (cluster.api()?, "/api/v1/namespaces/default/configmaps");
     let writer = cluster.api()?;
     let create = |name: &str| {
@@ -85,7 +85,7 @@ fn watches(cluster: &mut Cluster) -> anyhow::Result<()> {
     })
 }
 
-fn rbac_refuses(cluster: &mut Cluster) -> anyhow::Result<()> {
+fn rbac_refuses(cluster: &Cluster) -> anyhow::Result<()> {
     let api = cluster.api()?;
     let stranger = api.send_anonymously(&Request::get("/api/v1/namespaces/default/secrets"))?;
     anyhow::ensure!(stranger.code == 403 || stranger.code == 401, "{} {}", stranger.code, stranger.text());
@@ -131,7 +131,7 @@ fn with_token(api: &Api, path: &str) -> anyhow::Result<(u16, String)> {
     Ok((response.code, response.text()))
 }
 
-fn acknowledged_survives(cluster: &mut Cluster) -> anyhow::Result<()> {
+fn acknowledged_survives(cluster: &Cluster) -> anyhow::Result<()> {
     let path = "/api/v1/namespaces/default/configmaps";
     let mut acknowledged = Vec::new();
     for round in 0..3 {
@@ -169,7 +169,7 @@ fn acknowledged_survives(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ends_cleanly(cluster: &mut Cluster) -> anyhow::Result<()> {
+fn ends_cleanly(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.stop_server()?;
     let left = cluster.processes().len();
     // The shell that is process 1 and what it waits for.

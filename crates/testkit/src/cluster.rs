@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -40,6 +40,12 @@ pub struct Options {
     pub no_node: bool,
     /// The log filter of the server; `info` by default.
     pub log: Option<String>,
+    /// More arguments of the server.
+    pub arguments: Vec<String>,
+    /// The binary; by default `COX_BIN`, or the one cargo builds for the profile of this test.
+    pub binary: Option<PathBuf>,
+    /// Do not wait for other clusters on this machine to end.
+    pub alongside: bool,
 }
 
 /// How a command ended.
@@ -58,13 +64,13 @@ struct Server {
     pid: i32,
 }
 
-/// A cluster of one server.
+/// A cluster of one server. It is shared: one thread may kill the server while others use the cluster.
 pub struct Cluster {
     isolation: Arc<Isolation>,
     directory: TempDir,
     binary: PathBuf,
     options: Options,
-    server: Option<Server>,
+    server: Mutex<Option<Server>>,
     // Last: others wait until everything else is gone.
     _one_at_a_time: File,
 }
@@ -76,11 +82,13 @@ impl Cluster {
     /// They cannot be made, or there is no `cox` to test.
     pub fn new(options: Options) -> anyhow::Result<Self> {
         let lock = File::create(std::env::temp_dir().join("coxswain-test.lock"))?;
-        lock.lock().context("waiting for other test clusters")?;
+        if !options.alongside {
+            lock.lock().context("waiting for other test clusters")?;
+        }
         let directory = tempfile::Builder::new().prefix("cox").tempdir()?;
-        let binary = binary()?;
+        let binary = options.binary.clone().map_or_else(binary, Ok)?;
         let isolation = Arc::new(Isolation::new(NODE_IP)?);
-        Ok(Self { isolation, directory, binary, options, server: None, _one_at_a_time: lock })
+        Ok(Self { isolation, directory, binary, options, server: Mutex::default(), _one_at_a_time: lock })
     }
 
     /// A cluster that is ready; with a node, the node is too, and it has the notepad's and the busybox images.
@@ -88,7 +96,7 @@ impl Cluster {
     /// # Errors
     /// It does not become ready.
     pub fn start(options: Options) -> anyhow::Result<Self> {
-        let mut cluster = Self::new(options)?;
+        let cluster = Self::new(options)?;
         if !cluster.options.no_node {
             cluster.import_images()?;
         }
@@ -127,8 +135,9 @@ impl Cluster {
     ///
     /// # Errors
     /// It runs already or cannot run.
-    pub fn start_server(&mut self) -> anyhow::Result<()> {
-        anyhow::ensure!(self.server.is_none(), "the server runs already");
+    pub fn start_server(&self) -> anyhow::Result<()> {
+        let mut server = self.server();
+        anyhow::ensure!(server.is_none(), "the server runs already");
         let log = OpenOptions::new().create(true).append(true).open(self.log_file())?;
         let mut command = self.isolation.command(path_text(&self.binary));
         command.arg("server").arg("--data-dir").arg(self.data_dir());
@@ -136,6 +145,7 @@ impl Cluster {
         if self.options.no_node {
             command.arg("--no-node");
         }
+        command.args(&self.options.arguments);
         if let Some(filter) = &self.options.log {
             command.env("COX_LOG", filter);
         }
@@ -144,7 +154,7 @@ impl Cluster {
             anyhow::ensure!(nsenter.try_wait()?.is_none(), "the server ended at once:\n{}", self.log_tail());
             self.isolation.inner(nsenter.id())
         });
-        self.server = Some(Server { pid: started?, nsenter });
+        *server = Some(Server { pid: started?, nsenter });
         Ok(())
     }
 
@@ -152,13 +162,14 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not, or the server ends.
-    pub fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+    pub fn wait_until_ready(&self) -> anyhow::Result<()> {
         eventually("the server's readiness", START, || {
-            let server = self.server.as_mut().context("the server does not run")?;
-            if let Some(status) = server.nsenter.try_wait()? {
-                self.server = None;
+            let mut server = self.server();
+            if let Some(status) = server.as_mut().context("the server does not run")?.nsenter.try_wait()? {
+                *server = None;
                 anyhow::bail!("the server ended ({status})");
             }
+            drop(server);
             let response = self.api()?.send(&Request::get("/readyz"))?;
             anyhow::ensure!(response.code == 200, "/readyz: {} {}", response.code, response.text());
             Ok(())
@@ -180,8 +191,8 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not run.
-    pub fn kill_server(&mut self) -> anyhow::Result<()> {
-        let mut server = self.server.take().context("the server does not run")?;
+    pub fn kill_server(&self) -> anyhow::Result<()> {
+        let mut server = self.server().take().context("the server does not run")?;
         kill(Pid::from_raw(server.pid), Signal::SIGKILL)?;
         server.nsenter.wait()?;
         Ok(())
@@ -191,8 +202,8 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not run, does not end, or says it failed.
-    pub fn stop_server(&mut self) -> anyhow::Result<()> {
-        let mut server = self.server.take().context("the server does not run")?;
+    pub fn stop_server(&self) -> anyhow::Result<()> {
+        let mut server = self.server().take().context("the server does not run")?;
         kill(Pid::from_raw(server.pid), Signal::SIGTERM)?;
         let status =
             eventually("the server's end", STOP, || server.nsenter.try_wait()?.context("it still runs"));
@@ -211,7 +222,7 @@ impl Cluster {
     /// # Errors
     /// It does not run.
     pub fn server_pid(&self) -> anyhow::Result<i32> {
-        Ok(self.server.as_ref().context("the server does not run")?.pid)
+        Ok(self.server().as_ref().context("the server does not run")?.pid)
     }
 
     /// The host's ids of all processes of the cluster: server, shims, containers.
@@ -320,9 +331,15 @@ impl Cluster {
         self.directory.path().join("server.log")
     }
 
+    fn server(&self) -> MutexGuard<'_, Option<Server>> {
+        // A test that panicked with the lock is being cleaned up after.
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends everything that runs, by force, and removes its cgroups.
     fn end(&mut self) {
-        if let Some(mut server) = self.server.take() {
+        let server = self.server().take();
+        if let Some(mut server) = server {
             let _ = kill(Pid::from_raw(server.pid), Signal::SIGKILL);
             let _ = server.nsenter.wait();
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -97,15 +97,28 @@ impl Isolation {
     /// # Errors
     /// Nobody answers, or within five seconds nothing comes back.
     pub fn connect(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
+        self.inside(move || TcpStream::connect_timeout(&address, Duration::from_secs(5)))
+    }
+
+    /// A listener inside.
+    ///
+    /// # Errors
+    /// The address is taken.
+    pub fn listen(&self, address: SocketAddr) -> std::io::Result<TcpListener> {
+        self.inside(move || TcpListener::bind(address))
+    }
+
+    /// A socket made inside. A thread of its own enters the namespace and ends there; the socket stays in it.
+    fn inside<T: Send + 'static>(
+        &self,
+        make: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> std::io::Result<T> {
         let network = self.network.try_clone()?;
-        let connect = move || {
+        let enter = move || {
             setns(network, CloneFlags::CLONE_NEWNET)?;
-            TcpStream::connect_timeout(&address, Duration::from_secs(5))
+            make()
         };
-        // A thread of its own enters the namespace and ends there; the socket stays in it.
-        std::thread::spawn(connect)
-            .join()
-            .unwrap_or_else(|_| Err(std::io::Error::other("connecting panicked")))
+        std::thread::spawn(enter).join().unwrap_or_else(|_| Err(std::io::Error::other("the thread panicked")))
     }
 
     /// Sends a plain HTTP request from inside.

@@ -3,7 +3,7 @@
 use coxswain_meta::Quantity;
 use serde_json::{Map, Value};
 
-use super::{Field, Type, TypeRef};
+use super::{Alternative, Field, Type, TypeRef};
 
 /// The result of checking a document against a type.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ struct Checker<'a> {
 impl<'a> Checker<'a> {
     fn value(&mut self, value: &'a Value, ty: &Type) {
         match (ty, value) {
-            (_, Value::Null) | (Type::Any, _) => {}
+            (_, Value::Null) | (Type::Any | Type::Either(..), _) => {}
             (Type::Ref(target), Value::Object(map)) => self.fields(map, *target),
             (Type::List(inner), Value::Array(items)) => {
                 for (i, item) in items.iter().enumerate() {
@@ -162,7 +162,7 @@ fn go_type(ty: &Type) -> String {
         Type::Any => "interface {}".into(),
         Type::List(inner) => format!("[]{}", go_type(inner)),
         Type::Map(inner) => format!("map[string]{}", go_type(inner)),
-        Type::Ref(target) => {
+        Type::Ref(target) | Type::Either(_, target) => {
             let mut parts = target.name().rsplit('.');
             let name = parts.next().unwrap_or_default();
             format!("{}.{name}", parts.next().unwrap_or_default())
@@ -213,7 +213,10 @@ fn is_left_out(value: &Value, field: &Field) -> bool {
 
 fn normalise_value(value: &mut Value, ty: &Type) {
     match (ty, value) {
-        (Type::Ref(target), Value::Object(map)) => normalise_fields(map, *target),
+        (Type::Ref(target) | Type::Either(_, target), Value::Object(map)) => normalise_fields(map, *target),
+        (Type::Either(Alternative::Array, target), Value::Array(items)) => {
+            items.iter_mut().for_each(|item| normalise_value(item, &Type::Ref(*target)));
+        }
         (Type::List(inner), Value::Array(items)) => {
             if is_plain(inner) {
                 return;

@@ -1,14 +1,17 @@
 //! Schema facts of the built-in types, and decoding that checks against them.
 //!
 //! `schema/types.txt` is generated (`cargo xtask schema update`). A line `= <name> [group/version/kind …]` begins a type, the
-//! lines after it are its fields: `<name> <type> [!] [list=a|s|m] [keys=…] [patch=…] [by=…] [#=…] [-]`. Types are `s` string, `i` int32,
-//! `l` int64, `d` number, `b` boolean, `y` bytes, `q` quantity, `o` int-or-string, `t` time, `u` microtime, `*` anything,
-//! `@N` the N-th type, `[T` a list of T, `{T` a map of T. `!` marks required fields, `#=` the protobuf field number (two for
-//! fields of a message that JSON inlines), `-` fields whose zero value JSON leaves out.
+//! lines after it are its fields in Go's order: `<name> <type> [!] [list=a|s|m] [keys=…] [patch=…] [by=…] [#=…] [-] [+]`. Types are
+//! `s` string, `i` int32, `l` int64, `d` number, `b` boolean, `y` bytes, `q` quantity, `o` int-or-string, `t` time, `u` microtime,
+//! `*` anything, `@N` the N-th type, `[T` a list of T, `{T` a map of T, `AN`, `BN`, `SN` the N-th type or an array of it, a
+//! boolean, an array of strings. `!` marks required fields, `#=` the protobuf field number (two for fields of a message that
+//! JSON inlines), `-` fields whose zero value JSON leaves out, `+` fields that always have a value in Go (no pointers).
 
 mod decode;
+mod json;
 mod parse;
 mod protobuf;
+mod wire;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -17,8 +20,12 @@ use coxswain_meta::Status;
 use coxswain_meta::patch::strategic::{self, SchemaNode};
 
 pub use decode::{Decoded, check, normalise};
-pub use parse::parse_json_strict;
-pub use protobuf::decode as decode_protobuf;
+pub use parse::{parse_json_strict, parse_yaml_strict};
+pub use json::write as write_json;
+pub use protobuf::{
+    decode as decode_protobuf, decode_message as decode_protobuf_message,
+};
+pub use wire::{encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, field as write_field};
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| Table::load(include_str!("../../schema/types.txt")));
 
@@ -32,6 +39,10 @@ struct TypeDef {
     name: &'static str,
     /// Sorted by name.
     fields: Vec<Field>,
+    /// The fields in Go's order.
+    declared: Vec<u16>,
+    /// The fields in the order of their protobuf numbers.
+    numbered: Vec<u16>,
 }
 
 /// A type in the fact table.
@@ -65,10 +76,23 @@ pub enum Type {
     Any,
     /// Another type of the table.
     Ref(TypeRef),
+    /// Another type of the table, or something else.
+    Either(Alternative, TypeRef),
     /// A list.
     List(Box<Type>),
     /// A map with string keys.
     Map(Box<Type>),
+}
+
+/// What a field of a JSON schema may hold instead of a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alternative {
+    /// An array of schemas.
+    Array,
+    /// A boolean.
+    Bool,
+    /// An array of strings.
+    Strings,
 }
 
 /// How a list merges, by `x-kubernetes-list-type`.
@@ -98,6 +122,8 @@ pub struct Field {
     pub map_keys: &'static str,
     /// Go leaves a zero value out of JSON.
     omits_zero: bool,
+    /// Go has a value always: protobuf carries it even when it is zero.
+    plain: bool,
     /// Protobuf field numbers from the message inwards, filled up with zeros.
     numbers: [u8; 3],
     /// `x-kubernetes-patch-strategy`.
@@ -114,14 +140,36 @@ impl Table {
             let (Some(first), Some(second)) = (words.next(), words.next()) else { continue };
             if first == "=" {
                 let this = TypeRef(table.types.len() as u16);
-                table.types.push(TypeDef { name: second, fields: Vec::new() });
+                table.types.push(TypeDef {
+                    name: second,
+                    fields: Vec::new(),
+                    declared: Vec::new(),
+                    numbered: Vec::new(),
+                });
                 table.by_name.insert(second, this);
                 table.by_gvk.extend(words.map(|gvk| (gvk, this)));
             } else if let Some(current) = table.types.last_mut() {
                 current.fields.push(Field::load(first, second, words));
             }
         }
+        table.types.iter_mut().for_each(TypeDef::sort);
         table
+    }
+}
+
+impl TypeDef {
+    /// Sorts the fields, which come in Go's order, and remembers the other orders.
+    fn sort(&mut self) {
+        let mut by_name: Vec<u16> = (0..self.fields.len() as u16).collect();
+        by_name.sort_by_key(|i| self.fields[usize::from(*i)].name);
+        self.declared = vec![0; by_name.len()];
+        for (at, was) in by_name.iter().enumerate() {
+            self.declared[usize::from(*was)] = at as u16;
+        }
+        self.fields.sort_by_key(|field| field.name);
+        let numbers = |i: &u16| self.fields[usize::from(*i)].numbers;
+        self.numbered = (0..self.fields.len() as u16).filter(|i| numbers(i)[0] != 0).collect();
+        self.numbered.sort_by_key(|i| self.fields[usize::from(*i)].numbers);
     }
 }
 
@@ -134,6 +182,7 @@ impl Field {
             list_type: ListType::Atomic,
             map_keys: "",
             omits_zero: false,
+            plain: false,
             numbers: [0; 3],
             patch: "",
             merge_key: None,
@@ -141,6 +190,7 @@ impl Field {
         for flag in flags {
             match flag.split_once('=') {
                 None if flag == "-" => field.omits_zero = true,
+                None if flag == "+" => field.plain = true,
                 None => field.required = flag == "!",
                 Some(("#", numbers)) => {
                     for (place, number) in field.numbers.iter_mut().zip(numbers.split('.')) {
@@ -174,10 +224,17 @@ impl Type {
             "t" => Type::Time,
             "u" => Type::MicroTime,
             "@" => rest.parse().map_or(Type::Any, |n| Type::Ref(TypeRef(n))),
+            "A" => Type::either(Alternative::Array, rest),
+            "B" => Type::either(Alternative::Bool, rest),
+            "S" => Type::either(Alternative::Strings, rest),
             "[" => Type::List(Box::new(Type::load(rest))),
             "{" => Type::Map(Box::new(Type::load(rest))),
             _ => Type::Any,
         }
+    }
+
+    fn either(alternative: Alternative, number: &str) -> Self {
+        number.parse().map_or(Type::Any, |n| Type::Either(alternative, TypeRef(n)))
     }
 
     /// The type below lists and maps.
@@ -208,6 +265,12 @@ impl TypeRef {
     /// All fields by name.
     pub fn fields(self) -> &'static [Field] {
         &self.def().fields
+    }
+
+    /// All fields in the order in which Go declares them and writes them as JSON.
+    pub fn declared(self) -> impl Iterator<Item = &'static Field> {
+        let def = self.def();
+        def.declared.iter().map(|i| &def.fields[usize::from(*i)])
     }
 
     /// The field of that JSON name.

@@ -1,4 +1,4 @@
-//! JSON parsing that notices repeated keys.
+//! Parsing of JSON and YAML that notices repeated keys.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,6 +17,14 @@ pub fn parse_json_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
         Ok(value) => Ok((value, duplicates.into_inner())),
         Err(error) => Err(syntax_error(&error, bytes)),
     }
+}
+
+/// Parses YAML in the same way.
+pub fn parse_yaml_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
+    let duplicates = RefCell::new(Vec::new());
+    let seed = Seed { path: &Place::Root, duplicates: &duplicates };
+    let value = seed.deserialize(serde_yaml::Deserializer::from_slice(bytes)).map_err(|e| e.to_string())?;
+    Ok((value, duplicates.into_inner()))
 }
 
 fn syntax_error(error: &serde_json::Error, bytes: &[u8]) -> String {

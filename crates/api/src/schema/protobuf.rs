@@ -5,10 +5,10 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::{Field, Type, TypeRef, by_gvk};
+use super::{Alternative, Field, Type, TypeRef, by_gvk};
 use crate::{base64, time};
 
-const MAGIC: &[u8] = b"k8s\0";
+pub(super) const MAGIC: &[u8] = b"k8s\0";
 const DEEPEST: usize = 64;
 
 /// Decodes an enveloped object of a built-in kind. The error is a text for a 400.
@@ -35,10 +35,16 @@ pub fn decode(bytes: &[u8]) -> Result<Value, String> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
     let type_ref = by_gvk(group, version, &kind)
         .ok_or_else(|| format!("no kind \"{kind}\" is registered for version \"{api_version}\""))?;
+    let mut object = decode_message(raw, type_ref)?;
+    object["apiVersion"] = api_version.into();
+    object["kind"] = kind.into();
+    Ok(object)
+}
+
+/// Decodes a message without its envelope.
+pub fn decode_message(bytes: &[u8], type_ref: TypeRef) -> Result<Value, String> {
     let mut object = Map::new();
-    message(raw, type_ref, &[], &mut object, 0)?;
-    object.insert("apiVersion".into(), api_version.into());
-    object.insert("kind".into(), kind.into());
+    message(bytes, type_ref, &[], &mut object, 0)?;
     Ok(Value::Object(object))
 }
 
@@ -210,6 +216,9 @@ fn single(ty: &Type, wire: Wire<'_>, depth: usize) -> Result<Option<Value>, Stri
         (Type::IntOrString, Wire::Bytes(bytes)) => Some(int_or_string(bytes)?),
         (Type::Time | Type::MicroTime, Wire::Bytes(bytes)) => timestamp(bytes, *ty == Type::MicroTime)?,
         (Type::Any, Wire::Bytes(bytes)) => any(inner_bytes(bytes, 1)?)?,
+        (Type::Either(alternative, target), Wire::Bytes(bytes)) => {
+            either(bytes, *alternative, *target, depth)?
+        }
         _ => return Err(format!("proto: wrong wireType for a field of type {ty:?}")),
     })
 }
@@ -255,6 +264,35 @@ fn timestamp(bytes: &[u8], micro: bool) -> Result<Option<Value>, String> {
     let text = time::format(seconds);
     let text = if micro { text.replace('Z', &format!(".{:06}Z", nanos / 1000)) } else { text };
     Ok(Some(text.into()))
+}
+
+/// A schema, or its alternative; their numbers differ from one union to the next.
+fn either(
+    bytes: &[u8],
+    alternative: Alternative,
+    target: TypeRef,
+    depth: usize,
+) -> Result<Option<Value>, String> {
+    let schema = if alternative == Alternative::Bool { 2 } else { 1 };
+    let (mut allows, mut items, mut found) = (false, Vec::new(), None);
+    for field in fields(bytes) {
+        match field? {
+            (n, Wire::Bytes(_)) if n == schema => {
+                found = single(&Type::Ref(target), Wire::Bytes(inner_bytes(bytes, n)?), depth)?;
+            }
+            (2, wire) if alternative == Alternative::Array => {
+                items.extend(single(&Type::Ref(target), wire, depth)?);
+            }
+            (2, wire) => items.extend(single(&Type::String, wire, depth)?),
+            (1, Wire::Varint(n)) => allows = n != 0,
+            _ => {}
+        }
+    }
+    Ok(Some(match (found, alternative) {
+        (Some(schema), _) => schema,
+        (None, Alternative::Bool) => allows.into(),
+        (None, _) => items.into(),
+    }))
 }
 
 /// Raw JSON, or an object in the protobuf form again.

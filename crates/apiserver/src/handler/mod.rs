@@ -178,11 +178,8 @@ pub async fn read_document(request: Request<Body>) -> Result<(Value, Vec<String>
     let body = read_body(request).await?;
     match media.as_str() {
         "" | "application/json" => parse(&body),
-        "application/yaml" => {
-            let value = serde_yaml::from_slice(&body)
-                .map_err(|error| Status::bad_request(format!("error parsing YAML: {error}")))?;
-            Ok((value, Vec::new()))
-        }
+        "application/yaml" => schema::parse_yaml_strict(&body)
+            .map_err(|error| Status::bad_request(format!("error parsing YAML: {error}"))),
         "application/vnd.kubernetes.protobuf" => {
             Ok((schema::decode_protobuf(&body).map_err(Status::bad_request)?, Vec::new()))
         }

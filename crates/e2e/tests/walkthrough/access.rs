@@ -9,7 +9,7 @@ use coxswain_testkit::{Request, eventually};
 
 use crate::{LONG, Walk};
 
-pub fn reaches_the_pods(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn reaches_the_pods(walk: &Walk) -> anyhow::Result<String> {
     logs(walk)?;
     exec(walk)?;
     copy(walk)?;

@@ -20,7 +20,7 @@ struct Case {
     fragments: &'static [&'static str],
 }
 
-pub fn is_refused(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn is_refused(walk: &Walk) -> anyhow::Result<String> {
     let cases: Vec<Case> = [malformed(), fields(), values(), changes()].into_iter().flatten().collect();
     let count = cases.len();
     let wrong: Vec<String> = cases
@@ -36,7 +36,7 @@ pub fn is_refused(walk: &mut Walk) -> anyhow::Result<String> {
     Ok(format!("{count} wrong requests, each refused in words; kubectl shows them"))
 }
 
-pub fn bad_bodies_are_refused(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn bad_bodies_are_refused(walk: &Walk) -> anyhow::Result<String> {
     let huge = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "huge"},
         "data": {"a": "x".repeat(4 << 20)}});
     let case = Case {
@@ -133,6 +133,28 @@ fn fields() -> Vec<Case> {
             request: post(&format!("{DEPLOYMENTS}{STRICT}"), &with_typo),
             code: 400,
             fragments: &["strict decoding error", "unknown field \"spec.replcas\""],
+        },
+        Case {
+            name: "a field repeated in JSON",
+            request: Request::with_body(
+                "POST",
+                &format!("{CONFIG_MAPS}{STRICT}"),
+                "application/json",
+                r#"{"metadata": {"name": "x"}, "data": {"a": "b", "a": "c"}}"#,
+            ),
+            code: 400,
+            fragments: &["strict decoding error", "duplicate field \"data.a\""],
+        },
+        Case {
+            name: "a field repeated in YAML",
+            request: Request::with_body(
+                "POST",
+                &format!("{CONFIG_MAPS}{STRICT}"),
+                YAML,
+                "metadata:\n  name: x\ndata:\n  a: b\n  a: c\n",
+            ),
+            code: 400,
+            fragments: &["strict decoding error", "\"data.a\""],
         },
         Case {
             name: "a wrong type",

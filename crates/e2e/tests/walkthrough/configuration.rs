@@ -7,7 +7,7 @@ use coxswain_testkit::{Request, eventually};
 
 use crate::{LONG, Walk, example, manifest};
 
-pub fn comes_up(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn comes_up(walk: &Walk) -> anyhow::Result<String> {
     walk.apply(example("config.yaml"))?;
     walk.apply(manifest("reader.yaml"))?;
     wait_ready(&walk.api, "titled", 1, LONG)?;
@@ -15,7 +15,7 @@ pub fn comes_up(walk: &mut Walk) -> anyhow::Result<String> {
     Ok("the pods titled and reader are ready".to_owned())
 }
 
-pub fn reaches_the_pods(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn reaches_the_pods(walk: &Walk) -> anyhow::Result<String> {
     let pods = wait_ready(&walk.api, "titled", 1, LONG)?;
     let address = pods["default/titled"]["status"]["podIP"].as_str().unwrap_or_default();
     let address: SocketAddr = format!("{address}:8083").parse()?;

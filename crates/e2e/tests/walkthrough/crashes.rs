@@ -1,71 +1,94 @@
-//! Step 7: the server is killed again and again while pods come and go, objects are written and requests are served.
+//! Step 7: what steps 1 to 6 do is done once more, by a user who tries again where the server is away, while the server is
+//! killed at moments that a seed chooses.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use coxswain_e2e::load::Load;
-use coxswain_e2e::pods::{identities, labelled, restarts, wait_ready};
-use coxswain_testkit::{Api, Request};
+use anyhow::Context;
+use coxswain_e2e::load::{Answers, Load};
+use coxswain_e2e::pods::{container_id, identities, is_ready, labelled, restarts, wait_ready};
+use coxswain_testkit::{Request, Watched, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::{LONG, Walk, manifest};
+use crate::rollout::{DEPLOYMENT, runs, waits_for_its_image};
+use crate::{LONG, Walk, example, healing, manifest};
 
 const KILLS: usize = 20;
+/// A walk that is not over after so many kills never will be.
+const MOST_KILLS: usize = 200;
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
-const CHURN: &str = "/apis/apps/v1/namespaces/default/deployments/churn";
+const REPLICA_SETS: &str = "/apis/apps/v1/namespaces/default/replicasets?labelSelector=app%3Dnotepad";
 /// Between attempts at a server that is being restarted.
 const RETRY: Duration = Duration::from_millis(20);
 
-pub fn nothing_is_lost(walk: &mut Walk) -> anyhow::Result<String> {
+/// What a user does and what must come of it, whatever happens to the server meanwhile. It can be repeated.
+type Act = fn(&Walk) -> anyhow::Result<()>;
+
+const ACTS: &[(&str, Act)] = &[
+    ("1 applied, three pods run", applied),
+    ("2 served inside and outside", served),
+    ("3 scaled", scaled),
+    ("4 updated and undone", updated_and_undone),
+    ("4 paused and resumed", paused_and_resumed),
+    ("4 stalled and undone", stalled_and_undone),
+    ("5 a deleted pod and a killed process", deleted_and_killed),
+    ("5 probes", probed),
+    ("6 configuration", reconfigured),
+];
+
+/// What is going on while the server is being killed.
+#[derive(Default)]
+struct Progress {
+    kills: AtomicUsize,
+    over: AtomicBool,
+}
+
+pub fn nothing_is_lost(walk: &Walk) -> anyhow::Result<String> {
     let seed = match std::env::var("COX_TEST_SEED") {
         Ok(seed) => seed.parse()?,
         Err(_) => rand::random::<u64>(),
     };
     eprintln!("    COX_TEST_SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    walk.apply(manifest("churn.yaml"))?;
-    wait_ready(&walk.api, "churn", 2, LONG)?;
-    let settled = ["notepad", "titled", "reader", "probed"];
-    let before = settled.map(|app| walk.api.get(&labelled(app)).map(|list| identities(&watched(&list))));
+    let settled = ["titled", "reader"];
+    let before = settled.map(|app| wait_ready(&walk.api, app, 1, LONG).map(|pods| identities(&pods)));
     let load = Load::start(&walk.cluster, walk.outside(), 1);
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = std::thread::spawn(write_without_end(walk.api.clone(), stop.clone()));
-    let churner = std::thread::spawn(scale_without_end(walk.api.clone(), stop.clone(), random.random()));
-    let killed = kill_often(walk, &mut random);
-    stop.store(true, Ordering::Relaxed);
-    let acknowledged = writer.join().unwrap_or_else(|_| panic!("the writer panicked"));
-    let scaled = churner.join().unwrap_or_else(|_| panic!("the scaler panicked"));
+    let progress = Progress::default();
+    let (walked, written, killed) = std::thread::scope(|scope| {
+        let user = scope.spawn(|| walk_again(walk, &progress));
+        let writer = scope.spawn(|| write_without_end(walk, &progress));
+        let killed = kill_often(walk, &progress, StdRng::seed_from_u64(seed));
+        (user.join(), writer.join(), killed)
+    });
     let answers = load.stop();
+    let walked = walked.unwrap_or_else(|_| panic!("the user panicked"));
+    let acknowledged = written.unwrap_or_else(|_| panic!("the writer panicked"));
     killed?;
+    let rounds = walked?;
     walk.cluster.wait_for_node()?;
-    everything_converges(walk)?;
-    let after = settled.map(|app| walk.api.get(&labelled(app)).map(|list| identities(&watched(&list))));
-    for (before, after) in before.into_iter().zip(after) {
-        let (before, after) = (before?, after?);
+    restarts_are_accounted_for(walk)?;
+    for (app, before) in settled.into_iter().zip(before) {
+        let (before, after) = (before?, identities(&wait_ready(&walk.api, app, 1, LONG)?));
         anyhow::ensure!(before == after, "containers changed:\n{before:?}\n{after:?}");
     }
-    let found = watched(&walk.api.get(CONFIG_MAPS)?);
+    let found = walk.api.get(CONFIG_MAPS)?;
+    let found: Vec<&Value> = found["items"].as_array().into_iter().flatten().collect();
     let lost: Vec<&String> =
-        acknowledged.iter().filter(|name| !found.contains_key(&format!("default/{name}"))).collect();
+        acknowledged.iter().filter(|name| !found.iter().any(|o| o["metadata"]["name"] == ***name)).collect();
     anyhow::ensure!(lost.is_empty(), "{} of {} objects lost: {lost:?}", lost.len(), acknowledged.len());
-    let failed = answers.failures.len();
-    anyhow::ensure!(
-        failed == 0,
-        "{failed} of {} requests failed: {:?}",
-        answers.total(),
-        answers.failures.first()
-    );
     Ok(format!(
-        "{KILLS} kills; {} acknowledged objects and {scaled} acknowledged scalings kept, {} requests served",
+        "{} kills in {rounds} round(s); {} acknowledged objects kept, no container restarted by it; {} of {} requests failed",
+        progress.kills.into_inner(),
         acknowledged.len(),
+        answers.failures.len(),
         answers.total()
     ))
 }
 
-pub fn pods_survive_a_clean_stop(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn pods_survive_a_clean_stop(walk: &Walk) -> anyhow::Result<String> {
     let before = identities(&wait_ready(&walk.api, "notepad", 3, LONG)?);
     walk.cluster.stop_server()?;
     let served = walk.cluster.http(walk.outside(), &Request::get("/healthz"))?;
@@ -78,72 +101,199 @@ pub fn pods_survive_a_clean_stop(walk: &mut Walk) -> anyhow::Result<String> {
     Ok("SIGTERM ended it with success; the service answered meanwhile; the same containers run".to_owned())
 }
 
-/// Kills and starts; waits for readiness only now and then, so that starting is interrupted too.
-fn kill_often(walk: &mut Walk, random: &mut StdRng) -> anyhow::Result<()> {
-    for _ in 0..KILLS {
-        // The moment of a crash is what the seed says.
-        std::thread::sleep(Duration::from_millis(random.random_range(0..2500)));
-        walk.cluster.kill_server()?;
-        walk.cluster.start_server()?;
-        if random.random_bool(0.7) {
-            walk.cluster.wait_until_ready()?;
+/// Walks until the server was killed often enough; gives the number of rounds.
+fn walk_again(walk: &Walk, progress: &Progress) -> anyhow::Result<usize> {
+    let walked = (|| {
+        let mut rounds = 0;
+        while progress.kills.load(Ordering::Relaxed) < KILLS {
+            rounds += 1;
+            for (name, act) in ACTS {
+                let before = progress.kills.load(Ordering::Relaxed);
+                act(walk).with_context(|| format!("{name}, round {rounds}"))?;
+                let kills = progress.kills.load(Ordering::Relaxed) - before;
+                eprintln!("    {name}: {kills} kills");
+            }
         }
-    }
-    walk.cluster.wait_until_ready()
+        Ok(rounds)
+    })();
+    progress.over.store(true, Ordering::Relaxed);
+    walked
 }
 
-fn everything_converges(walk: &Walk) -> anyhow::Result<()> {
-    walk.api.write("PATCH", CHURN, &json!({"spec": {"replicas": 4}}))?;
-    let pods = wait_ready(&walk.api, "churn", 4, LONG)?;
-    for (name, pod) in &pods {
-        anyhow::ensure!(restarts(pod) == 0, "{name} restarted: {}", pod["status"]["containerStatuses"]);
-    }
-    walk.cluster.kubectl(&["delete", "deployment", "churn"])?;
-    walk.api.wait("the end of the last pod", &labelled("churn"), LONG, |pods| pods.is_empty().then_some(()))
+/// Kills and starts until the walk is over; waits for readiness only now and then, so that starting is interrupted too.
+fn kill_often(walk: &Walk, progress: &Progress, mut random: StdRng) -> anyhow::Result<()> {
+    let killed = (|| {
+        while !progress.over.load(Ordering::Relaxed) {
+            // The moment of a crash is what the seed says.
+            std::thread::sleep(Duration::from_millis(random.random_range(0..7000)));
+            walk.cluster.kill_server()?;
+            walk.cluster.start_server()?;
+            let kills = progress.kills.fetch_add(1, Ordering::Relaxed) + 1;
+            anyhow::ensure!(kills < MOST_KILLS, "the walk does not end");
+            if random.random_bool(0.7) {
+                walk.cluster.wait_until_ready()?;
+            }
+        }
+        walk.cluster.wait_until_ready()
+    })();
+    progress.over.store(true, Ordering::Relaxed);
+    killed
 }
 
 /// Creates objects one after the other; gives the names of those that were acknowledged.
-fn write_without_end(api: Api, stop: Arc<AtomicBool>) -> impl FnOnce() -> Vec<String> {
-    move || {
-        let mut acknowledged = Vec::new();
-        let mut number = 0;
-        while !stop.load(Ordering::Relaxed) {
-            let name = format!("crash-{number}");
-            number += 1;
-            let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
-            match api.write("POST", CONFIG_MAPS, &object) {
-                Ok(_) => acknowledged.push(name),
-                Err(_) => std::thread::sleep(RETRY),
-            }
+fn write_without_end(walk: &Walk, progress: &Progress) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    for number in 0.. {
+        if progress.over.load(Ordering::Relaxed) {
+            break;
         }
-        acknowledged
+        let name = format!("crash-{number}");
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+        match walk.api.write("POST", CONFIG_MAPS, &object) {
+            Ok(_) => acknowledged.push(name),
+            Err(_) => std::thread::sleep(RETRY),
+        }
     }
+    acknowledged
 }
 
-/// Scales a deployment up and down; gives how often that was acknowledged.
-fn scale_without_end(api: Api, stop: Arc<AtomicBool>, seed: u64) -> impl FnOnce() -> usize {
-    move || {
-        let mut random = StdRng::seed_from_u64(seed);
-        let mut acknowledged = 0;
-        while !stop.load(Ordering::Relaxed) {
-            let replicas = random.random_range(1..6);
-            if api.write("PATCH", CHURN, &json!({"spec": {"replicas": replicas}})).is_ok() {
-                acknowledged += 1;
-                // What follows from it takes about as long.
-                std::thread::sleep(Duration::from_millis(random.random_range(100..1500)));
-            } else {
-                std::thread::sleep(RETRY);
-            }
-        }
-        acknowledged
+/// Only what was killed on purpose was restarted.
+fn restarts_are_accounted_for(walk: &Walk) -> anyhow::Result<()> {
+    for (app, pods, expected) in [("notepad", 3, 1), ("probed", 1, 1)] {
+        let pods = wait_ready(&walk.api, app, pods, LONG)?;
+        let count: u64 = pods.values().map(restarts).sum();
+        anyhow::ensure!(count == expected, "{app}: {count} restarts: {:?}", identities(&pods));
     }
+    Ok(())
 }
 
-fn watched(list: &serde_json::Value) -> coxswain_testkit::Watched {
-    let named = |object: &serde_json::Value| {
-        let metadata = &object["metadata"];
-        let text = |field: &str| metadata[field].as_str().unwrap_or_default();
-        (format!("{}/{}", text("namespace"), text("name")), object.clone())
-    };
-    list["items"].as_array().into_iter().flatten().map(named).collect()
+/// `kubectl` until the server has taken the command.
+fn insist(walk: &Walk, arguments: &[&str]) -> anyhow::Result<String> {
+    eventually(&arguments.join(" "), LONG, || walk.cluster.kubectl(arguments))
+}
+
+fn insist_on_applying(walk: &Walk, file: std::path::PathBuf) -> anyhow::Result<()> {
+    insist(walk, &["apply", "-f", file.to_str().context("path")?]).map(drop)
+}
+
+fn applied(walk: &Walk) -> anyhow::Result<()> {
+    insist_on_applying(walk, example("deployment.yaml"))?;
+    insist_on_applying(walk, example("service.yaml"))?;
+    insist(walk, &["set", "image", "deployment/notepad", "notepad=coxswain.local/notepad:1"])?;
+    runs(walk, "1")
+}
+
+fn served(walk: &Walk) -> anyhow::Result<()> {
+    let get = "(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 1) | nc -w 5 notepad 80";
+    eventually("an answer inside", LONG, || {
+        let page = walk.in_reader(&["sh", "-c", get])?;
+        anyhow::ensure!(page.contains("host: notepad-"), "{page}");
+        Ok(())
+    })?;
+    eventually("answers outside, from every replica", LONG, || {
+        let mut answers = Answers::default();
+        (0..300).for_each(|_| answers.count(walk.cluster.http(walk.outside(), &Request::get("/"))));
+        anyhow::ensure!(answers.failures.is_empty() && answers.by_host.len() == 3, "{answers:?}");
+        Ok(())
+    })
+}
+
+fn scaled(walk: &Walk) -> anyhow::Result<()> {
+    for replicas in [10, 100, 3] {
+        insist(walk, &["scale", "deployment/notepad", &format!("--replicas={replicas}")])?;
+        let pods = wait_ready(&walk.api, "notepad", replicas, LONG)?;
+        anyhow::ensure!(pods.values().all(|pod| restarts(pod) == 0), "{:?}", identities(&pods));
+    }
+    Ok(())
+}
+
+fn updated_and_undone(walk: &Walk) -> anyhow::Result<()> {
+    insist(walk, &["set", "image", "deployment/notepad", "notepad=coxswain.local/notepad:2"])?;
+    runs(walk, "2")?;
+    undone_to(walk, "1")
+}
+
+fn paused_and_resumed(walk: &Walk) -> anyhow::Result<()> {
+    set_paused(walk, true)?;
+    insist(walk, &["set", "image", "deployment/notepad", "notepad=coxswain.local/notepad:2"])?;
+    runs(walk, "1").context("while paused")?;
+    set_paused(walk, false)?;
+    runs(walk, "2").context("after resuming")
+}
+
+/// `kubectl rollout pause` refuses to pause twice, so its repetition is told from its failure by what is there.
+fn set_paused(walk: &Walk, paused: bool) -> anyhow::Result<()> {
+    eventually("pause and resume", LONG, || {
+        if (walk.api.get(DEPLOYMENT)?["spec"]["paused"] == true) != paused {
+            let verb = if paused { "pause" } else { "resume" };
+            walk.cluster.kubectl(&["rollout", verb, "deployment/notepad"])?;
+        }
+        Ok(())
+    })
+}
+
+fn stalled_and_undone(walk: &Walk) -> anyhow::Result<()> {
+    insist(walk, &["set", "image", "deployment/notepad", "notepad=coxswain.local/notepad:missing"])?;
+    waits_for_its_image(walk)?;
+    undone_to(walk, "2")
+}
+
+/// Goes back to a version by the number of its revision, so that a second attempt does not go back once more.
+fn undone_to(walk: &Walk, version: &str) -> anyhow::Result<()> {
+    let image = format!("coxswain.local/notepad:{version}");
+    eventually("undo", LONG, || {
+        let sets = walk.api.get(REPLICA_SETS)?;
+        let mut sets = sets["items"].as_array().into_iter().flatten();
+        let set = sets.find(|set| set["spec"]["template"]["spec"]["containers"][0]["image"] == *image);
+        let annotations = &set.context("no such revision")?["metadata"]["annotations"];
+        let revision = annotations["deployment.kubernetes.io/revision"].as_str().context("no revision")?;
+        let target = format!("--to-revision={revision}");
+        walk.cluster.kubectl(&["rollout", "undo", "deployment/notepad", &target])
+    })?;
+    runs(walk, version)
+}
+
+fn deleted_and_killed(walk: &Walk) -> anyhow::Result<()> {
+    let pods = wait_ready(&walk.api, "notepad", 3, LONG)?;
+    let deleted = pods.keys().next().context("no pod")?.trim_start_matches("default/").to_owned();
+    insist(walk, &["delete", "pod", &deleted, "--ignore-not-found"])?;
+    let pods = wait_ready(&walk.api, "notepad", 3, LONG)?;
+    anyhow::ensure!(!pods.contains_key(&format!("default/{deleted}")), "{deleted} is still there");
+    let (name, pod) = pods.iter().next().context("no pod")?;
+    let pid = healing::process_of(walk, &container_id(pod).context("no container")?)?;
+    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    restarted_once(walk, "notepad", name)
+}
+
+fn restarted_once(walk: &Walk, app: &str, name: &str) -> anyhow::Result<()> {
+    walk.api.wait("the container's restart", &labelled(app), LONG, |pods: &Watched| {
+        pods.get(name).filter(|pod| restarts(pod) == 1 && is_ready(pod)).map(drop)
+    })
+}
+
+fn probed(walk: &Walk) -> anyhow::Result<()> {
+    insist(walk, &["delete", "pod", "probed", "--ignore-not-found"])?;
+    insist_on_applying(walk, manifest("probed.yaml"))?;
+    let pods = wait_ready(&walk.api, "probed", 1, LONG)?;
+    let pid = healing::process_of(walk, &container_id(&pods["default/probed"]).context("no container")?)?;
+    std::fs::remove_file(format!("/proc/{pid}/root/tmp/alive")).context("the file of the liveness probe")?;
+    restarted_once(walk, "probed", "default/probed")?;
+    insist(walk, &["exec", "probed", "--", "rm", "-f", "/tmp/ready"])?;
+    healing::endpoints(walk, 0)?;
+    insist(walk, &["exec", "probed", "--", "touch", "/tmp/ready"])?;
+    healing::endpoints(walk, 1)
+}
+
+fn reconfigured(walk: &Walk) -> anyhow::Result<()> {
+    for theme in ["blue", "light"] {
+        let file = format!("{{\"theme\": \"{theme}\"}}\n");
+        let change = json!({"data": {"settings.json": file}}).to_string();
+        insist(walk, &["patch", "configmap", "notepad-settings", "--type=merge", "-p", &change])?;
+        eventually("the change in the mounted file", LONG, || {
+            let found = walk.in_reader(&["cat", "/etc/settings/settings.json"])?;
+            anyhow::ensure!(found == file, "{found:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }

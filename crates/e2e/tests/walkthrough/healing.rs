@@ -10,7 +10,7 @@ use crate::{LONG, Walk, manifest};
 
 const EVENTS: &str = "/api/v1/namespaces/default/events";
 
-pub fn deleted_and_killed_come_back(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn deleted_and_killed_come_back(walk: &Walk) -> anyhow::Result<String> {
     let pods = wait_ready(&walk.api, "notepad", 3, LONG)?;
     let deleted = pods.keys().next().context("no pod")?.clone();
     walk.cluster.kubectl(&["delete", "pod", deleted.trim_start_matches("default/")])?;
@@ -32,7 +32,7 @@ pub fn deleted_and_killed_come_back(walk: &mut Walk) -> anyhow::Result<String> {
     Ok(format!("{deleted} was replaced; {name} restarted once, {started} Started events, last exit code 137"))
 }
 
-pub fn liveness_restarts(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn liveness_restarts(walk: &Walk) -> anyhow::Result<String> {
     walk.apply(manifest("probed.yaml"))?;
     wait_ready(&walk.api, "probed", 1, LONG)?;
     walk.cluster.kubectl(&["exec", "probed", "--", "rm", "/tmp/alive"])?;
@@ -47,7 +47,7 @@ pub fn liveness_restarts(walk: &mut Walk) -> anyhow::Result<String> {
     Ok(why)
 }
 
-pub fn readiness_takes_out(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn readiness_takes_out(walk: &Walk) -> anyhow::Result<String> {
     endpoints(walk, 1)?;
     walk.cluster.kubectl(&["exec", "probed", "--", "rm", "/tmp/ready"])?;
     endpoints(walk, 0)?;
@@ -62,7 +62,7 @@ pub fn readiness_takes_out(walk: &mut Walk) -> anyhow::Result<String> {
 }
 
 /// Waits until the service `probed` has so many ready endpoints.
-fn endpoints(walk: &Walk, count: usize) -> anyhow::Result<()> {
+pub fn endpoints(walk: &Walk, count: usize) -> anyhow::Result<()> {
     let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
                 ?labelSelector=kubernetes.io%2Fservice-name%3Dprobed";
     walk.api.wait(&format!("{count} ready endpoints"), path, LONG, |slices| {
@@ -73,7 +73,7 @@ fn endpoints(walk: &Walk, count: usize) -> anyhow::Result<()> {
 }
 
 /// The host's id of the process of a container.
-fn process_of(walk: &Walk, container: &str) -> anyhow::Result<i32> {
+pub fn process_of(walk: &Walk, container: &str) -> anyhow::Result<i32> {
     let mut pids = walk.cluster.processes();
     pids.retain(|pid| {
         std::fs::read_to_string(format!("/proc/{pid}/cgroup"))

@@ -29,7 +29,7 @@ struct Walk {
 }
 
 /// A step does something and says what it saw.
-type Step = fn(&mut Walk) -> anyhow::Result<String>;
+type Step = fn(&Walk) -> anyhow::Result<String>;
 
 const STEPS: &[(&str, Step)] = &[
     ("1 the node is ready and three pods run", serving::three_pods_run),
@@ -61,11 +61,11 @@ fn walkthrough() {
     let cluster = Cluster::start(Options::default()).unwrap_or_else(|error| panic!("the cluster: {error:#}"));
     let api = cluster.api().expect("a ready cluster has a kubeconfig");
     eprintln!("the cluster is ready ({:.1?})", began.elapsed());
-    let mut walk = Walk { cluster, api };
+    let walk = Walk { cluster, api };
     for (name, step) in STEPS {
         let began = Instant::now();
         // A failed step panics, so that the cluster shows its log.
-        let saw = step(&mut walk).unwrap_or_else(|error| panic!("{name}: {error:#}\n{}", walk.describe()));
+        let saw = step(&walk).unwrap_or_else(|error| panic!("{name}: {error:#}\n{}", walk.describe()));
         eprintln!("ok: {name} ({:.1?})\n    {saw}", began.elapsed());
     }
 }

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::{LONG, Walk};
 
-const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/notepad";
+pub const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/notepad";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const LOAD_THREADS: usize = 3;
 
-pub fn updates_without_loss(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn updates_without_loss(walk: &Walk) -> anyhow::Result<String> {
     let answers = under_load(walk, |walk| {
         set_image(walk, "2")?;
         finished(walk)
@@ -21,7 +21,7 @@ pub fn updates_without_loss(walk: &mut Walk) -> anyhow::Result<String> {
     Ok(format!("{} requests, {:?}, 0 failures", answers.total(), answers.by_version))
 }
 
-pub fn undoes(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn undoes(walk: &Walk) -> anyhow::Result<String> {
     let history = walk.cluster.kubectl(&["rollout", "history", "deployment/notepad"])?;
     let revisions: Vec<&str> = history.lines().filter_map(|line| line.split_whitespace().next()).collect();
     anyhow::ensure!(revisions.ends_with(&["1", "2"]), "{history}");
@@ -36,7 +36,7 @@ pub fn undoes(walk: &mut Walk) -> anyhow::Result<String> {
     Ok(format!("revision 3 is what 1 was; {} requests, 0 failures", answers.total()))
 }
 
-pub fn pauses_and_resumes(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn pauses_and_resumes(walk: &Walk) -> anyhow::Result<String> {
     walk.cluster.kubectl(&["rollout", "pause", "deployment/notepad"])?;
     let generation = set_image(walk, "2")?;
     walk.api.wait("the controller to see the paused change", DEPLOYMENTS, LONG, |deployments| {
@@ -51,19 +51,12 @@ pub fn pauses_and_resumes(walk: &mut Walk) -> anyhow::Result<String> {
     Ok("the change waited for resume".to_owned())
 }
 
-pub fn stalls_and_is_undone(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn stalls_and_is_undone(walk: &Walk) -> anyhow::Result<String> {
     walk.api.write("PATCH", DEPLOYMENT, &json!({"spec": {"progressDeadlineSeconds": 5}}))?;
     let mut seen = String::new();
     let answers = under_load(walk, |walk| {
         set_image(walk, "missing")?;
-        seen = walk.api.wait("a pod that says why it waits", &labelled("notepad"), LONG, |pods| {
-            let waiting = |pod: &Value| {
-                let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
-                let reason = waiting["reason"].as_str()?;
-                ["ErrImagePull", "ImagePullBackOff"].contains(&reason).then(|| waiting.to_string())
-            };
-            pods.values().find_map(waiting)
-        })?;
+        seen = waits_for_its_image(walk)?;
         walk.api.wait("the deployment to say it is stuck", DEPLOYMENTS, LONG, |deployments| {
             let conditions = deployments.get("default/notepad")?["status"]["conditions"].as_array()?;
             conditions
@@ -101,8 +94,20 @@ fn under_load(walk: &Walk, act: impl FnOnce(&Walk) -> anyhow::Result<()>) -> any
     Ok(answers)
 }
 
+/// Waits until a pod says why its image does not come.
+pub fn waits_for_its_image(walk: &Walk) -> anyhow::Result<String> {
+    walk.api.wait("a pod that says why it waits", &labelled("notepad"), LONG, |pods| {
+        let waiting = |pod: &Value| {
+            let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+            let reason = waiting["reason"].as_str()?;
+            ["ErrImagePull", "ImagePullBackOff"].contains(&reason).then(|| waiting.to_string())
+        };
+        pods.values().find_map(waiting)
+    })
+}
+
 /// Sets the version; gives the deployment's generation.
-fn set_image(walk: &Walk, version: &str) -> anyhow::Result<i64> {
+pub fn set_image(walk: &Walk, version: &str) -> anyhow::Result<i64> {
     let image = format!("notepad=coxswain.local/notepad:{version}");
     walk.cluster.kubectl(&["set", "image", "deployment/notepad", &image])?;
     walk.api.get(DEPLOYMENT)?["metadata"]["generation"].as_i64().context("no generation")
@@ -116,7 +121,7 @@ fn finished(walk: &Walk) -> anyhow::Result<()> {
 }
 
 /// Waits until the only pods are three ready ones of a version.
-fn runs(walk: &Walk, version: &str) -> anyhow::Result<()> {
+pub fn runs(walk: &Walk, version: &str) -> anyhow::Result<()> {
     let pods = wait_ready(&walk.api, "notepad", 3, LONG)?;
     let image = format!("coxswain.local/notepad:{version}");
     let images: Vec<&Value> = pods.values().map(|pod| &pod["spec"]["containers"][0]["image"]).collect();

@@ -9,7 +9,7 @@ use coxswain_testkit::{NODE_NAME, Request, eventually};
 
 use crate::{LONG, Walk, example};
 
-pub fn three_pods_run(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn three_pods_run(walk: &Walk) -> anyhow::Result<String> {
     let nodes = walk.cluster.kubectl(&["get", "nodes"])?;
     let row: Vec<&str> = nodes.lines().nth(1).context("no node")?.split_whitespace().collect();
     anyhow::ensure!(row[..2] == [NODE_NAME, "Ready"], "{nodes}");
@@ -40,7 +40,7 @@ pub fn three_pods_run(walk: &mut Walk) -> anyhow::Result<String> {
     Ok(table.replace('\n', "\n    "))
 }
 
-pub fn answers_inside(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn answers_inside(walk: &Walk) -> anyhow::Result<String> {
     let address = walk.cluster.kubectl(&["get", "service", "notepad", "-o", "jsonpath={.spec.clusterIP}"])?;
     let names = ["notepad", "notepad.default", "notepad.default.svc.cluster.local", address.trim()];
     for name in names {
@@ -56,7 +56,7 @@ pub fn answers_inside(walk: &mut Walk) -> anyhow::Result<String> {
     Ok(format!("answers at {}", names.join(", ")))
 }
 
-pub fn answers_outside(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn answers_outside(walk: &Walk) -> anyhow::Result<String> {
     let mut answers = Answers::default();
     for _ in 0..300 {
         answers.count(walk.cluster.http(walk.outside(), &Request::get("/")));
@@ -69,7 +69,7 @@ pub fn answers_outside(walk: &mut Walk) -> anyhow::Result<String> {
     Ok(format!("{:?}", answers.by_host))
 }
 
-pub fn scales(walk: &mut Walk) -> anyhow::Result<String> {
+pub fn scales(walk: &Walk) -> anyhow::Result<String> {
     let before = wait_ready(&walk.api, "notepad", 3, LONG)?;
     for replicas in [10, 100, 3] {
         walk.cluster.kubectl(&["scale", "deployment/notepad", &format!("--replicas={replicas}")])?;
