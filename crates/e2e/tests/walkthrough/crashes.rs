@@ -18,8 +18,8 @@ use crate::rollout::{DEPLOYMENT, runs, waits_for_its_image};
 use crate::{LONG, Walk, example, healing, manifest};
 
 const KILLS: usize = 20;
-/// A walk that is not over after so many kills never will be.
-const MOST_KILLS: usize = 200;
+/// So often at most while one thing is done, so that they fall on all of them and none is kept from ending.
+const KILLS_IN_AN_ACT: usize = 3;
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const REPLICA_SETS: &str = "/apis/apps/v1/namespaces/default/replicasets?labelSelector=app%3Dnotepad";
 /// Between attempts at a server that is being restarted.
@@ -43,6 +43,7 @@ const ACTS: &[(&str, Act)] = &[
 /// What is going on while the server is being killed.
 #[derive(Default)]
 struct Progress {
+    acts: AtomicUsize,
     kills: AtomicUsize,
     over: AtomicBool,
 }
@@ -108,6 +109,7 @@ fn walk_again(walk: &Walk, progress: &Progress) -> anyhow::Result<usize> {
         while progress.kills.load(Ordering::Relaxed) < KILLS {
             rounds += 1;
             for (name, act) in ACTS {
+                progress.acts.fetch_add(1, Ordering::Relaxed);
                 let before = progress.kills.load(Ordering::Relaxed);
                 act(walk).with_context(|| format!("{name}, round {rounds}"))?;
                 let kills = progress.kills.load(Ordering::Relaxed) - before;
@@ -123,13 +125,18 @@ fn walk_again(walk: &Walk, progress: &Progress) -> anyhow::Result<usize> {
 /// Kills and starts until the walk is over; waits for readiness only now and then, so that starting is interrupted too.
 fn kill_often(walk: &Walk, progress: &Progress, mut random: StdRng) -> anyhow::Result<()> {
     let killed = (|| {
+        let mut latest = (0, 0);
         while !progress.over.load(Ordering::Relaxed) {
             // The moment of a crash is what the seed says.
-            std::thread::sleep(Duration::from_millis(random.random_range(0..7000)));
+            std::thread::sleep(Duration::from_millis(random.random_range(0..4000)));
+            let act = progress.acts.load(Ordering::Relaxed);
+            latest = if latest.0 == act { (act, latest.1 + 1) } else { (act, 1) };
+            if latest.1 > KILLS_IN_AN_ACT {
+                continue;
+            }
             walk.cluster.kill_server()?;
             walk.cluster.start_server()?;
-            let kills = progress.kills.fetch_add(1, Ordering::Relaxed) + 1;
-            anyhow::ensure!(kills < MOST_KILLS, "the walk does not end");
+            progress.kills.fetch_add(1, Ordering::Relaxed);
             if random.random_bool(0.7) {
                 walk.cluster.wait_until_ready()?;
             }

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use coxswain_e2e::load::{Answers, Load};
-use coxswain_e2e::pods::{is_ready, labelled, wait_ready};
+use coxswain_e2e::pods::{is_ready, labelled};
 use serde_json::{Value, json};
 
 use crate::{LONG, Walk};
@@ -122,9 +122,9 @@ fn finished(walk: &Walk) -> anyhow::Result<()> {
 
 /// Waits until the only pods are three ready ones of a version.
 pub fn runs(walk: &Walk, version: &str) -> anyhow::Result<()> {
-    let pods = wait_ready(&walk.api, "notepad", 3, LONG)?;
     let image = format!("coxswain.local/notepad:{version}");
-    let images: Vec<&Value> = pods.values().map(|pod| &pod["spec"]["containers"][0]["image"]).collect();
-    anyhow::ensure!(images.iter().all(|found| **found == image), "{images:?} instead of {image}");
-    Ok(())
+    walk.api.wait(&format!("three ready pods of version {version}"), &labelled("notepad"), LONG, |pods| {
+        let right = |pod: &Value| is_ready(pod) && pod["spec"]["containers"][0]["image"] == *image;
+        (pods.len() == 3 && pods.values().all(right)).then_some(())
+    })
 }
