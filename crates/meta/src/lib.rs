@@ -2,6 +2,7 @@
 //!
 //! Nothing here does IO and nothing here knows a kind; objects are `serde_json::Value`.
 
+pub mod apply;
 pub mod field;
 pub mod fields;
 pub mod labels;
