@@ -10,6 +10,7 @@ pub mod names;
 pub mod patch;
 pub mod quantity;
 pub mod status;
+pub mod structural;
 
 pub use field::{ErrorKind, ErrorList, FieldError, Path};
 pub use quantity::Quantity;
