@@ -1,6 +1,7 @@
-//! What only the Go types tell: protobuf field numbers, and which fields leave their zero value out of JSON.
+//! What only the Go types tell: protobuf field numbers, the order of fields, which fields are no pointers, and which leave their
+//! zero value out of JSON.
 //!
-//! Read from the struct tags of the modules `k8s.io/api` and `k8s.io/apimachinery`.
+//! Read from the struct tags of the modules that define the built-in kinds.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,10 +19,37 @@ pub struct GoField {
     pub numbers: Vec<u32>,
     /// A zero value does not appear in JSON.
     pub omits_zero: bool,
+    /// A struct without any content does not appear in JSON.
+    pub omits_empty_struct: bool,
+    /// No pointer: there is always a value.
+    pub plain: bool,
+    /// The type as it is written, and the package it is written in.
+    pub go_type: String,
+    /// That package.
+    pub package: String,
 }
 
-/// JSON fields by definition name (`io.k8s.api.core.v1.Pod`).
-pub type GoTypes = BTreeMap<String, BTreeMap<String, GoField>>;
+/// What was read.
+#[derive(Default)]
+pub struct GoTypes {
+    /// JSON fields in order of declaration, by definition name (`io.k8s.api.core.v1.Pod`).
+    pub structs: BTreeMap<String, Vec<(String, GoField)>>,
+    /// Named types that are no structs, such as `type UID string`.
+    pub aliases: BTreeMap<String, String>,
+}
+
+impl GoTypes {
+    /// The facts of one field.
+    pub fn field(&self, definition: &str, field: &str) -> Option<&GoField> {
+        self.structs.get(definition)?.iter().find(|(name, _)| name == field).map(|(_, field)| field)
+    }
+
+    /// Where a field is declared among its siblings.
+    pub fn position(&self, definition: &str, field: &str) -> usize {
+        let fields = self.structs.get(definition).map_or(&[][..], Vec::as_slice);
+        fields.iter().position(|(name, _)| name == field).unwrap_or(usize::MAX)
+    }
+}
 
 /// A field as its line declares it.
 struct Line {
@@ -30,21 +58,36 @@ struct Line {
     go_type: String,
     number: Option<u32>,
     omits: bool,
+    omits_zero_struct: bool,
 }
 
 /// Downloads the modules and reads their types.
 pub fn load() -> Result<GoTypes> {
-    let mut structs: BTreeMap<String, Vec<Line>> = BTreeMap::new();
+    let mut read = Read::default();
     let api = module("k8s.io/api")?;
     for group in directories(&api)? {
         for version in directories(&group)? {
             let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            read_package(&version, &format!("io.k8s.api.{}.{}", name(&group), name(&version)), &mut structs)?;
+            read.package(&version, &format!("io.k8s.api.{}.{}", name(&group), name(&version)))?;
         }
     }
-    let meta = module("k8s.io/apimachinery")?.join("pkg/apis/meta/v1");
-    read_package(&meta, "io.k8s.apimachinery.pkg.apis.meta.v1", &mut structs)?;
-    Ok(structs.keys().map(|name| (name.clone(), flatten(name, &structs))).collect())
+    for (name, path, package) in [
+        ("k8s.io/apimachinery", "pkg/apis/meta/v1", "io.k8s.apimachinery.pkg.apis.meta.v1"),
+        (
+            "k8s.io/apiextensions-apiserver",
+            "pkg/apis/apiextensions/v1",
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1",
+        ),
+        (
+            "k8s.io/kube-aggregator",
+            "pkg/apis/apiregistration/v1",
+            "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1",
+        ),
+    ] {
+        read.package(&module(name)?.join(path), package)?;
+    }
+    let structs = read.structs.keys().map(|name| (name.clone(), read.flatten(name))).collect();
+    Ok(GoTypes { structs, aliases: read.aliases })
 }
 
 fn module(path: &str) -> Result<PathBuf> {
@@ -70,28 +113,67 @@ fn directories(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn read_package(dir: &Path, package: &str, structs: &mut BTreeMap<String, Vec<Line>>) -> Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let generated = name.contains("generated") || name.ends_with("_test.go");
-        if name.ends_with(".go") && !generated {
-            read_file(&std::fs::read_to_string(&path)?, package, structs);
-        }
-    }
-    Ok(())
+#[derive(Default)]
+struct Read {
+    structs: BTreeMap<String, Vec<Line>>,
+    aliases: BTreeMap<String, String>,
 }
 
-fn read_file(text: &str, package: &str, structs: &mut BTreeMap<String, Vec<Line>>) {
-    let mut current: Option<(String, Vec<Line>)> = None;
-    for line in text.lines() {
-        if let Some(name) = line.strip_prefix("type ").and_then(|l| l.strip_suffix(" struct {")) {
-            current = Some((format!("{package}.{name}"), Vec::new()));
-        } else if line == "}" {
-            structs.extend(current.take());
-        } else if let Some((_, lines)) = &mut current {
-            lines.extend(read_line(line.trim()));
+impl Read {
+    fn package(&mut self, dir: &Path, package: &str) -> Result<()> {
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let generated = name.contains("generated") || name.ends_with("_test.go");
+            if name.ends_with(".go") && !generated {
+                self.file(&std::fs::read_to_string(&path)?, package);
+            }
         }
+        Ok(())
+    }
+
+    fn file(&mut self, text: &str, package: &str) {
+        let mut current: Option<(String, Vec<Line>)> = None;
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix("type ").and_then(|l| l.strip_suffix(" struct {")) {
+                current = Some((format!("{package}.{name}"), Vec::new()));
+            } else if let Some((name, alias)) =
+                line.strip_prefix("type ").and_then(|rest| rest.split_once(' '))
+            {
+                let alias = alias.split(" //").next().unwrap_or_default().trim();
+                self.aliases.insert(format!("{package}.{name}"), alias.to_owned());
+            } else if line == "}" {
+                self.structs.extend(current.take());
+            } else if let Some((_, lines)) = &mut current {
+                lines.extend(read_line(line.trim()));
+            }
+        }
+    }
+
+    /// The JSON fields of a struct, those of embedded structs included.
+    fn flatten(&self, name: &str) -> Vec<(String, GoField)> {
+        let package = name.rsplit_once('.').map_or("", |(package, _)| package);
+        let mut out = Vec::new();
+        for line in self.structs.get(name).into_iter().flatten() {
+            let Some(number) = line.number else { continue };
+            if line.json.is_empty() {
+                for (json, field) in self.flatten(&format!("{package}.{}", line.go_type)) {
+                    let numbers = std::iter::once(number).chain(field.numbers).collect();
+                    out.push((json, GoField { numbers, ..field }));
+                }
+            } else {
+                let field = GoField {
+                    numbers: vec![number],
+                    omits_zero: line.omits,
+                    omits_empty_struct: line.omits_zero_struct,
+                    plain: !line.go_type.starts_with(['*', '[']) && !line.go_type.starts_with("map["),
+                    go_type: line.go_type.clone(),
+                    package: package.to_owned(),
+                };
+                out.push((line.json.clone(), field));
+            }
+        }
+        out
     }
 }
 
@@ -108,23 +190,6 @@ fn read_line(line: &str) -> Option<Line> {
     let go_type = (*words.last()?).to_owned();
     let number = tag("protobuf").and_then(|p| p.split(',').nth(1)).and_then(|n| n.parse().ok());
     let omits = options.split(',').any(|o| o == "omitempty" || o == "omitzero") && !go_type.starts_with('*');
-    Some(Line { json: name.to_owned(), go_type, number, omits })
-}
-
-/// The JSON fields of a struct, those of embedded structs included.
-fn flatten(name: &str, structs: &BTreeMap<String, Vec<Line>>) -> BTreeMap<String, GoField> {
-    let package = name.rsplit_once('.').map_or("", |(package, _)| package);
-    let mut out = BTreeMap::new();
-    for line in structs.get(name).into_iter().flatten() {
-        let Some(number) = line.number else { continue };
-        if line.json.is_empty() {
-            for (json, field) in flatten(&format!("{package}.{}", line.go_type), structs) {
-                let numbers = std::iter::once(number).chain(field.numbers).collect();
-                out.insert(json, GoField { numbers, ..field });
-            }
-        } else {
-            out.insert(line.json.clone(), GoField { numbers: vec![number], omits_zero: line.omits });
-        }
-    }
-    out
+    let omits_zero_struct = options.split(',').any(|o| o == "omitzero");
+    Some(Line { json: name.to_owned(), go_type, number, omits, omits_zero_struct })
 }

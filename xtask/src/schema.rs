@@ -4,7 +4,7 @@
 //! documents are built from it), and `types.txt`, the facts the API server keeps in memory;
 //! those that only Go's struct tags tell come from the Go modules (so this task needs Go, nothing else does).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,8 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
 
-use crate::gofacts::{self, GoTypes};
+use crate::gofacts::{self, GoField, GoTypes};
+use crate::unserved;
 
 const PACKAGE: &str = "kubernetes-validate==1.37.*";
 const MEMBER: &str = "kubernetes_validate/kubernetes-json-schema/v1.37.0-local/_definitions.json";
@@ -126,34 +127,73 @@ fn swagger(name: &str, definition: &Value) -> Value {
     Value::Object(out)
 }
 
-/// The fact table: a line `= <name> [group/version/kind ...]` a type, then one a field:
+/// The fact table: a line `= <name> [group/version/kind ...]` a type, then one a field in Go's order:
 /// `<name> <type>[ <flag>...]`; see `coxswain_api::schema` for the letters.
 fn facts(definitions: &BTreeMap<String, Value>, go: &GoTypes) -> Result<String> {
-    let index: BTreeMap<&str, usize> = definitions.keys().enumerate().map(|(i, n)| (n.as_str(), i)).collect();
+    let unserved = unserved::types(definitions, go)?;
+    let names: BTreeSet<&str> =
+        definitions.keys().map(String::as_str).chain(unserved.iter().map(|t| t.name.as_str())).collect();
+    let index: BTreeMap<&str, usize> = names.iter().enumerate().map(|(i, n)| (*n, i)).collect();
     let mut out = String::new();
-    for (name, definition) in definitions {
-        write!(out, "= {name}")?;
-        for gvk in definition["x-kubernetes-group-version-kind"].as_array().into_iter().flatten() {
-            let part = |key: &str| gvk[key].as_str().unwrap_or_default();
-            write!(out, " {}/{}/{}", part("group"), part("version"), part("kind"))?;
-        }
-        out.push('\n');
-        let required: Vec<&str> =
-            definition["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        for (field, schema) in definition["properties"].as_object().into_iter().flatten() {
-            write!(out, "{field} {}", letter(schema, &index)?)?;
-            flags(&mut out, schema, required.contains(&field.as_str()))?;
-            if let Some(facts) = go.get(name).and_then(|fields| fields.get(field)) {
-                let numbers: Vec<String> = facts.numbers.iter().map(u32::to_string).collect();
-                write!(out, " #={}", numbers.join("."))?;
-                if facts.omits_zero {
-                    out.push_str(" -");
-                }
+    for name in &names {
+        match definitions.get(*name) {
+            Some(definition) => served(&mut out, name, definition, &index, go)?,
+            None => {
+                unserved.iter().filter(|t| t.name == *name).try_for_each(|t| t.write(&mut out, &index))?
             }
-            out.push('\n');
         }
     }
     Ok(out)
+}
+
+fn served(
+    out: &mut String,
+    name: &str,
+    definition: &Value,
+    index: &BTreeMap<&str, usize>,
+    go: &GoTypes,
+) -> Result<()> {
+    write!(out, "= {name}")?;
+    for gvk in definition["x-kubernetes-group-version-kind"].as_array().into_iter().flatten() {
+        let part = |key: &str| gvk[key].as_str().unwrap_or_default();
+        write!(out, " {}/{}/{}", part("group"), part("version"), part("kind"))?;
+    }
+    out.push('\n');
+    let required: Vec<&str> =
+        definition["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut fields: Vec<(&String, &Value)> =
+        definition["properties"].as_object().into_iter().flatten().collect();
+    // The type members come from an embedded struct without numbers, first of all.
+    fields.sort_by_key(|(field, _)| match (go.field(name, field), field.as_str()) {
+        (None, "kind") => (0, 0),
+        (None, "apiVersion") => (0, 1),
+        (_, other) => (1, go.position(name, other)),
+    });
+    for (field, schema) in fields {
+        write!(out, "{field} {}", letter(schema, index)?)?;
+        flags(out, schema, required.contains(&field.as_str()))?;
+        if let Some(facts) = go.field(name, field) {
+            numbers(out, facts)?;
+        }
+        out.push('\n');
+    }
+    Ok(())
+}
+
+/// What Go adds to a field.
+pub fn numbers(out: &mut String, facts: &GoField) -> Result<()> {
+    let numbers: Vec<String> = facts.numbers.iter().map(u32::to_string).collect();
+    write!(out, " #={}", numbers.join("."))?;
+    if facts.omits_zero {
+        out.push_str(" -");
+    }
+    if facts.omits_empty_struct {
+        out.push_str(" ~");
+    }
+    if facts.plain {
+        out.push_str(" +");
+    }
+    Ok(())
 }
 
 fn letter(schema: &Value, index: &BTreeMap<&str, usize>) -> Result<String> {
@@ -164,12 +204,13 @@ fn letter(schema: &Value, index: &BTreeMap<&str, usize>) -> Result<String> {
             "IntOrString" => "o".into(),
             "Time" => "t".into(),
             "MicroTime" => "u".into(),
-            "RawExtension"
-            | "FieldsV1"
-            | "JSON"
-            | "JSONSchemaPropsOrArray"
-            | "JSONSchemaPropsOrBool"
-            | "JSONSchemaPropsOrStringArray" => "*".into(),
+            "RawExtension" | "FieldsV1" | "JSON" => "*".into(),
+            union if union.starts_with("JSONSchemaPropsOr") => {
+                let schema = name.replace(union, "JSONSchemaProps");
+                let letter = union.trim_start_matches("JSONSchemaPropsOr").to_lowercase();
+                let index = index.get(schema.as_str()).context("no JSONSchemaProps")?;
+                format!("{}{index}", &letter[..1].to_uppercase())
+            }
             _ => format!("@{}", index.get(name).with_context(|| format!("no definition {name}"))?),
         });
     }

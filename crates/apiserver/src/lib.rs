@@ -128,7 +128,11 @@ impl ApiServer {
 
     /// Answers a request: the layers in their order.
     pub async fn handle(&self, certificate: Option<&UserInfo>, request: Request<Body>) -> Response<Body> {
-        self.answer(certificate, request).await.unwrap_or_else(|status| respond::failure(&status))
+        let accept = request.headers().get(http::header::ACCEPT).cloned();
+        let accept = || accept.map(|value| (http::header::ACCEPT, value)).into_iter().collect();
+        self.answer(certificate, request)
+            .await
+            .unwrap_or_else(|status| handler::render::failure(&accept(), &status))
     }
 
     async fn answer(&self, certificate: Option<&UserInfo>, request: Request<Body>) -> Outcome {

@@ -4,6 +4,7 @@
 //! member of the metadata: it is written into the bytes without parsing them, and lists cut the type members off.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use bytes::{Bytes, BytesMut};
 use coxswain_api::Kind;
@@ -20,6 +21,8 @@ pub struct Attributes {
     pub labels: BTreeMap<String, String>,
     /// The kind's selectable fields.
     pub fields: Vec<(&'static str, String)>,
+    /// The object as a protobuf message, once somebody asked for it.
+    pub message: OnceLock<Bytes>,
 }
 
 /// How the store sees objects.
@@ -32,7 +35,7 @@ impl View for ObjectView {
         let object = serde_json::from_slice(stored).unwrap_or_default();
         match storage_kind(&key.collection) {
             Some(kind) => attributes(kind, &object),
-            None => Attributes { labels: labels(&object), fields: Vec::new() },
+            None => Attributes { labels: labels(&object), ..Attributes::default() },
         }
     }
 
@@ -80,7 +83,7 @@ fn storage_kind(name: &str) -> Option<&'static Kind> {
 
 /// The attributes of an object in its storage form.
 pub fn attributes(kind: &Kind, object: &Value) -> Attributes {
-    Attributes { labels: labels(object), fields: kind.selectable_fields(object) }
+    Attributes { labels: labels(object), fields: kind.selectable_fields(object), ..Attributes::default() }
 }
 
 fn labels(object: &Value) -> BTreeMap<String, String> {

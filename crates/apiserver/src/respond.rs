@@ -10,12 +10,17 @@ use serde::Serialize;
 /// The answer of a handler.
 pub type Outcome = Result<Response<Body>, Status>;
 
-/// Bytes that are JSON.
-pub fn json_bytes(code: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> {
+/// Bytes of a media type.
+pub fn bytes(code: StatusCode, media: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::from(bytes.into()));
     *response.status_mut() = code;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response
+}
+
+/// Bytes that are JSON.
+pub fn json_bytes(code: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> {
+    self::bytes(code, "application/json", bytes)
 }
 
 /// A value as JSON.

@@ -2,6 +2,7 @@
 //!
 //! Nothing here does IO and nothing here knows a kind; objects are `serde_json::Value`.
 
+pub mod apply;
 pub mod field;
 pub mod fields;
 pub mod labels;
@@ -9,6 +10,7 @@ pub mod names;
 pub mod patch;
 pub mod quantity;
 pub mod status;
+pub mod structural;
 
 pub use field::{ErrorKind, ErrorList, FieldError, Path};
 pub use quantity::Quantity;

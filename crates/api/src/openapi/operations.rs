@@ -115,7 +115,9 @@ fn kind_of(kind: &Kind) -> [&'static str; 3] {
 }
 
 fn definition([group, version, kind]: [&str; 3]) -> Option<String> {
-    schema::by_gvk(group, version, kind).map(|t| t.name().to_owned())
+    // What is known from Go alone, the options of streams, has no definition.
+    let described = kind == "DeleteOptions" || !kind.ends_with("Options");
+    schema::by_gvk(group, version, kind).filter(|_| described).map(|t| t.name().to_owned())
 }
 
 fn title(word: &str) -> String {

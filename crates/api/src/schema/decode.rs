@@ -196,6 +196,27 @@ fn normalise_fields(map: &mut Map<String, Value>, target: TypeRef) {
         normalise_value(value, &field.ty);
         !is_left_out(value, field)
     });
+    for field in target.fields().iter().filter(|field| field.is_always_written()) {
+        if !map.contains_key(field.name) {
+            map.insert(field.name.to_owned(), zero(&field.ty));
+        }
+    }
+}
+
+/// What Go writes for a value that nobody set.
+fn zero(ty: &Type) -> Value {
+    match ty {
+        Type::String => "".into(),
+        Type::Int32 | Type::Int64 | Type::Number | Type::IntOrString => 0.into(),
+        Type::Bool => false.into(),
+        Type::Quantity => "0".into(),
+        Type::Ref(target) => {
+            let mut map = Map::new();
+            normalise_fields(&mut map, *target);
+            Value::Object(map)
+        }
+        _ => Value::Null,
+    }
 }
 
 /// Whether Go leaves the value out: zero values of most optional fields, yet never empty structs.

@@ -1,4 +1,4 @@
-//! Writing objects as Go's encoder does: fields in the order of their declaration.
+//! Writing objects as text: as JSON like Go's encoder, fields in the order of their declaration, and as YAML.
 
 use serde_json::{Map, Value};
 
@@ -9,6 +9,11 @@ pub fn write(object: &Value, type_ref: TypeRef) -> String {
     let mut writer = Writer { out: String::new(), depth: 0 };
     writer.value(object, &Type::Ref(type_ref));
     writer.out
+}
+
+/// The object as YAML, keys sorted.
+pub fn yaml(object: &Value) -> String {
+    serde_yaml::to_string(object).unwrap_or_default()
 }
 
 struct Writer {

@@ -1,11 +1,11 @@
 //! Schema facts of the built-in types, and decoding that checks against them.
 //!
 //! `schema/types.txt` is generated (`cargo xtask schema update`). A line `= <name> [group/version/kind …]` begins a type, the
-//! lines after it are its fields in Go's order: `<name> <type> [!] [list=a|s|m] [keys=…] [patch=…] [by=…] [#=…] [-] [+]`. Types are
+//! lines after it are its fields in Go's order: `<name> <type> [!] [list=a|s|m] [keys=…] [patch=…] [by=…] [#=…] [-] [~] [+]`. Types are
 //! `s` string, `i` int32, `l` int64, `d` number, `b` boolean, `y` bytes, `q` quantity, `o` int-or-string, `t` time, `u` microtime,
 //! `*` anything, `@N` the N-th type, `[T` a list of T, `{T` a map of T, `AN`, `BN`, `SN` the N-th type or an array of it, a
 //! boolean, an array of strings. `!` marks required fields, `#=` the protobuf field number (two for fields of a message that
-//! JSON inlines), `-` fields whose zero value JSON leaves out, `+` fields that always have a value in Go (no pointers).
+//! JSON inlines), `-` fields whose zero value JSON leaves out (`~` of structs too), `+` fields that always have a value in Go (no pointers).
 
 mod decode;
 mod json;
@@ -20,12 +20,12 @@ use coxswain_meta::Status;
 use coxswain_meta::patch::strategic::{self, SchemaNode};
 
 pub use decode::{Decoded, check, normalise};
+pub use json::{write as write_json, yaml as write_yaml};
 pub use parse::{parse_json_strict, parse_yaml_strict};
-pub use json::write as write_json;
-pub use protobuf::{
-    decode as decode_protobuf, decode_message as decode_protobuf_message,
+pub use protobuf::{decode as decode_protobuf, decode_message as decode_protobuf_message};
+pub use wire::{
+    encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, field as write_field,
 };
-pub use wire::{encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, field as write_field};
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| Table::load(include_str!("../../schema/types.txt")));
 
@@ -122,6 +122,8 @@ pub struct Field {
     pub map_keys: &'static str,
     /// Go leaves a zero value out of JSON.
     omits_zero: bool,
+    /// Go leaves a zero struct out of JSON.
+    omits_zero_struct: bool,
     /// Go has a value always: protobuf carries it even when it is zero.
     plain: bool,
     /// Protobuf field numbers from the message inwards, filled up with zeros.
@@ -182,6 +184,7 @@ impl Field {
             list_type: ListType::Atomic,
             map_keys: "",
             omits_zero: false,
+            omits_zero_struct: false,
             plain: false,
             numbers: [0; 3],
             patch: "",
@@ -190,6 +193,7 @@ impl Field {
         for flag in flags {
             match flag.split_once('=') {
                 None if flag == "-" => field.omits_zero = true,
+                None if flag == "~" => field.omits_zero_struct = true,
                 None if flag == "+" => field.plain = true,
                 None => field.required = flag == "!",
                 Some(("#", numbers)) => {
@@ -206,6 +210,19 @@ impl Field {
             }
         }
         field
+    }
+}
+
+impl Field {
+    /// Whether Go writes the field into JSON even if nobody set it.
+    fn is_always_written(&self) -> bool {
+        match self.ty {
+            Type::List(_) | Type::Map(_) | Type::Bytes => !self.omits_zero && self.numbers[0] != 0,
+            Type::Ref(_) | Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString | Type::Any => {
+                self.plain && !self.omits_zero_struct
+            }
+            _ => self.plain && !self.omits_zero,
+        }
     }
 }
 
@@ -314,5 +331,7 @@ impl SchemaNode for TypeRef {
     }
 }
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

@@ -13,25 +13,7 @@ const DEEPEST: usize = 64;
 
 /// Decodes an enveloped object of a built-in kind. The error is a text for a 400.
 pub fn decode(bytes: &[u8]) -> Result<Value, String> {
-    let envelope = bytes
-        .strip_prefix(MAGIC)
-        .ok_or("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")?;
-    let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &b""[..]);
-    for field in fields(envelope) {
-        match field? {
-            (1, Wire::Bytes(meta)) => {
-                for field in fields(meta) {
-                    match field? {
-                        (1, Wire::Bytes(text)) => api_version = utf8(text)?,
-                        (2, Wire::Bytes(text)) => kind = utf8(text)?,
-                        _ => {}
-                    }
-                }
-            }
-            (2, Wire::Bytes(message)) => raw = message,
-            _ => {}
-        }
-    }
+    let Envelope { api_version, kind, raw } = open(bytes)?;
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
     let type_ref = by_gvk(group, version, &kind)
         .ok_or_else(|| format!("no kind \"{kind}\" is registered for version \"{api_version}\""))?;
@@ -39,6 +21,41 @@ pub fn decode(bytes: &[u8]) -> Result<Value, String> {
     object["apiVersion"] = api_version.into();
     object["kind"] = kind.into();
     Ok(object)
+}
+
+struct Envelope<'a> {
+    api_version: String,
+    kind: String,
+    raw: &'a [u8],
+}
+
+fn open(bytes: &[u8]) -> Result<Envelope<'_>, String> {
+    let envelope = bytes
+        .strip_prefix(MAGIC)
+        .ok_or("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")?;
+    let mut out = Envelope { api_version: String::new(), kind: String::new(), raw: b"" };
+    for field in fields(envelope) {
+        match field? {
+            (1, Wire::Bytes(meta)) => {
+                for field in fields(meta) {
+                    match field? {
+                        (1, Wire::Bytes(text)) => out.api_version = utf8(text)?,
+                        (2, Wire::Bytes(text)) => out.kind = utf8(text)?,
+                        _ => {}
+                    }
+                }
+            }
+            (2, Wire::Bytes(message)) => out.raw = message,
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+/// The message in an envelope.
+#[cfg(test)]
+pub(super) fn raw(bytes: &[u8]) -> Result<&[u8], String> {
+    open(bytes).map(|envelope| envelope.raw)
 }
 
 /// Decodes a message without its envelope.

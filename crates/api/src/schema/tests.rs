@@ -89,7 +89,7 @@ fn stored_form() {
     normalise(&mut doc, deployment());
     assert_eq!(
         doc,
-        json!({"metadata": {}, "spec": {"replicas": 1, "template": {"spec": {
+        json!({"metadata": {}, "status": {}, "spec": {"replicas": 1, "strategy": {}, "template": {"metadata": {}, "spec": {
             "containers": [{"name": "a", "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}, "securityContext": {}}],
             "volumes": [{"name": "v", "emptyDir": {}}]}}}})
     );

@@ -171,12 +171,14 @@ fn timestamp(out: &mut Vec<u8>, value: &Value) {
     let fraction = text.split_once('.').map_or("", |(_, rest)| rest);
     let mut nanos = String::new();
     // Infallible: a String takes all.
-    let _ = write!(nanos, "{:0<9.9}", fraction.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+    let _ =
+        write!(nanos, "{:0<9.9}", fraction.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
     integer(out, 2, nanos.parse().unwrap_or_default());
 }
 
 fn either(out: &mut Vec<u8>, value: &Value, alternative: Alternative, target: TypeRef) {
-    let schema = |out: &mut Vec<u8>, number: u64, value: &Value| single(out, number, value, &Type::Ref(target));
+    let schema =
+        |out: &mut Vec<u8>, number: u64, value: &Value| single(out, number, value, &Type::Ref(target));
     match (alternative, value) {
         (Alternative::Bool, Value::Object(_)) => {
             integer(out, 1, 1);

@@ -10,7 +10,7 @@ use rand::Rng;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Call, Form, check_type, display_name, key, read_document, render};
+use super::{Call, check_type, display_name, key, read_document, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::object::{Meta, attributes, encode, now};
@@ -54,7 +54,7 @@ impl Call {
 
     /// POST to a collection.
     pub async fn post(&self, request: Request<Body>) -> Outcome {
-        let form = Form::accepted(&self.headers)?;
+        let form = self.form()?;
         let (mut object, duplicates) = read_document(request).await?;
         check_type(self.kind, &mut object)?;
         let warnings = self.decode(&mut object, duplicates)?;

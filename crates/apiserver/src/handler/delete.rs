@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::create::unavailable;
 use super::update::finished;
-use super::{Call, Form, Stored, key, parse, read_body, render};
+use super::{Call, Stored, key, parse, read_body, render};
 use crate::Server;
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
@@ -94,7 +94,7 @@ impl Call {
 
     /// DELETE of an object.
     pub async fn delete(&self, request: Request<Body>) -> Outcome {
-        let form = Form::accepted(&self.headers)?;
+        let form = self.form()?;
         let options = self.delete_options(request).await?;
         let namespace = if self.kind.namespaced { &self.info.namespace } else { "" };
         match self.server.delete(self.kind, &self.user, namespace, &self.info.name, &options).await? {
@@ -126,7 +126,7 @@ impl Call {
 
     /// DELETE of a collection.
     pub async fn delete_collection(&self, request: Request<Body>) -> Outcome {
-        let form = Form::accepted(&self.headers)?;
+        let form = self.form()?;
         let options = self.delete_options(request).await?;
         let selection = self.selection()?;
         let mut objects = self.collection().list(&selection.prefix);

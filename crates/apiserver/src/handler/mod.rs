@@ -98,6 +98,11 @@ impl Call {
         }
     }
 
+    /// The form of the answer that the client asked for.
+    pub fn form(&self) -> Result<Form, Status> {
+        Form::accepted(&self.headers, self.kind.schema().is_some())
+    }
+
     /// The collection that keeps the kind.
     pub fn collection(&self) -> Arc<Collection<Attributes>> {
         self.server.store.collection(&object::collection(self.kind.storage))

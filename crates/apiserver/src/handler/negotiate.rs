@@ -4,9 +4,9 @@ use coxswain_meta::Status;
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-/// The form of an answer.
+/// What an answer shows of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum Shape {
     /// The object itself.
     Object,
     /// A `Table` of printed columns.
@@ -15,41 +15,72 @@ pub enum Form {
     Metadata,
 }
 
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+    /// Kubernetes' protobuf form; built-in kinds only.
+    Protobuf,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// What is shown.
+    pub shape: Shape,
+    /// How it is written.
+    pub encoding: Encoding,
+}
+
+/// The media types of objects.
 const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 impl Form {
-    /// The first form of the `Accept` header that is served.
+    /// The object as JSON.
+    pub const JSON: Form = Form { shape: Shape::Object, encoding: Encoding::Json };
+
+    /// The first form of the `Accept` header that is served; protobuf only where there is a message type.
     ///
     /// # Errors
     /// 406 where none is.
-    pub fn accepted(headers: &HeaderMap) -> Result<Self, Status> {
+    pub fn accepted(headers: &HeaderMap, has_message: bool) -> Result<Self, Status> {
         let mut accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
         if accept.peek().is_none() {
-            return Ok(Self::Object);
+            return Ok(Self::JSON);
         }
         accept
             .flat_map(|value| value.split(','))
-            .find_map(Self::of_range)
-            .ok_or_else(|| Status::not_acceptable(MEDIA_TYPES))
+            .filter_map(Self::of_range)
+            .find(|form| has_message || form.encoding != Encoding::Protobuf)
+            .ok_or_else(|| Status::not_acceptable(if has_message { MEDIA_TYPES } else { &MEDIA_TYPES[..2] }))
     }
 
     fn of_range(range: &str) -> Option<Self> {
         let mut parts = range.split(';').map(str::trim);
-        if !matches!(parts.next()?, "application/json" | "application/*" | "*/*") {
-            return None;
-        }
+        let encoding = match parts.next()? {
+            "application/json" | "application/*" | "*/*" => Encoding::Json,
+            "application/yaml" => Encoding::Yaml,
+            "application/vnd.kubernetes.protobuf" => Encoding::Protobuf,
+            _ => return None,
+        };
         let parameters: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
         let get = |name: &str| parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
-        match (get("as"), get("g"), get("v")) {
-            (None, ..) => Some(Self::Object),
-            (Some("Table"), Some("meta.k8s.io"), Some("v1")) => Some(Self::Table),
+        let shape = match (get("as"), get("g"), get("v")) {
+            (None, ..) => Shape::Object,
+            (Some("Table"), Some("meta.k8s.io"), Some("v1")) if encoding != Encoding::Protobuf => {
+                Shape::Table
+            }
             (
                 Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
                 Some("meta.k8s.io"),
                 Some("v1"),
-            ) => Some(Self::Metadata),
-            _ => None,
-        }
+            ) => Shape::Metadata,
+            _ => return None,
+        };
+        Some(Self { shape, encoding })
     }
 }
 
@@ -60,15 +91,24 @@ mod tests {
     #[test]
     fn the_first_form_served_wins() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        for (accept, form) in [
-            (kubectl, Some(Form::Table)),
-            ("application/vnd.kubernetes.protobuf, application/json", Some(Form::Object)),
-            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some(Form::Metadata)),
-            ("*/*", Some(Form::Object)),
-            ("text/html", None),
+        let form = |shape, encoding| Some(Form { shape, encoding });
+        let protobuf = "application/vnd.kubernetes.protobuf, application/json";
+        for (accept, has_message, expected) in [
+            (kubectl, true, form(Shape::Table, Encoding::Json)),
+            (protobuf, true, form(Shape::Object, Encoding::Protobuf)),
+            (protobuf, false, form(Shape::Object, Encoding::Json)),
+            ("application/vnd.kubernetes.protobuf", false, None),
+            (
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+                true,
+                form(Shape::Metadata, Encoding::Protobuf),
+            ),
+            ("application/yaml", true, form(Shape::Object, Encoding::Yaml)),
+            ("*/*", true, form(Shape::Object, Encoding::Json)),
+            ("text/html", true, None),
         ] {
             let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
-            assert_eq!(Form::accepted(&headers).ok(), form, "{accept}");
+            assert_eq!(Form::accepted(&headers, has_message).ok(), expected, "{accept}");
         }
     }
 }

@@ -7,7 +7,7 @@ use http::header::CONTENT_TYPE;
 use http::{Request, StatusCode};
 use serde_json::Value;
 
-use super::{Call, Form, check_type, parse, read_body, render};
+use super::{Call, check_type, parse, read_body, render};
 use crate::respond::{self, Outcome};
 
 const MEDIA_TYPES: &[&str] = &[
@@ -63,7 +63,7 @@ impl Patch {
 impl Call {
     /// PATCH of an object or its status.
     pub async fn patch(&self, request: Request<Body>) -> Outcome {
-        let form = Form::accepted(&self.headers)?;
+        let form = self.form()?;
         let patch = Patch::read(request).await?;
         let mut warnings = Vec::new();
         let bytes = self

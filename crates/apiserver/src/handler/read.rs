@@ -8,7 +8,7 @@ use coxswain_store::Revision;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::{Call, Form, render};
+use super::{Call, render};
 use crate::object::Attributes;
 use crate::respond::Outcome;
 
@@ -82,14 +82,14 @@ impl Call {
 
     /// GET of one object.
     pub fn get(&self) -> Outcome {
-        let form = Form::accepted(&self.headers)?;
+        let form = self.form()?;
         let stored = self.stored()?;
         Ok(render::object(self.kind, form, StatusCode::OK, &stored.bytes, self.include_object()))
     }
 
     /// GET of a collection.
     pub fn list(&self) -> Outcome {
-        let form = Form::accepted(&self.headers)?;
+        let form = self.form()?;
         let selection = self.selection()?;
         let now = self.server.store.revision();
         let window = Window::of(self, now)?;

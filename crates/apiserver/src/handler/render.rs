@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use coxswain_api::Kind;
+use coxswain_api::{Kind, schema};
+use coxswain_meta::Status;
 use coxswain_store::{Object, Revision};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::Form;
+use super::negotiate::{Encoding, Form, Shape};
 use crate::authn::epoch_seconds;
 use crate::object::{Attributes, Meta, list_item};
 use crate::respond;
+
+/// The media type of protobuf.
+pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// An object of the store.
 pub type Stored = Arc<Object<Attributes>>;
@@ -44,29 +48,94 @@ pub fn bytes(kind: &Kind, stored: &Bytes) -> Bytes {
     serde_json::to_vec(&document(kind, stored)).unwrap_or_default().into()
 }
 
+/// A stored object as a protobuf message of the row's kind, derived once where that is the stored version.
+fn message(kind: &Kind, object: &Stored) -> Option<Bytes> {
+    let type_ref = kind.schema()?;
+    let derive = || Bytes::from(schema::encode_protobuf_message(&document(kind, &object.bytes), type_ref));
+    if is_storage(kind) {
+        return Some(object.attributes.message.get_or_init(derive).clone());
+    }
+    Some(derive())
+}
+
+/// A stored object in protobuf, with its envelope.
+pub fn protobuf(kind: &Kind, object: &Stored) -> Option<Bytes> {
+    Some(schema::envelope(&kind.api_version(), kind.kind, &message(kind, object)?).into())
+}
+
+/// A document in an encoding; JSON where the kind has no protobuf form.
+pub fn value(code: StatusCode, encoding: Encoding, value: &Value) -> Response<Body> {
+    match encoding {
+        Encoding::Json => respond::json(code, value),
+        Encoding::Yaml => respond::bytes(code, "application/yaml", schema::write_yaml(value)),
+        Encoding::Protobuf => match schema::encode_protobuf(value) {
+            Some(bytes) => respond::bytes(code, PROTOBUF, bytes),
+            None => respond::json(code, value),
+        },
+    }
+}
+
+/// A failure, in the encoding that the client asked for.
+pub fn failure(headers: &HeaderMap, status: &Status) -> Response<Body> {
+    let plain = respond::failure(status);
+    let encoding = Form::accepted(headers, true).map_or(Encoding::Json, |form| form.encoding);
+    let document = serde_json::to_value(status).ok().filter(|_| encoding != Encoding::Json);
+    let Some(document) = document else { return plain };
+    let (mut parts, body) = value(plain.status(), encoding, &document).into_parts();
+    for (name, header) in plain.headers() {
+        parts.headers.entry(name).or_insert_with(|| header.clone());
+    }
+    Response::from_parts(parts, body)
+}
+
 /// One object.
 pub fn object(kind: &Kind, form: Form, code: StatusCode, stored: &Bytes, include: &str) -> Response<Body> {
-    match form {
-        Form::Object => respond::json_bytes(code, bytes(kind, stored)),
-        Form::Metadata => respond::json(code, &metadata(&document(kind, stored))),
-        Form::Table => {
+    match form.shape {
+        Shape::Object if form.encoding == Encoding::Json => respond::json_bytes(code, bytes(kind, stored)),
+        Shape::Object => value(code, form.encoding, &document(kind, stored)),
+        Shape::Metadata => value(code, form.encoding, &metadata(&document(kind, stored))),
+        Shape::Table => {
             let object = document(kind, stored);
             let version = object.meta_str("resourceVersion").to_owned();
-            respond::json(code, &table(kind, &[object], include, json!({ "resourceVersion": version }), true))
+            let table = table(kind, &[object], include, json!({ "resourceVersion": version }), true);
+            value(code, form.encoding, &table)
         }
     }
 }
 
 /// A list.
 pub fn list(kind: &Kind, form: Form, objects: &[Stored], list_meta: Value, include: &str) -> Response<Body> {
-    if form == Form::Table {
-        let objects: Vec<Value> = objects.iter().map(|stored| document(kind, &stored.bytes)).collect();
-        return respond::json(StatusCode::OK, &table(kind, &objects, include, list_meta, true));
+    let documents = || objects.iter().map(|stored| document(kind, &stored.bytes));
+    match (form.shape, form.encoding) {
+        (Shape::Object, Encoding::Json) => {
+            respond::json_bytes(StatusCode::OK, joined(kind, objects, &list_meta))
+        }
+        (Shape::Object, Encoding::Protobuf) => {
+            respond::bytes(StatusCode::OK, PROTOBUF, messages(kind, objects, &list_meta))
+        }
+        (Shape::Object, encoding) => {
+            let items: Vec<Value> = documents().collect();
+            let (list_kind, version) = (kind.list_kind, kind.api_version());
+            let list =
+                json!({ "kind": list_kind, "apiVersion": version, "metadata": list_meta, "items": items });
+            value(StatusCode::OK, encoding, &list)
+        }
+        (Shape::Table, encoding) => {
+            let objects: Vec<Value> = documents().collect();
+            value(StatusCode::OK, encoding, &table(kind, &objects, include, list_meta, true))
+        }
+        (Shape::Metadata, encoding) => {
+            let items: Vec<Value> = documents().map(|object| metadata(&object)).collect();
+            let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+                "metadata": list_meta, "items": items });
+            value(StatusCode::OK, encoding, &list)
+        }
     }
-    let (list_kind, version) = match form {
-        Form::Metadata => ("PartialObjectMetadataList", "meta.k8s.io/v1".to_owned()),
-        _ => (kind.list_kind, kind.api_version()),
-    };
+}
+
+/// A list in JSON out of the stored bytes.
+fn joined(kind: &Kind, objects: &[Stored], list_meta: &Value) -> Bytes {
+    let (list_kind, version) = (kind.list_kind, kind.api_version());
     let size: usize = objects.iter().map(|stored| stored.bytes.len() + 1).sum();
     let mut body = BytesMut::with_capacity(size + 256);
     body.extend_from_slice(
@@ -77,18 +146,26 @@ pub fn list(kind: &Kind, form: Form, objects: &[Stored], list_meta: Value, inclu
         if at > 0 {
             body.extend_from_slice(b",");
         }
-        if form == Form::Metadata {
-            let partial = metadata(&document(kind, &stored.bytes)).to_string();
-            body.extend_from_slice(partial.as_bytes());
-        } else {
-            let bytes = bytes(kind, &stored.bytes);
-            let (open, rest) = list_item(&bytes);
-            body.extend_from_slice(open);
-            body.extend_from_slice(rest);
-        }
+        let bytes = bytes(kind, &stored.bytes);
+        let (open, rest) = list_item(&bytes);
+        body.extend_from_slice(open);
+        body.extend_from_slice(rest);
     }
     body.extend_from_slice(b"]}");
-    respond::json_bytes(StatusCode::OK, body.freeze())
+    body.freeze()
+}
+
+/// A list in protobuf out of the objects' messages: every list kind has the metadata as field 1 and the items as field 2.
+fn messages(kind: &Kind, objects: &[Stored], list_meta: &Value) -> Vec<u8> {
+    let size: usize = objects.iter().map(|stored| stored.bytes.len()).sum();
+    let mut list = Vec::with_capacity(size);
+    let meta = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta");
+    let meta = meta.map(|t| schema::encode_protobuf_message(list_meta, t)).unwrap_or_default();
+    schema::write_field(&mut list, 1, &meta);
+    for message in objects.iter().filter_map(|object| message(kind, object)) {
+        schema::write_field(&mut list, 2, &message);
+    }
+    schema::envelope(&kind.api_version(), kind.list_kind, &list)
 }
 
 /// The metadata of a list.

@@ -10,7 +10,7 @@ use http::{Request, StatusCode};
 use serde_json::Value;
 
 use super::create::unavailable;
-use super::{Call, Form, Stored, check_type, key, read_document, render};
+use super::{Call, Stored, check_type, key, read_document, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::object::{Meta, attributes, encode};
@@ -67,7 +67,7 @@ impl Call {
 
     /// PUT of an object or its status.
     pub async fn put(&self, request: Request<Body>) -> Outcome {
-        let form = Form::accepted(&self.headers)?;
+        let form = self.form()?;
         let (mut object, duplicates) = read_document(request).await?;
         check_type(self.kind, &mut object)?;
         let warnings = self.decode(&mut object, duplicates)?;

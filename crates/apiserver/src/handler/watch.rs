@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use coxswain_api::schema;
 use coxswain_meta::Status;
 use coxswain_store::{Compacted, Event, EventKind, Object, Revision, Watch};
 use futures::stream;
@@ -13,8 +14,9 @@ use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::negotiate::{Encoding, Form, Shape};
 use super::read::{Selection, parse_version};
-use super::{Call, Form, render};
+use super::{Call, Stored, render};
 use crate::object::Attributes;
 use crate::respond::Outcome;
 
@@ -26,7 +28,7 @@ const SHORTEST_WATCH_SECONDS: u64 = 1800;
 impl Call {
     /// A watch of a collection (or, by name, of one object).
     pub fn watch(&self) -> Outcome {
-        let form = Form::accepted(&self.headers)?;
+        let form = self.form()?;
         let selection = self.selection()?;
         let bookmarks = self.query.is_true("allowWatchBookmarks");
         let send_initial = self.query.is_true("sendInitialEvents");
@@ -57,7 +59,12 @@ impl Call {
             stream.next().await.map(|bytes| (Ok::<Bytes, std::convert::Infallible>(bytes), stream))
         }));
         let mut response = Response::new(body);
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let media = match form.encoding {
+            Encoding::Json => "application/json",
+            Encoding::Yaml => "application/yaml;stream=watch",
+            Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        };
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
         Ok(response)
     }
 }
@@ -97,7 +104,7 @@ impl Stream {
         let mut first =
             BytesMut::with_capacity(page.objects.iter().map(|object| object.bytes.len() + 32).sum());
         for object in &page.objects {
-            self.write(&mut first, "ADDED", &object.bytes);
+            self.write(&mut first, "ADDED", object);
         }
         if initial_bookmark {
             self.bookmark(&mut first, at, true);
@@ -108,9 +115,10 @@ impl Stream {
 
     fn expire(&mut self, compacted: Compacted) {
         let status = Status::too_old(compacted.asked.0, compacted.oldest.0);
-        let line = json!({ "type": "ERROR", "object": status }).to_string();
-        self.first.extend_from_slice(line.as_bytes());
-        self.first.extend_from_slice(b"\n");
+        let status = serde_json::to_value(&status).unwrap_or_default();
+        let mut line = BytesMut::new();
+        self.frame(&mut line, "ERROR", &status);
+        self.first.extend_from_slice(&line);
     }
 
     async fn next(&mut self) -> Option<Bytes> {
@@ -170,30 +178,47 @@ impl Stream {
         let before = event.previous.as_ref().is_some_and(|previous| takes(&previous.attributes));
         let after = event.kind == EventKind::Put && takes(&event.object.attributes);
         match (before, after) {
-            (false, true) => self.write(out, "ADDED", &event.object.bytes),
-            (true, true) => self.write(out, "MODIFIED", &event.object.bytes),
-            (true, false) => self.write(out, "DELETED", &event.object.bytes),
+            (false, true) => self.write(out, "ADDED", &event.object),
+            (true, true) => self.write(out, "MODIFIED", &event.object),
+            (true, false) => self.write(out, "DELETED", &event.object),
             (false, false) => {}
         }
     }
 
-    fn write(&mut self, out: &mut BytesMut, kind: &str, stored: &Bytes) {
-        out.extend_from_slice(format!(r#"{{"type":"{kind}","object":"#).as_bytes());
-        match self.form {
-            Form::Object => out.extend_from_slice(&render::bytes(self.call.kind, stored)),
-            Form::Metadata => {
-                let object = render::metadata(&render::document(self.call.kind, stored));
-                out.extend_from_slice(object.to_string().as_bytes());
+    fn write(&mut self, out: &mut BytesMut, event: &str, object: &Stored) {
+        let kind = self.call.kind;
+        match (self.form.shape, self.form.encoding) {
+            (Shape::Object, Encoding::Json) => json_frame(out, event, &render::bytes(kind, &object.bytes)),
+            (Shape::Object, Encoding::Protobuf) => {
+                protobuf_frame(out, event, &render::protobuf(kind, object).unwrap_or_default());
             }
-            Form::Table => {
-                let object = render::document(self.call.kind, stored);
+            (Shape::Object, Encoding::Yaml) => self.frame(out, event, &render::document(kind, &object.bytes)),
+            (Shape::Metadata, _) => {
+                self.frame(out, event, &render::metadata(&render::document(kind, &object.bytes)));
+            }
+            (Shape::Table, _) => {
+                let object = render::document(kind, &object.bytes);
                 let meta = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
                 let headings = std::mem::take(&mut self.headings);
-                let table = render::table(self.call.kind, &[object], &self.include, meta, headings);
-                out.extend_from_slice(table.to_string().as_bytes());
+                let table = render::table(kind, &[object], &self.include, meta, headings);
+                self.frame(out, event, &table);
             }
         }
-        out.extend_from_slice(b"}\n");
+    }
+
+    /// Writes an event with a document.
+    fn frame(&self, out: &mut BytesMut, event: &str, object: &Value) {
+        match self.form.encoding {
+            Encoding::Json => json_frame(out, event, object.to_string().as_bytes()),
+            Encoding::Yaml => {
+                let text = schema::write_yaml(&json!({ "type": event, "object": object }));
+                out.extend_from_slice(b"---\n");
+                out.extend_from_slice(text.as_bytes());
+            }
+            Encoding::Protobuf => {
+                protobuf_frame(out, event, &schema::encode_protobuf(object).unwrap_or_default());
+            }
+        }
     }
 
     fn bookmark(&self, out: &mut BytesMut, at: Revision, initial_end: bool) {
@@ -202,16 +227,32 @@ impl Stream {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
         let kind = self.call.kind;
-        let object: Value = match self.form {
-            Form::Object => {
+        let object: Value = match self.form.shape {
+            Shape::Object => {
                 json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata })
             }
-            Form::Metadata => {
+            Shape::Metadata => {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
             }
-            Form::Table => render::table(kind, &[], "None", metadata, false),
+            Shape::Table => render::table(kind, &[], "None", metadata, false),
         };
-        out.extend_from_slice(json!({ "type": "BOOKMARK", "object": object }).to_string().as_bytes());
-        out.extend_from_slice(b"\n");
+        self.frame(out, "BOOKMARK", &object);
     }
+}
+
+fn json_frame(out: &mut BytesMut, event: &str, object: &[u8]) {
+    out.extend_from_slice(format!(r#"{{"type":"{event}","object":"#).as_bytes());
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
+}
+
+/// A length of four bytes, and a `WatchEvent` whose raw object is an enveloped one.
+fn protobuf_frame(out: &mut BytesMut, event: &str, object: &[u8]) {
+    let (mut raw, mut message) =
+        (Vec::with_capacity(object.len() + 8), Vec::with_capacity(object.len() + 32));
+    schema::write_field(&mut raw, 1, object);
+    schema::write_field(&mut message, 1, event.as_bytes());
+    schema::write_field(&mut message, 2, &raw);
+    out.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(&message);
 }

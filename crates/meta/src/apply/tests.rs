@@ -1,0 +1,165 @@
+//! Scenarios of structured-merge-diff on a small schema.
+
+use serde_json::json;
+
+use super::*;
+
+/// `kind` of place: a struct of named places, a map of values, lists.
+#[derive(Clone, Copy)]
+enum Place {
+    Root,
+    Spec,
+    Free,
+    Ports,
+    Port,
+    Finalizers,
+    Leaf,
+}
+
+impl Node for Place {
+    fn relation(self, _: &Value) -> Relation {
+        match self {
+            Place::Root | Place::Spec | Place::Free | Place::Port => Relation::Map,
+            Place::Ports => Relation::Keyed,
+            Place::Finalizers => Relation::Set,
+            Place::Leaf => Relation::Atomic,
+        }
+    }
+
+    fn member(self, name: &str) -> Member<Self> {
+        let node = match (self, name) {
+            (Place::Root, "spec") => Place::Spec,
+            (Place::Root, "labels") => Place::Free,
+            (Place::Spec, "ports") => Place::Ports,
+            (Place::Root, "finalizers") => Place::Finalizers,
+            _ => Place::Leaf,
+        };
+        Member { node, declared: !matches!(self, Place::Free) }
+    }
+
+    fn item(self) -> Self {
+        if matches!(self, Place::Ports) { Place::Port } else { Place::Leaf }
+    }
+
+    fn keys(self) -> Vec<(String, Option<Value>)> {
+        vec![("port".into(), None), ("protocol".into(), Some(json!("TCP")))]
+    }
+}
+
+fn manager(name: &str) -> Manager<'_> {
+    Manager { name, api_version: "v1", subresource: "", now: "2026-01-01T00:00:00Z" }
+}
+
+struct Scenario {
+    live: Value,
+    entries: Vec<Value>,
+}
+
+impl Scenario {
+    fn new(live: Value) -> Self {
+        let mut scenario = Scenario { live: json!({}), entries: Vec::new() };
+        scenario.update("creator", live);
+        scenario
+    }
+
+    fn update(&mut self, name: &str, new: Value) {
+        update(&mut self.entries, changes(Place::Root, &self.live, &new), &Set::default(), &manager(name));
+        self.live = new;
+    }
+
+    fn apply(&mut self, name: &str, configuration: Value, force: bool) -> Vec<String> {
+        let (entries, who) = (&mut self.entries, manager(name));
+        match apply(Place::Root, &self.live, &configuration, entries, &who, (&Set::default(), force)) {
+            Ok(new) => {
+                self.live = new;
+                Vec::new()
+            }
+            Err(conflicts) => conflicts.into_iter().map(|c| format!("{} {}", c.manager, c.path)).collect(),
+        }
+    }
+
+    fn fields(&self, name: &str) -> Value {
+        let entry = self.entries.iter().find(|entry| entry["manager"] == name);
+        entry.map_or(Value::Null, |entry| entry["fieldsV1"].clone())
+    }
+}
+
+#[test]
+fn a_creator_owns_everything_with_its_parents() {
+    let scenario = Scenario::new(
+        json!({"kind": "K", "metadata": {"name": "x"}, "labels": {"a": "b"}, "finalizers": ["f"],
+        "spec": {"replicas": 1, "ports": [{"port": 80, "name": "http"}]}}),
+    );
+    assert_eq!(
+        scenario.fields("creator"),
+        json!({"f:labels": {".": {}, "f:a": {}}, "f:finalizers": {".": {}, "v:\"f\"": {}},
+            "f:spec": {".": {}, "f:replicas": {}, "f:ports": {".": {},
+                "k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}, "f:port": {}}}}})
+    );
+}
+
+#[test]
+fn conflicts_are_named_and_forced() {
+    let mut scenario = Scenario::new(json!({"spec": {"replicas": 1}, "labels": {"a": "b"}}));
+    let wanted = json!({"spec": {"replicas": 2}, "labels": {"c": "d"}});
+    assert_eq!(scenario.apply("me", wanted.clone(), false), ["\"creator\" using v1 .spec.replicas"]);
+    assert!(scenario.apply("me", wanted, true).is_empty());
+    assert_eq!(scenario.live, json!({"spec": {"replicas": 2}, "labels": {"a": "b", "c": "d"}}));
+    assert_eq!(scenario.fields("me"), json!({"f:labels": {"f:c": {}}, "f:spec": {"f:replicas": {}}}));
+    assert_eq!(scenario.fields("creator"), json!({"f:labels": {".": {}, "f:a": {}}, "f:spec": {}}));
+    assert_eq!(scenario.entries[0]["operation"], "Apply", "applied entries come first");
+    // Equal values are shared, not fought over.
+    assert!(scenario.apply("other", json!({"spec": {"replicas": 2}}), false).is_empty());
+    assert_eq!(scenario.apply("me", json!({"spec": {"replicas": 3}}), false), ["\"other\" .spec.replicas"]);
+}
+
+#[test]
+fn what_is_no_longer_applied_goes_unless_others_own_it() {
+    let mut scenario = Scenario::new(json!({}));
+    let ports = |list: &[i64]| json!({"spec": {"ports": list.iter().map(|port| json!({"port": port})).collect::<Vec<_>>()}});
+    scenario.apply("a", ports(&[1, 2, 3]), false);
+    scenario.apply("b", ports(&[3]), false);
+    scenario.apply("a", ports(&[2]), false);
+    assert_eq!(scenario.live, ports(&[2, 3]));
+    let mut labelled = scenario.live.clone();
+    labelled["labels"] = json!({"x": "y"});
+    scenario.update("c", labelled);
+    scenario.apply("b", json!({"labels": {"z": "1"}}), false);
+    assert_eq!(scenario.live, json!({"labels": {"x": "y", "z": "1"}, "spec": {"ports": [{"port": 2}]}}));
+    scenario.apply("a", json!({}), false);
+    assert_eq!(scenario.live, json!({"labels": {"x": "y", "z": "1"}}));
+    assert_eq!(scenario.fields("a"), Value::Null);
+}
+
+#[test]
+fn updates_take_fields_over_and_lists_keep_their_order() {
+    let mut scenario = Scenario::new(json!({}));
+    scenario.apply("a", json!({"spec": {"ports": [{"port": 1}, {"port": 2, "name": "x"}]}}), false);
+    scenario.update("b", json!({"spec": {"ports": [{"port": 9}, {"port": 1}, {"port": 2, "name": "y"}]}}));
+    assert_eq!(
+        scenario.apply("a", json!({"spec": {"ports": [{"port": 1}, {"port": 2, "name": "x"}]}}), false),
+        ["\"b\" using v1 .spec.ports[port=2,protocol=\"TCP\"].name"]
+    );
+    scenario.apply("a", json!({"spec": {"ports": [{"port": 2}, {"port": 1}]}}), false);
+    assert_eq!(
+        scenario.live,
+        json!({"spec": {"ports": [{"port": 9}, {"port": 2, "name": "y"}, {"port": 1}]}})
+    );
+}
+
+#[test]
+fn updaters_are_capped() {
+    let mut scenario = Scenario::new(json!({}));
+    for n in 0..14 {
+        let mut new = scenario.live.clone();
+        new["labels"][format!("l{n}")] = json!("x");
+        scenario.update(&format!("m{n}"), new);
+    }
+    assert_eq!(scenario.entries.len(), 10);
+    assert_eq!(
+        scenario.fields("ancient-changes").as_object().map(|f| f["f:labels"].as_object().map(Map::len)),
+        Some(Some(6))
+    );
+}
+
+use serde_json::{Map, Value};
