@@ -2,7 +2,6 @@
 //!
 //! Each plugin is one function of the table below, named as upstream names it.
 
-use coxswain_api::Kind;
 use coxswain_meta::Status;
 use coxswain_meta::status::Cause;
 use rand::Rng;
@@ -12,6 +11,7 @@ use crate::Server;
 use crate::authn::UserInfo;
 use crate::handler::display_name;
 use crate::object::Meta;
+use crate::resource::Resource;
 
 /// What is done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Admission<'a> {
     /// The server, for what plugins look up.
     pub server: &'a Server,
     /// The row of the object.
-    pub kind: &'static Kind,
+    pub kind: &'a Resource,
     /// Who writes.
     pub user: &'a UserInfo,
     /// What is done.
@@ -60,8 +60,8 @@ const VALIDATORS: &[(&str, Operation, Validator)] = &[
     ("pods", Operation::Delete, own_pods),
 ];
 
-fn applies(plural: &str, kind: &Kind) -> bool {
-    plural == "*" || (plural == kind.plural && kind.group.is_empty())
+fn applies(plural: &str, kind: &Resource) -> bool {
+    plural == "*" || (plural == kind.plural() && kind.group().is_empty())
 }
 
 impl Admission<'_> {
@@ -82,14 +82,14 @@ impl Admission<'_> {
     }
 
     fn forbidden(&self, object: &Value, why: &str) -> Status {
-        Status::forbidden(self.kind.group, self.kind.plural, display_name(object), why)
+        Status::forbidden(self.kind.group(), self.kind.plural(), display_name(object), why)
     }
 }
 
 /// NamespaceLifecycle: nothing is made in a namespace that does not exist or is going away.
 fn namespace_exists(admission: &Admission, object: &Value) -> Result<(), Status> {
     let name = object.namespace();
-    if !admission.kind.namespaced || name.is_empty() {
+    if !admission.kind.namespaced() || name.is_empty() {
         return Ok(());
     }
     let Some(namespace) = admission.server.read("", "namespaces", "", name) else {

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
-use coxswain_api::Kind;
 use coxswain_meta::Status;
 use coxswain_meta::field::{ErrorList, FieldError, Path};
 use rand::Rng;
@@ -13,6 +12,7 @@ use tokio::sync::MutexGuard;
 
 use crate::Server;
 use crate::object::Meta;
+use crate::resource::Resource;
 
 /// The addresses and ports that services may have.
 #[derive(Clone, Debug)]
@@ -62,8 +62,8 @@ pub struct Allocation<'a> {
 }
 
 /// Takes the lock where a kind needs it. Hold the result until the object is written.
-pub async fn lock<'a>(server: &'a Server, kind: &Kind) -> Allocation<'a> {
-    let services = kind.plural == "services" && kind.group.is_empty();
+pub async fn lock<'a>(server: &'a Server, kind: &Resource) -> Allocation<'a> {
+    let services = kind.plural() == "services" && kind.group().is_empty();
     Allocation { server, guard: if services { Some(server.allocating.lock().await) } else { None } }
 }
 

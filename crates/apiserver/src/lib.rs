@@ -18,9 +18,11 @@ mod handler;
 mod object;
 mod plain;
 mod request;
+mod resource;
 mod respond;
 mod serve;
 mod subresource;
+mod webhook;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -44,7 +46,9 @@ use authz::Rbac;
 use handler::Call;
 use object::ObjectView;
 use request::{Query, RequestInfo};
+use resource::Registry;
 use respond::Outcome;
+use webhook::Webhooks;
 
 /// What the server is told.
 pub struct Config {
@@ -66,6 +70,8 @@ pub(crate) struct Server {
     config: Config,
     tokens: TokenAuthority,
     rbac: Rbac,
+    customs: Registry,
+    webhooks: Webhooks,
     allocating: tokio::sync::Mutex<()>,
     ready: AtomicBool,
     shutdown: CancellationToken,
@@ -103,6 +109,8 @@ impl ApiServer {
             config,
             tokens,
             rbac: Rbac::default(),
+            customs: Registry::default(),
+            webhooks: Webhooks::default(),
             allocating: tokio::sync::Mutex::default(),
             ready: AtomicBool::new(false),
             shutdown,
@@ -149,7 +157,7 @@ impl ApiServer {
         }
         let call = Call::new(self.0.clone(), user, info, query, request.headers().clone())?;
         if matches!(call.info.subresource.as_str(), "" | "status")
-            && (call.info.subresource.is_empty() || call.kind.status)
+            && (call.info.subresource.is_empty() || call.kind.status())
         {
             return call.run(request).await;
         }

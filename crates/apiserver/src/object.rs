@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use bytes::{Bytes, BytesMut};
-use coxswain_api::Kind;
+use coxswain_api::catalogue::KINDS;
 use coxswain_store::{Key, Revision, View};
 use serde_json::{Map, Value};
+
+use crate::resource::Resource;
 
 const METADATA: &[u8] = b"\"metadata\":{";
 const RESOURCE_VERSION: &[u8] = b"\"resourceVersion\":\"";
@@ -34,7 +36,7 @@ impl View for ObjectView {
     fn attributes(&self, key: &Key, stored: &[u8]) -> Attributes {
         let object = serde_json::from_slice(stored).unwrap_or_default();
         match storage_kind(&key.collection) {
-            Some(kind) => attributes(kind, &object),
+            Some(kind) => attributes(&kind, &object),
             None => Attributes { labels: labels(&object), ..Attributes::default() },
         }
     }
@@ -76,13 +78,13 @@ pub fn collection(storage: (&str, &str)) -> String {
     coxswain_meta::status::qualified(storage.0, storage.1)
 }
 
-fn storage_kind(name: &str) -> Option<&'static Kind> {
+fn storage_kind(name: &str) -> Option<Resource> {
     let (plural, group) = name.split_once('.').unwrap_or((name, ""));
-    coxswain_api::catalogue::KINDS.iter().find(|kind| kind.plural == plural && kind.group == group)
+    KINDS.iter().find(|kind| kind.plural == plural && kind.group == group).map(Resource::BuiltIn)
 }
 
 /// The attributes of an object in its storage form.
-pub fn attributes(kind: &Kind, object: &Value) -> Attributes {
+pub fn attributes(kind: &Resource, object: &Value) -> Attributes {
     Attributes { labels: labels(object), fields: kind.selectable_fields(object), ..Attributes::default() }
 }
 

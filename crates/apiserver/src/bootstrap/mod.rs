@@ -4,13 +4,14 @@ mod policy;
 
 use std::sync::Arc;
 
-use coxswain_api::{Kind, catalogue};
+use coxswain_api::catalogue::KINDS;
 use coxswain_meta::Status;
 use serde_json::{Value, json};
 
 use crate::Server;
 use crate::authn::UserInfo;
-use crate::handler::{Change, Part};
+use crate::handler::{Change, FieldManager, New, Part};
+use crate::resource::Resource;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -25,7 +26,7 @@ pub async fn ensure(server: &Arc<Server>) {
         let user = &user;
         async move {
             let Some(kind) = find(group, plural) else { return };
-            report(plural, create(server, kind, user, object).await);
+            report(plural, create(server, &kind, user, object).await);
         }
     };
     let namespaces = NAMESPACES.map(|name| create("", "namespaces", json!({ "metadata": { "name": name } })));
@@ -56,8 +57,8 @@ fn labels() -> Value {
     json!({ "component": "apiserver", "provider": "kubernetes" })
 }
 
-fn find(group: &str, plural: &str) -> Option<&'static Kind> {
-    catalogue::KINDS.iter().find(|kind| kind.group == group && kind.plural == plural)
+fn find(group: &str, plural: &str) -> Option<Resource> {
+    KINDS.iter().find(|kind| kind.group == group && kind.plural == plural).map(Resource::BuiltIn)
 }
 
 fn report(plural: &str, outcome: Result<(), Status>) {
@@ -67,19 +68,17 @@ fn report(plural: &str, outcome: Result<(), Status>) {
 }
 
 /// Creates an object unless it is there.
-async fn create(
-    server: &Server,
-    kind: &'static Kind,
-    user: &UserInfo,
-    mut object: Value,
-) -> Result<(), Status> {
-    object["kind"] = kind.kind.into();
+async fn create(server: &Server, kind: &Resource, user: &UserInfo, mut object: Value) -> Result<(), Status> {
+    object["kind"] = kind.kind().into();
     object["apiVersion"] = kind.api_version().into();
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-    if server.read(kind.group, kind.plural, &text("namespace"), &text("name")).is_some() {
+    if server.read(kind.group(), kind.plural(), &text("namespace"), &text("name")).is_some() {
         return Ok(());
     }
-    match server.create(kind, user, object, false).await {
+    match server
+        .create(New { kind, user, manager: Some(FieldManager::server()), dry_run: false }, object)
+        .await
+    {
         Err(status) if status.reason != "AlreadyExists" => Err(status),
         _ => Ok(()),
     }
@@ -110,9 +109,16 @@ async fn own_endpoints(server: &Arc<Server>, user: &UserInfo) -> Result<(), Stat
     ];
     for (group, plural, object) in wanted {
         let Some(kind) = find(group, plural) else { continue };
-        create(server, kind, user, object.clone()).await?;
-        let change =
-            Change { kind, user, namespace: "default", name: "kubernetes", part: Part::Main, dry_run: false };
+        create(server, &kind, user, object.clone()).await?;
+        let change = Change {
+            kind: &kind,
+            user,
+            namespace: "default",
+            name: "kubernetes",
+            part: Part::Main,
+            dry_run: false,
+            manager: Some(FieldManager::server()),
+        };
         let current = |old: &Value| {
             let mut new = old.clone();
             if let Some(metadata) = new["metadata"].as_object_mut() {

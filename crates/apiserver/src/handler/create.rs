@@ -2,18 +2,18 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use coxswain_api::{Kind, schema};
 use coxswain_meta::Status;
 use coxswain_store::{CommitError, Expect};
 use http::{Request, StatusCode};
 use rand::Rng;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Call, check_type, display_name, key, read_document, render};
+use super::{Call, FieldManager, check_type, display_name, key, read_document, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::object::{Meta, attributes, encode, now};
+use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 use crate::{Server, allocate};
 
@@ -49,26 +49,32 @@ impl Call {
 
     /// Brings a document into the form of its schema; returns what a client is to be warned of.
     pub fn decode(&self, object: &mut Value, duplicates: Vec<String>) -> Result<Vec<String>, Status> {
-        decode(self.kind, object, duplicates, self.validation()?)
+        self.kind.decode(object, duplicates, self.validation()?)
+    }
+
+    /// A creation by this request; the manager is none where the object says already who owns what.
+    pub fn new_object(&self, manager: Option<FieldManager>) -> Result<New<'_>, Status> {
+        Ok(New { kind: &self.kind, user: &self.user, manager, dry_run: self.dry_run()? })
     }
 
     /// POST to a collection.
     pub async fn post(&self, request: Request<Body>) -> Outcome {
         let form = self.form()?;
         let (mut object, duplicates) = read_document(request).await?;
-        check_type(self.kind, &mut object)?;
+        check_type(&self.kind, &mut object)?;
         let warnings = self.decode(&mut object, duplicates)?;
         self.place(&mut object)?;
-        let bytes = self.server.create(self.kind, &self.user, object, self.dry_run()?).await?;
+        let new = self.new_object(Some(FieldManager::of(self)))?;
+        let bytes = self.server.create(new, object).await?;
         let mut response =
-            render::object(self.kind, form, StatusCode::CREATED, &bytes, self.include_object());
+            render::object(&self.kind, form, StatusCode::CREATED, &bytes, self.include_object());
         respond::warn(&mut response, &warnings);
         Ok(response)
     }
 
     /// Puts the namespace of the path into the object, which may not name another.
     pub fn place(&self, object: &mut Value) -> Result<(), Status> {
-        if !self.kind.namespaced {
+        if !self.kind.namespaced() {
             return Ok(());
         }
         let sent = object.namespace();
@@ -82,25 +88,16 @@ impl Call {
     }
 }
 
-/// Checks a document against the schema of a kind and drops what it does not know.
-pub fn decode(
-    kind: &Kind,
-    object: &mut Value,
-    duplicates: Vec<String>,
-    validation: Validation,
-) -> Result<Vec<String>, Status> {
-    let Some(type_ref) = kind.schema() else { return Ok(Vec::new()) };
-    let schema::Decoded { unknown, errors } = schema::check(object, type_ref);
-    if let Some(first) = errors.first() {
-        return Err(schema::decode_error(kind.version, kind.kind, first));
-    }
-    let faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
-    if validation == Validation::Strict && !faults.is_empty() {
-        let what = format!("strict decoding error: {}", faults.join(", "));
-        return Err(schema::decode_error(kind.version, kind.kind, &what));
-    }
-    schema::normalise(object, type_ref);
-    Ok(if validation == Validation::Warn { faults } else { Vec::new() })
+/// A creation.
+pub struct New<'a> {
+    /// The resource of the object.
+    pub kind: &'a Resource,
+    /// Who creates it.
+    pub user: &'a UserInfo,
+    /// Who owns its fields; none where its `managedFields` say so already.
+    pub manager: Option<FieldManager>,
+    /// Whether nothing is written.
+    pub dry_run: bool,
 }
 
 /// A name from a prefix.
@@ -112,22 +109,14 @@ fn generate(prefix: &str) -> String {
 
 impl Server {
     /// Creates an object of a kind for a user and returns the stored bytes. The one road for requests and for the server itself.
-    pub async fn create(
-        &self,
-        kind: &'static Kind,
-        user: &UserInfo,
-        mut object: Value,
-        dry_run: bool,
-    ) -> Result<Bytes, Status> {
+    pub async fn create(&self, new: New<'_>, mut object: Value) -> Result<Bytes, Status> {
+        let New { kind, user, manager, dry_run } = new;
+        if kind.custom().is_some_and(|custom| custom.definition.terminating) {
+            return Err(Status::method_not_allowed(kind.group(), kind.plural(), "create"));
+        }
         let generated = object.name().is_empty() && !object.meta_str("generateName").is_empty();
         let metadata = object.meta_mut();
-        for field in [
-            "resourceVersion",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-            "managedFields",
-            "selfLink",
-        ] {
+        for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
             if field == "resourceVersion"
                 && metadata.get(field).and_then(Value::as_str).is_some_and(|v| !v.is_empty())
             {
@@ -144,6 +133,9 @@ impl Server {
             object.meta_mut().insert("name".into(), name.into());
         }
         kind.default(&mut object)?;
+        if let Some(manager) = manager {
+            manager.record(kind, &Value::Object(Map::new()), &mut object);
+        }
         let admission = Admission { server: self, kind, user, operation: Operation::Create };
         admission.mutate(&mut object, None)?;
         kind.prepare_create(&mut object);
@@ -151,21 +143,21 @@ impl Server {
         allocation.create(&mut object)?;
         let errors = kind.validate_create(&object);
         if !errors.is_empty() {
-            return Err(Status::invalid(kind.group, kind.kind, display_name(&object), &errors));
+            return Err(Status::invalid(kind.group(), kind.kind(), display_name(&object), &errors));
         }
         admission.validate(&object, None)?;
-        kind.to_storage(&mut object);
-        self.commit_new(kind, object, generated, dry_run).await
+        let stored = self.to_storage(kind, object).await?;
+        self.commit_new(kind, stored, generated, dry_run).await
     }
 
     async fn commit_new(
         &self,
-        kind: &Kind,
+        kind: &Resource,
         mut object: Value,
         generated: bool,
         dry_run: bool,
     ) -> Result<Bytes, Status> {
-        let exists = |name: &str| Status::already_exists(kind.group, kind.plural, name);
+        let exists = |name: &str| Status::already_exists(kind.group(), kind.plural(), name);
         for _ in 0..GENERATE_ATTEMPTS {
             let key = key(kind, object.namespace(), object.name());
             let stored = encode(&object);
@@ -176,7 +168,7 @@ impl Server {
                 };
             }
             match self.store.put(key, Expect::Absent, stored, attributes(kind, &object)).await {
-                Ok(object) => return Ok(object.bytes.clone()),
+                Ok(object) => return Ok(self.served_one(kind, object).await?.bytes.clone()),
                 Err(CommitError::Conflict(_)) if generated => {
                     let name = generate(object.meta_str("generateName"));
                     object.meta_mut().insert("name".into(), name.into());

@@ -2,7 +2,6 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use coxswain_api::Kind;
 use coxswain_meta::Status;
 use coxswain_meta::status::{Details, OBJECT_MODIFIED};
 use coxswain_store::{CommitError, Expect};
@@ -17,6 +16,7 @@ use crate::Server;
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::object::{Meta, attributes, encode, now, time_after};
+use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 
 const ORPHAN: &str = "orphan";
@@ -96,23 +96,23 @@ impl Call {
     pub async fn delete(&self, request: Request<Body>) -> Outcome {
         let form = self.form()?;
         let options = self.delete_options(request).await?;
-        let namespace = if self.kind.namespaced { &self.info.namespace } else { "" };
-        match self.server.delete(self.kind, &self.user, namespace, &self.info.name, &options).await? {
+        let namespace = if self.kind.namespaced() { &self.info.namespace } else { "" };
+        match self.server.delete(&self.kind, &self.user, namespace, &self.info.name, &options).await? {
             Deleted::Pending(bytes) => {
-                Ok(render::object(self.kind, form, StatusCode::OK, &bytes, self.include_object()))
+                Ok(render::object(&self.kind, form, StatusCode::OK, &bytes, self.include_object()))
             }
             Deleted::Gone(bytes) => {
                 let object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
                 let details = Details {
                     name: self.info.name.clone(),
-                    group: self.kind.group.into(),
-                    kind: self.kind.plural.into(),
+                    group: self.kind.group().into(),
+                    kind: self.kind.plural().into(),
                     uid: object.meta_str("uid").into(),
                     ..Details::default()
                 };
-                if self.kind.graceful || self.kind.plural == "namespaces" {
+                if self.kind.graceful() || self.kind.plural() == "namespaces" {
                     return Ok(render::object(
-                        self.kind,
+                        &self.kind,
                         form,
                         StatusCode::OK,
                         &bytes,
@@ -130,16 +130,16 @@ impl Call {
         let options = self.delete_options(request).await?;
         let selection = self.selection()?;
         let mut objects = self.collection().list(&selection.prefix);
-        objects.retain(|object| selection.takes(&object.name, &object.attributes));
+        objects.retain(|object| selection.takes(object));
         for object in &objects {
             let (namespace, name) = object.name.split_once('/').unwrap_or(("", &object.name));
-            match self.server.delete(self.kind, &self.user, namespace, name, &options).await {
+            match self.server.delete(&self.kind, &self.user, namespace, name, &options).await {
                 Err(status) if status.code != 404 => return Err(status),
                 _ => {}
             }
         }
         let meta = render::list_meta(self.server.store.revision(), None);
-        Ok(render::list(self.kind, form, &objects, meta, self.include_object()))
+        Ok(render::list(&self.kind, form, &objects, meta, self.include_object()))
     }
 }
 
@@ -147,14 +147,14 @@ impl Server {
     /// Deletes an object, or marks it to be deleted. The one road for requests and for the server itself.
     pub async fn delete(
         &self,
-        kind: &'static Kind,
+        kind: &Resource,
         user: &UserInfo,
         namespace: &str,
         name: &str,
         options: &Options,
     ) -> Result<Deleted, Status> {
         let key = key(kind, namespace, name);
-        let not_found = || Status::not_found(kind.group, kind.plural, name);
+        let not_found = || Status::not_found(kind.group(), kind.plural(), name);
         let mut current = self.store.get(&key).ok_or_else(not_found)?;
         loop {
             let old: Value = serde_json::from_slice(&current.bytes).unwrap_or_default();
@@ -191,7 +191,7 @@ impl Server {
 }
 
 fn check_preconditions(
-    kind: &Kind,
+    kind: &Resource,
     name: &str,
     old: &Value,
     current: &Stored,
@@ -201,13 +201,13 @@ fn check_preconditions(
     let refuse = |what: &str, wanted: &str, found: &str| {
         let why =
             format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
-        Err(Status::conflict(kind.group, kind.plural, name, &why))
+        Err(Status::conflict(kind.group(), kind.plural(), name, &why))
     };
     match (&wanted.uid, &wanted.resource_version) {
         (Some(uid), _) if uid != old.meta_str("uid") => refuse("UID", uid, old.meta_str("uid")),
         (_, Some(version)) if *version != current.revision.to_string() => {
             if version.is_empty() {
-                return Err(Status::conflict(kind.group, kind.plural, name, OBJECT_MODIFIED));
+                return Err(Status::conflict(kind.group(), kind.plural(), name, OBJECT_MODIFIED));
             }
             refuse("ResourceVersion", version, &current.revision.to_string())
         }
@@ -216,7 +216,7 @@ fn check_preconditions(
 }
 
 /// The object as the deletion leaves it; none where it changes nothing.
-fn mark(kind: &Kind, mut object: Value, options: &Options) -> Option<Value> {
+fn mark(kind: &Resource, mut object: Value, options: &Options) -> Option<Value> {
     let before = object.clone();
     propagate(kind, &mut object, options);
     let grace = grace_seconds(kind, &object, options);
@@ -238,15 +238,15 @@ fn mark(kind: &Kind, mut object: Value, options: &Options) -> Option<Value> {
     if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
         metadata.insert("generation".into(), (generation + 1).into());
     }
-    if kind.plural == "namespaces" && kind.group.is_empty() {
+    if kind.plural() == "namespaces" && kind.group().is_empty() {
         object["status"]["phase"] = "Terminating".into();
     }
     Some(object)
 }
 
 /// How long the object has to end: only pods that run somewhere get any time.
-fn grace_seconds(kind: &Kind, object: &Value, options: &Options) -> i64 {
-    if !kind.graceful {
+fn grace_seconds(kind: &Resource, object: &Value, options: &Options) -> i64 {
+    if !kind.graceful() {
         return 0;
     }
     let ended = matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
@@ -260,13 +260,13 @@ fn grace_seconds(kind: &Kind, object: &Value, options: &Options) -> i64 {
 }
 
 /// Sets the finalizers that the garbage collector answers to.
-fn propagate(kind: &Kind, object: &mut Value, options: &Options) {
+fn propagate(kind: &Resource, object: &mut Value, options: &Options) {
     let policy = match (options.propagation_policy.as_deref(), options.orphan_dependents) {
         (Some(policy), _) => policy,
         (None, Some(true)) => "Orphan",
         (None, Some(false)) => "Background",
         // Two kinds are older than garbage collection and keep what they did before it.
-        (None, None) => match (kind.group, kind.plural) {
+        (None, None) => match (kind.group(), kind.plural()) {
             ("", "replicationcontrollers") | ("batch", "jobs") => "Orphan",
             _ => return,
         },
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn grace_and_finalizers_keep_an_object() {
-        let Some(pods) = coxswain_api::catalogue::find("", "v1", "pods") else { return };
+        let pods = &Resource::built_in("", "v1", "pods").unwrap();
         let bound =
             json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}});
         let marked = mark(pods, bound.clone(), &Options::default()).unwrap();

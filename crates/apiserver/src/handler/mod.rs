@@ -2,6 +2,7 @@
 
 mod create;
 mod delete;
+mod managed;
 mod negotiate;
 mod patch;
 mod read;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
-use coxswain_api::{Kind, catalogue, schema};
+use coxswain_api::schema;
 use coxswain_meta::Status;
 use coxswain_store::{Collection, Key};
 use http::header::CONTENT_TYPE;
@@ -21,7 +22,9 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
+pub use create::{New, Validation};
 pub use delete::{Deleted, Options};
+pub use managed::FieldManager;
 pub use negotiate::Form;
 pub use patch::Patch;
 pub use render::Stored;
@@ -31,6 +34,7 @@ use crate::Server;
 use crate::authn::UserInfo;
 use crate::object::{self, Attributes, Meta};
 use crate::request::{Query, RequestInfo};
+use crate::resource::Resource;
 use crate::respond::Outcome;
 
 /// Upstream's limit on the body of a request.
@@ -52,7 +56,7 @@ pub struct Call {
     /// The headers.
     pub headers: HeaderMap,
     /// The row of the resource.
-    pub kind: &'static Kind,
+    pub kind: Resource,
 }
 
 impl Call {
@@ -65,12 +69,12 @@ impl Call {
         headers: HeaderMap,
     ) -> Result<Self, Status> {
         let kind =
-            catalogue::find(&info.group, &info.version, &info.resource).ok_or_else(Status::unknown_path)?;
+            server.find(&info.group, &info.version, &info.resource).ok_or_else(Status::unknown_path)?;
         let scoped = !info.namespace.is_empty() && info.resource != "namespaces";
         let single =
             matches!(info.verb, "get" | "update" | "patch" | "delete" | "deletecollection" | "create");
-        if (scoped && !kind.namespaced) || (kind.namespaced && !scoped && single) {
-            return Err(if kind.namespaced {
+        if (scoped && !kind.namespaced()) || (kind.namespaced() && !scoped && single) {
+            return Err(if kind.namespaced() {
                 Status::method_not_allowed_here()
             } else {
                 Status::unknown_path()
@@ -82,13 +86,13 @@ impl Call {
     /// Answers a request on the resource itself or its `status`.
     pub async fn run(&self, request: Request<Body>) -> Outcome {
         let verb = self.info.verb;
-        if !self.kind.verbs.contains(&verb) {
+        if !self.kind.verbs().contains(&verb) {
             return Err(Status::method_not_allowed_here());
         }
         match verb {
-            "get" => self.get(),
-            "list" => self.list(),
-            "watch" => self.watch(),
+            "get" => self.get().await,
+            "list" => self.list().await,
+            "watch" => self.watch().await,
             "create" => self.post(request).await,
             "update" => self.put(request).await,
             "patch" => self.patch(request).await,
@@ -105,12 +109,12 @@ impl Call {
 
     /// The collection that keeps the kind.
     pub fn collection(&self) -> Arc<Collection<Attributes>> {
-        self.server.store.collection(&object::collection(self.kind.storage))
+        self.server.store.collection(&object::collection(self.kind.storage()))
     }
 
     /// Where an object of the kind is kept.
     pub fn key(&self, name: &str) -> Key {
-        key(self.kind, &self.info.namespace, name)
+        key(&self.kind, &self.info.namespace, name)
     }
 
     /// The object that the path names.
@@ -120,7 +124,7 @@ impl Call {
 
     /// 404 for the object that the path names.
     pub fn not_found(&self) -> Status {
-        Status::not_found(self.kind.group, self.kind.plural, &self.info.name)
+        Status::not_found(self.kind.group(), self.kind.plural(), &self.info.name)
     }
 
     /// Whether nothing is to be written.
@@ -135,9 +139,9 @@ impl Call {
 }
 
 /// Where an object is kept.
-pub fn key(kind: &Kind, namespace: &str, name: &str) -> Key {
-    let name = if kind.namespaced { format!("{namespace}/{name}") } else { name.to_owned() };
-    Key::new(object::collection(kind.storage), name)
+pub fn key(kind: &Resource, namespace: &str, name: &str) -> Key {
+    let name = if kind.namespaced() { format!("{namespace}/{name}") } else { name.to_owned() };
+    Key::new(object::collection(kind.storage()), name)
 }
 
 /// Reads a whole body, up to upstream's limit.
@@ -183,8 +187,7 @@ pub async fn read_document(request: Request<Body>) -> Result<(Value, Vec<String>
     let body = read_body(request).await?;
     match media.as_str() {
         "" | "application/json" => parse(&body),
-        "application/yaml" => schema::parse_yaml_strict(&body)
-            .map_err(|error| Status::bad_request(format!("error parsing YAML: {error}"))),
+        "application/yaml" => read_yaml(&body),
         "application/vnd.kubernetes.protobuf" => {
             Ok((schema::decode_protobuf(&body).map_err(Status::bad_request)?, Vec::new()))
         }
@@ -196,18 +199,24 @@ pub async fn read_document(request: Request<Body>) -> Result<(Value, Vec<String>
     }
 }
 
+/// Parses YAML as a request body.
+pub fn read_yaml(body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    schema::parse_yaml_strict(body)
+        .map_err(|error| Status::bad_request(format!("error parsing YAML: {error}")))
+}
+
 /// Parses JSON as a request body.
 pub fn parse(body: &[u8]) -> Result<(Value, Vec<String>), Status> {
     schema::parse_json_strict(body).map_err(Status::bad_request)
 }
 
 /// Checks that a document names the kind it is sent to, and fills the names in where it names none.
-pub fn check_type(kind: &Kind, object: &mut Value) -> Result<(), Status> {
+pub fn check_type(kind: &Resource, object: &mut Value) -> Result<(), Status> {
     let version = kind.api_version();
     let Some(map) = object.as_object_mut() else {
         return Err(Status::bad_request(format!(
             "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error",
-            kind.kind
+            kind.kind()
         )));
     };
     let text = |field: &str, map: &serde_json::Map<String, Value>| {
@@ -215,21 +224,23 @@ pub fn check_type(kind: &Kind, object: &mut Value) -> Result<(), Status> {
     };
     let (sent_version, sent_kind) = (text("apiVersion", map), text("kind", map));
     if (!sent_version.is_empty() && sent_version != version)
-        || (!sent_kind.is_empty() && sent_kind != kind.kind)
+        || (!sent_kind.is_empty() && sent_kind != kind.kind())
     {
         let (sent_group, _) = sent_version.split_once('/').unwrap_or(("", ""));
-        if sent_kind == kind.kind && sent_group == kind.group || sent_kind.is_empty() {
+        if sent_kind == kind.kind() && sent_group == kind.group() || sent_kind.is_empty() {
             return Err(Status::bad_request(format!(
                 "the API version in the data ({sent_version}) does not match the expected API version ({version})"
             )));
         }
         return Err(Status::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: no kind \"{sent_kind}\" is registered for version \"{sent_version}\"",
-            sent_kind, kind.version, kind.kind
+            sent_kind,
+            kind.version(),
+            kind.kind()
         )));
     }
     map.insert("apiVersion".into(), version.into());
-    map.insert("kind".into(), kind.kind.into());
+    map.insert("kind".into(), kind.kind().into());
     Ok(())
 }
 

@@ -1,47 +1,63 @@
-//! Patch: JSON patch, merge patch and strategic merge patch on the current object.
+//! Patch: JSON patch, merge patch, strategic merge patch and apply on the current object.
 
 use axum::body::Body;
+use bytes::Bytes;
 use coxswain_meta::Status;
 use coxswain_meta::patch::{json_patch, merge_patch, strategic};
+use coxswain_meta::{ErrorList, FieldError, Path};
 use http::header::CONTENT_TYPE;
 use http::{Request, StatusCode};
 use serde_json::Value;
 
-use super::{Call, check_type, parse, read_body, render};
+use super::{Call, FieldManager, check_type, parse, read_body, read_yaml, render};
+use crate::authz::Attributes;
+use crate::object::Meta;
 use crate::respond::{self, Outcome};
 
 const MEDIA_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
 ];
+/// Custom resources have no strategic merge patch.
+const CUSTOM_MEDIA_TYPES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Dialect {
     Json,
     Merge,
     Strategic,
+    Apply,
 }
 
 /// A patch as it was sent.
 pub struct Patch {
     dialect: Dialect,
     body: Value,
+    duplicates: Vec<String>,
 }
 
 impl Patch {
     /// Reads the body of a PATCH.
-    pub async fn read(request: Request<Body>) -> Result<Self, Status> {
+    pub async fn read(call: &Call, request: Request<Body>) -> Result<Self, Status> {
         let media =
             request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let accepted = if call.kind.custom().is_some() { CUSTOM_MEDIA_TYPES } else { MEDIA_TYPES };
         let dialect = match media.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Dialect::Json,
             "application/merge-patch+json" => Dialect::Merge,
-            "application/strategic-merge-patch+json" => Dialect::Strategic,
-            _ => return Err(Status::unsupported_media_type(MEDIA_TYPES)),
+            "application/strategic-merge-patch+json" if call.kind.custom().is_none() => Dialect::Strategic,
+            "application/apply-patch+yaml" => Dialect::Apply,
+            _ => return Err(Status::unsupported_media_type(accepted)),
         };
-        let (body, _) = parse(&read_body(request).await?)?;
-        Ok(Self { dialect, body })
+        let body = read_body(request).await?;
+        let (body, duplicates) = match dialect {
+            Dialect::Apply => read_yaml(&body)?,
+            _ => parse(&body)?,
+        };
+        Ok(Self { dialect, body, duplicates })
     }
 
     /// The patched document.
@@ -54,7 +70,7 @@ impl Patch {
         match (self.dialect, call.kind.schema()) {
             (Dialect::Json, _) => json_patch(&mut new, &self.body)?,
             (Dialect::Strategic, Some(schema)) => strategic::apply(&mut new, &self.body, schema)?,
-            (Dialect::Merge | Dialect::Strategic, _) => merge_patch(&mut new, &self.body)?,
+            (Dialect::Merge | Dialect::Strategic | Dialect::Apply, _) => merge_patch(&mut new, &self.body)?,
         }
         Ok(new)
     }
@@ -64,23 +80,174 @@ impl Call {
     /// PATCH of an object or its status.
     pub async fn patch(&self, request: Request<Body>) -> Outcome {
         let form = self.form()?;
-        let patch = Patch::read(request).await?;
+        let patch = Patch::read(self, request).await?;
         let mut warnings = Vec::new();
-        let bytes = self
-            .server
-            .update(&self.change(self.part())?, |old| {
-                let mut new = patch.apply(self, old)?;
-                check_type(self.kind, &mut new)?;
-                warnings = self.decode(&mut new, Vec::new())?;
-                self.place(&mut new)?;
-                if new["metadata"]["name"] != old["metadata"]["name"] {
-                    return Err(Status::bad_request("the name of the object may not be changed by a patch"));
-                }
-                Ok(new)
-            })
-            .await?;
-        let mut response = render::object(self.kind, form, StatusCode::OK, &bytes, self.include_object());
+        self.check_patch_options(&patch)?;
+        let (code, bytes) = match patch.dialect {
+            Dialect::Apply => self.apply(patch, &mut warnings).await?,
+            _ => (StatusCode::OK, self.patch_live(&patch, &mut warnings).await?),
+        };
+        let mut response = render::object(&self.kind, form, code, &bytes, self.include_object());
         respond::warn(&mut response, &warnings);
         Ok(response)
+    }
+
+    fn check_patch_options(&self, patch: &Patch) -> Result<(), Status> {
+        let mut errors = ErrorList::new();
+        match patch.dialect {
+            Dialect::Apply if self.query.get("fieldManager").is_none() => {
+                let path = Path::new("fieldManager");
+                errors.push(FieldError::required(&path, "is required for apply patch"));
+            }
+            Dialect::Apply => {}
+            _ if self.query.get("force").is_some() => {
+                let path = Path::new("force");
+                errors.push(FieldError::forbidden(&path, "may not be specified for non-apply patch"));
+            }
+            _ => {}
+        }
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &errors)),
+        }
+    }
+
+    async fn patch_live(&self, patch: &Patch, warnings: &mut Vec<String>) -> Result<Bytes, Status> {
+        self.server
+            .update(&self.change(self.part())?, |old| {
+                let mut new = patch.apply(self, old)?;
+                check_type(&self.kind, &mut new)?;
+                *warnings = self.decode(&mut new, patch.duplicates.clone())?;
+                self.check_patched(&mut new, old)?;
+                Ok(new)
+            })
+            .await
+    }
+
+    fn check_patched(&self, new: &mut Value, old: &Value) -> Result<(), Status> {
+        self.place(new)?;
+        if new["metadata"]["name"] != old["metadata"]["name"] {
+            return Err(Status::bad_request("the name of the object may not be changed by a patch"));
+        }
+        Ok(())
+    }
+
+    /// Server-side apply: changes the object, or creates it.
+    async fn apply(&self, patch: Patch, warnings: &mut Vec<String>) -> Result<(StatusCode, Bytes), Status> {
+        let mut configuration = patch.body;
+        self.check_configuration(&mut configuration)?;
+        let mut checked = configuration.clone();
+        *warnings = self.decode_configuration(&mut checked, patch.duplicates)?;
+        let manager = FieldManager::of(self);
+        let force = self.query.is_true("force");
+        let mut change = self.change(self.part())?;
+        change.manager = None;
+        loop {
+            let live = self.server.update(&change, |old| {
+                let mut new = manager.apply(&self.kind, old, &configuration, force)?;
+                // Only a configuration that names a resourceVersion insists on it.
+                let insisted = configuration.meta().get("resourceVersion").cloned();
+                match insisted {
+                    Some(version) => new.meta_mut().insert("resourceVersion".into(), version),
+                    None => new.meta_mut().remove("resourceVersion"),
+                };
+                self.kind.decode(&mut new, Vec::new(), super::Validation::Ignore)?;
+                self.check_patched(&mut new, old)?;
+                Ok(new)
+            });
+            match live.await {
+                Err(missing) if missing.code == 404 && self.info.subresource.is_empty() => {}
+                other => return other.map(|bytes| (StatusCode::OK, bytes)),
+            }
+            self.may_create()?;
+            let empty =
+                serde_json::json!({ "apiVersion": self.kind.api_version(), "kind": self.kind.kind() });
+            let mut new = manager.apply(&self.kind, &empty, &configuration, force)?;
+            self.kind.decode(&mut new, Vec::new(), super::Validation::Ignore)?;
+            self.place(&mut new)?;
+            match self.server.create(self.new_object(None)?, new).await {
+                // Somebody was faster: what they made is changed instead.
+                Err(exists) if exists.reason == "AlreadyExists" && !self.dry_run()? => {}
+                other => return other.map(|bytes| (StatusCode::CREATED, bytes)),
+            }
+        }
+    }
+
+    /// Who may patch may not therefore create.
+    fn may_create(&self) -> Result<(), Status> {
+        let asked = Attributes { verb: "create", ..Attributes::of(&self.info) };
+        match self.server.decide(&self.user, &asked).allowed {
+            true => Ok(()),
+            false => Err(Status::forbidden_to_user(
+                &self.user.name,
+                "create",
+                asked.group,
+                asked.resource,
+                asked.namespace,
+                asked.name,
+            )),
+        }
+    }
+
+    /// What an applied configuration must say of itself.
+    fn check_configuration(&self, configuration: &mut Value) -> Result<(), Status> {
+        if !configuration.meta()["managedFields"].is_null() {
+            return Err(Status::bad_request("metadata.managedFields must be nil"));
+        }
+        let (sent, wanted) =
+            (configuration["apiVersion"].as_str().unwrap_or_default(), self.kind.api_version());
+        if sent != wanted {
+            return Err(Status::bad_request(format!(
+                "Incorrect version specified in apply patch. Specified patch version: {sent}, expected: {wanted}"
+            )));
+        }
+        check_type(&self.kind, configuration)?;
+        match configuration.name() {
+            "" => {
+                configuration.meta_mut().insert("name".into(), self.info.name.as_str().into());
+            }
+            name if name != self.info.name => {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    self.info.name
+                )));
+            }
+            _ => {}
+        }
+        self.place(configuration)
+    }
+
+    /// Checks a configuration against the schema; built-in kinds refuse what they do not know, whatever the client asks.
+    fn decode_configuration(
+        &self,
+        configuration: &mut Value,
+        duplicates: Vec<String>,
+    ) -> Result<Vec<String>, Status> {
+        let strict = super::Validation::Strict;
+        let untyped = self.kind.custom().is_some() || self.validation()? == strict;
+        let Some(type_ref) = self.kind.schema().filter(|_| !untyped) else {
+            return self.decode(configuration, duplicates);
+        };
+        let unknown = coxswain_api::schema::check(configuration, type_ref).unknown;
+        let errors: Vec<String> = unknown
+            .iter()
+            .map(|field| {
+                let path = field.trim_start_matches("unknown field \"").trim_end_matches('"');
+                format!(".{path}: field not declared in schema")
+            })
+            .collect();
+        let what = match errors.as_slice() {
+            [] => return self.decode(configuration, duplicates),
+            [only] => only.clone(),
+            many => format!("errors:\n  {}", many.join("\n  ")),
+        };
+        let place = match self.info.namespace.as_str() {
+            "" => format!("/{}", self.info.name),
+            namespace => format!("{namespace}/{}", self.info.name),
+        };
+        let (version, kind) = (self.kind.api_version(), self.kind.kind());
+        let message =
+            format!("failed to create typed patch object ({place}; {version}, Kind={kind}): {what}");
+        Err(Status::failure(500, "", message))
     }
 }

@@ -2,20 +2,20 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
-use coxswain_api::Kind;
 use coxswain_meta::{Status, fields, labels};
-use coxswain_store::Revision;
+use coxswain_store::{Object, Revision};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{Call, render};
 use crate::object::Attributes;
+use crate::resource::Resource;
 use crate::respond::Outcome;
 
 /// Which objects of a collection a request selects.
 #[derive(Clone)]
 pub struct Selection {
-    kind: &'static Kind,
+    kind: Resource,
     labels: labels::Selector,
     fields: fields::Selector,
     /// The one name in the collection that is meant.
@@ -26,21 +26,29 @@ pub struct Selection {
 
 impl Selection {
     /// Whether an object, by its name in the collection and its attributes, is selected.
-    pub fn takes(&self, name: &str, attributes: &Attributes) -> bool {
-        self.only.as_deref().is_none_or(|only| only == name)
-            && self.labels.matches(&attributes.labels)
-            && (self.fields.is_everything() || self.takes_fields(name, attributes))
+    pub fn takes(&self, object: &Object<Attributes>) -> bool {
+        self.only.as_deref().is_none_or(|only| *only == *object.name)
+            && self.labels.matches(&object.attributes.labels)
+            && (self.fields.is_everything() || self.takes_fields(object))
     }
 
-    fn takes_fields(&self, name: &str, attributes: &Attributes) -> bool {
-        let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    fn takes_fields(&self, object: &Object<Attributes>) -> bool {
+        let attributes = &object.attributes;
+        let (namespace, name) = object.name.split_once('/').unwrap_or(("", &object.name));
+        let custom = self.kind.custom().map(|custom| custom.selectable_fields(&object.bytes));
+        let custom = custom.unwrap_or_default();
         self.fields.matches(&|field| match field {
             "metadata.name" => Some(name),
             "metadata.namespace" => Some(namespace),
-            _ => {
-                let stored = self.kind.stored_field(field);
-                attributes.fields.iter().find(|(key, _)| *key == stored).map(|(_, value)| value.as_str())
-            }
+            _ => match &self.kind {
+                Resource::BuiltIn(kind) => {
+                    let stored = kind.stored_field(field);
+                    attributes.fields.iter().find(|(key, _)| *key == stored).map(|(_, value)| value.as_str())
+                }
+                Resource::Custom(_) => {
+                    custom.iter().find(|(key, _)| key == field).map(|(_, value)| value.as_str())
+                }
+            },
         })
     }
 }
@@ -54,13 +62,13 @@ impl Call {
             .map_err(|error| Status::bad_request(error.0))?;
         for term in fields.terms() {
             let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace")
-                || self.kind.selectable.contains(&term.field.as_str());
+                || self.kind.selects_by(&term.field);
             if !known {
-                let kind = self.kind;
+                let kind = &self.kind;
                 let version = kind.api_version();
                 return Err(Status::bad_request(format!(
                     "Unable to find \"{}\" that match label selector \"{}\", field selector \"{}\": field label not supported: {}",
-                    format_args!("{version}, Resource={}", kind.plural),
+                    format_args!("{version}, Resource={}", kind.plural()),
                     self.query.get("labelSelector").unwrap_or_default(),
                     self.query.get("fieldSelector").unwrap_or_default(),
                     term.field
@@ -68,12 +76,12 @@ impl Call {
             }
         }
         let namespace = &self.info.namespace;
-        let prefix = match self.kind.namespaced && !namespace.is_empty() {
+        let prefix = match self.kind.namespaced() && !namespace.is_empty() {
             true => format!("{namespace}/"),
             false => String::new(),
         };
         let only = (!self.info.name.is_empty()).then(|| format!("{prefix}{}", self.info.name));
-        Ok(Selection { kind: self.kind, labels, fields, only, prefix })
+        Ok(Selection { kind: self.kind.clone(), labels, fields, only, prefix })
     }
 
     pub(super) fn include_object(&self) -> &str {
@@ -81,29 +89,29 @@ impl Call {
     }
 
     /// GET of one object.
-    pub fn get(&self) -> Outcome {
+    pub async fn get(&self) -> Outcome {
         let form = self.form()?;
-        let stored = self.stored()?;
-        Ok(render::object(self.kind, form, StatusCode::OK, &stored.bytes, self.include_object()))
+        let stored = self.server.served_one(&self.kind, self.stored()?).await?;
+        Ok(render::object(&self.kind, form, StatusCode::OK, &stored.bytes, self.include_object()))
     }
 
     /// GET of a collection.
-    pub fn list(&self) -> Outcome {
+    pub async fn list(&self) -> Outcome {
         let form = self.form()?;
         let selection = self.selection()?;
         let now = self.server.store.revision();
         let window = Window::of(self, now)?;
-        let takes = |name: &str, attributes: &Attributes| selection.takes(name, attributes);
         let collection = self.collection();
         if window.limit == usize::MAX && window.at == now && window.after.is_none() {
             let mut objects = collection.list(&selection.prefix);
-            objects.retain(|object| takes(&object.name, &object.attributes));
+            objects.retain(|object| selection.takes(object));
+            let objects = self.server.served(&self.kind, objects).await?;
             let meta = render::list_meta(now, None);
-            return Ok(render::list(self.kind, form, &objects, meta, self.include_object()));
+            return Ok(render::list(&self.kind, form, &objects, meta, self.include_object()));
         }
         let page = collection
             .page(&selection.prefix, window.at, window.after.as_deref(), window.limit, |object| {
-                takes(&object.name, &object.attributes)
+                selection.takes(object)
             })
             .map_err(|compacted| window.expired(compacted.oldest, now))?;
         let next = page.more.then(|| page.objects.last()).flatten().map(|last| {
@@ -113,7 +121,8 @@ impl Call {
             (token.encode(), if exact { page.remaining } else { 0 })
         });
         let meta = render::list_meta(window.at, next);
-        Ok(render::list(self.kind, form, &page.objects, meta, self.include_object()))
+        let objects = self.server.served(&self.kind, page.objects).await?;
+        Ok(render::list(&self.kind, form, &objects, meta, self.include_object()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use coxswain_api::{Kind, schema};
+use coxswain_api::schema;
 use coxswain_meta::Status;
 use coxswain_store::{Object, Revision};
 use http::{HeaderMap, Response, StatusCode};
@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::negotiate::{Encoding, Form, Shape};
 use crate::authn::epoch_seconds;
 use crate::object::{Attributes, Meta, list_item};
+use crate::resource::Resource;
 use crate::respond;
 
 /// The media type of protobuf.
@@ -22,26 +23,29 @@ pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 pub type Stored = Arc<Object<Attributes>>;
 
 /// A stored object in the version of a row, as a document.
-pub fn document(kind: &Kind, bytes: &[u8]) -> Value {
+pub fn document(kind: &Resource, bytes: &[u8]) -> Value {
     let mut object: Value = serde_json::from_slice(bytes).unwrap_or_default();
-    if !is_storage(kind) {
-        kind.from_storage(&mut object);
-        object["apiVersion"] = kind.api_version().into();
-        object["kind"] = kind.kind.into();
+    if let Resource::BuiltIn(row) = kind
+        && !is_storage(kind)
+    {
+        row.from_storage(&mut object);
+        object["apiVersion"] = row.api_version().into();
+        object["kind"] = row.kind.into();
     }
     object
 }
 
-fn is_storage(kind: &Kind) -> bool {
-    kind.storage == (kind.group, kind.plural)
-        && coxswain_api::catalogue::KINDS
-            .iter()
-            .find(|k| (k.group, k.plural) == kind.storage)
-            .is_none_or(|k| k.version == kind.version)
+fn is_storage(kind: &Resource) -> bool {
+    kind.custom().is_some()
+        || kind.storage() == (kind.group(), kind.plural())
+            && coxswain_api::catalogue::KINDS
+                .iter()
+                .find(|k| (k.group, k.plural) == kind.storage())
+                .is_none_or(|k| k.version == kind.version())
 }
 
 /// A stored object in the version of a row, as bytes; the stored bytes themselves wherever that is the stored version.
-pub fn bytes(kind: &Kind, stored: &Bytes) -> Bytes {
+pub fn bytes(kind: &Resource, stored: &Bytes) -> Bytes {
     if is_storage(kind) {
         return stored.clone();
     }
@@ -49,7 +53,7 @@ pub fn bytes(kind: &Kind, stored: &Bytes) -> Bytes {
 }
 
 /// A stored object as a protobuf message of the row's kind, derived once where that is the stored version.
-fn message(kind: &Kind, object: &Stored) -> Option<Bytes> {
+fn message(kind: &Resource, object: &Stored) -> Option<Bytes> {
     let type_ref = kind.schema()?;
     let derive = || Bytes::from(schema::encode_protobuf_message(&document(kind, &object.bytes), type_ref));
     if is_storage(kind) {
@@ -59,8 +63,8 @@ fn message(kind: &Kind, object: &Stored) -> Option<Bytes> {
 }
 
 /// A stored object in protobuf, with its envelope.
-pub fn protobuf(kind: &Kind, object: &Stored) -> Option<Bytes> {
-    Some(schema::envelope(&kind.api_version(), kind.kind, &message(kind, object)?).into())
+pub fn protobuf(kind: &Resource, object: &Stored) -> Option<Bytes> {
+    Some(schema::envelope(&kind.api_version(), kind.kind(), &message(kind, object)?).into())
 }
 
 /// A document in an encoding; JSON where the kind has no protobuf form.
@@ -89,7 +93,13 @@ pub fn failure(headers: &HeaderMap, status: &Status) -> Response<Body> {
 }
 
 /// One object.
-pub fn object(kind: &Kind, form: Form, code: StatusCode, stored: &Bytes, include: &str) -> Response<Body> {
+pub fn object(
+    kind: &Resource,
+    form: Form,
+    code: StatusCode,
+    stored: &Bytes,
+    include: &str,
+) -> Response<Body> {
     match form.shape {
         Shape::Object if form.encoding == Encoding::Json => respond::json_bytes(code, bytes(kind, stored)),
         Shape::Object => value(code, form.encoding, &document(kind, stored)),
@@ -104,7 +114,13 @@ pub fn object(kind: &Kind, form: Form, code: StatusCode, stored: &Bytes, include
 }
 
 /// A list.
-pub fn list(kind: &Kind, form: Form, objects: &[Stored], list_meta: Value, include: &str) -> Response<Body> {
+pub fn list(
+    kind: &Resource,
+    form: Form,
+    objects: &[Stored],
+    list_meta: Value,
+    include: &str,
+) -> Response<Body> {
     let documents = || objects.iter().map(|stored| document(kind, &stored.bytes));
     match (form.shape, form.encoding) {
         (Shape::Object, Encoding::Json) => {
@@ -115,7 +131,7 @@ pub fn list(kind: &Kind, form: Form, objects: &[Stored], list_meta: Value, inclu
         }
         (Shape::Object, encoding) => {
             let items: Vec<Value> = documents().collect();
-            let (list_kind, version) = (kind.list_kind, kind.api_version());
+            let (list_kind, version) = (kind.list_kind(), kind.api_version());
             let list =
                 json!({ "kind": list_kind, "apiVersion": version, "metadata": list_meta, "items": items });
             value(StatusCode::OK, encoding, &list)
@@ -134,8 +150,8 @@ pub fn list(kind: &Kind, form: Form, objects: &[Stored], list_meta: Value, inclu
 }
 
 /// A list in JSON out of the stored bytes.
-fn joined(kind: &Kind, objects: &[Stored], list_meta: &Value) -> Bytes {
-    let (list_kind, version) = (kind.list_kind, kind.api_version());
+fn joined(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Bytes {
+    let (list_kind, version) = (kind.list_kind(), kind.api_version());
     let size: usize = objects.iter().map(|stored| stored.bytes.len() + 1).sum();
     let mut body = BytesMut::with_capacity(size + 256);
     body.extend_from_slice(
@@ -156,7 +172,7 @@ fn joined(kind: &Kind, objects: &[Stored], list_meta: &Value) -> Bytes {
 }
 
 /// A list in protobuf out of the objects' messages: every list kind has the metadata as field 1 and the items as field 2.
-fn messages(kind: &Kind, objects: &[Stored], list_meta: &Value) -> Vec<u8> {
+fn messages(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<u8> {
     let size: usize = objects.iter().map(|stored| stored.bytes.len()).sum();
     let mut list = Vec::with_capacity(size);
     let meta = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta");
@@ -165,7 +181,7 @@ fn messages(kind: &Kind, objects: &[Stored], list_meta: &Value) -> Vec<u8> {
     for message in objects.iter().filter_map(|object| message(kind, object)) {
         schema::write_field(&mut list, 2, &message);
     }
-    schema::envelope(&kind.api_version(), kind.list_kind, &list)
+    schema::envelope(&kind.api_version(), kind.list_kind(), &list)
 }
 
 /// The metadata of a list.
@@ -186,7 +202,7 @@ pub fn metadata(object: &Value) -> Value {
 }
 
 /// A `Table`; `include` is the `includeObject` parameter.
-pub fn table(kind: &Kind, objects: &[Value], include: &str, list_meta: Value, headings: bool) -> Value {
+pub fn table(kind: &Resource, objects: &[Value], include: &str, list_meta: Value, headings: bool) -> Value {
     let now = epoch_seconds();
     let rows: Vec<Value> = objects
         .iter()
@@ -200,15 +216,7 @@ pub fn table(kind: &Kind, objects: &[Value], include: &str, list_meta: Value, he
             row
         })
         .collect();
-    let columns: Vec<Value> = kind
-        .columns
-        .iter()
-        .filter(|_| headings)
-        .map(|column| {
-            json!({ "name": column.name, "type": column.type_, "format": column.format, "description": column.description,
-                "priority": column.priority })
-        })
-        .collect();
+    let columns = if headings { kind.column_definitions() } else { Vec::new() };
     let mut table = Map::new();
     table.insert("kind".into(), "Table".into());
     table.insert("apiVersion".into(), "meta.k8s.io/v1".into());

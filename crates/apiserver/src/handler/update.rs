@@ -2,18 +2,18 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use coxswain_api::Kind;
 use coxswain_meta::Status;
 use coxswain_meta::status::OBJECT_MODIFIED;
-use coxswain_store::{CommitError, Expect};
+use coxswain_store::{CommitError, Expect, View};
 use http::{Request, StatusCode};
 use serde_json::Value;
 
 use super::create::unavailable;
-use super::{Call, Stored, check_type, key, read_document, render};
+use super::{Call, FieldManager, Stored, check_type, key, read_document, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
-use crate::object::{Meta, attributes, encode};
+use crate::object::{Attributes, Meta, ObjectView, attributes, encode};
+use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 use crate::{Server, allocate};
 
@@ -34,7 +34,7 @@ pub enum Part {
 /// A guarded change of one object.
 pub struct Change<'a> {
     /// The row of the object.
-    pub kind: &'static Kind,
+    pub kind: &'a Resource,
     /// Who changes it.
     pub user: &'a UserInfo,
     /// Its namespace; empty for the cluster scope.
@@ -45,6 +45,8 @@ pub struct Change<'a> {
     pub part: Part,
     /// Whether nothing is written.
     pub dry_run: bool,
+    /// Who owns what changes; none where the change itself says so.
+    pub manager: Option<FieldManager>,
 }
 
 impl Call {
@@ -56,12 +58,13 @@ impl Call {
     /// A change of the object that the path names.
     pub fn change(&self, part: Part) -> Result<Change<'_>, Status> {
         Ok(Change {
-            kind: self.kind,
+            kind: &self.kind,
             user: &self.user,
-            namespace: if self.kind.namespaced { &self.info.namespace } else { "" },
+            namespace: if self.kind.namespaced() { &self.info.namespace } else { "" },
             name: &self.info.name,
             part,
             dry_run: self.dry_run()?,
+            manager: Some(FieldManager::of(self)),
         })
     }
 
@@ -69,7 +72,7 @@ impl Call {
     pub async fn put(&self, request: Request<Body>) -> Outcome {
         let form = self.form()?;
         let (mut object, duplicates) = read_document(request).await?;
-        check_type(self.kind, &mut object)?;
+        check_type(&self.kind, &mut object)?;
         let warnings = self.decode(&mut object, duplicates)?;
         self.place(&mut object)?;
         let named = object.name();
@@ -83,7 +86,7 @@ impl Call {
             }));
         }
         let bytes = self.server.update(&self.change(self.part())?, |_| Ok(object.clone())).await?;
-        let mut response = render::object(self.kind, form, StatusCode::OK, &bytes, self.include_object());
+        let mut response = render::object(&self.kind, form, StatusCode::OK, &bytes, self.include_object());
         respond::warn(&mut response, &warnings);
         Ok(response)
     }
@@ -99,11 +102,12 @@ impl Server {
     ) -> Result<Bytes, Status> {
         let kind = target.kind;
         let key = key(kind, target.namespace, target.name);
-        let not_found = || Status::not_found(kind.group, kind.plural, target.name);
-        let modified = || Status::conflict(kind.group, kind.plural, target.name, OBJECT_MODIFIED);
+        let not_found = || Status::not_found(kind.group(), kind.plural(), target.name);
+        let modified = || Status::conflict(kind.group(), kind.plural(), target.name, OBJECT_MODIFIED);
         let mut current = self.store.get(&key).ok_or_else(not_found)?;
         for _ in 0..ATTEMPTS {
-            let old = render::document(kind, &current.bytes);
+            let served = self.served_one(kind, current.clone()).await?;
+            let old = render::document(kind, &served.bytes);
             let mut new = change(&old)?;
             let insists = !new.meta_str("resourceVersion").is_empty();
             if insists && new.meta_str("resourceVersion") != current.revision.to_string() {
@@ -111,8 +115,8 @@ impl Server {
             }
             if !new.meta_str("uid").is_empty() && new.meta_str("uid") != old.meta_str("uid") {
                 return Err(Status::conflict(
-                    kind.group,
-                    kind.plural,
+                    kind.group(),
+                    kind.plural(),
                     target.name,
                     &format!(
                         "Precondition failed: UID in precondition: {}, UID in object meta: {}",
@@ -123,12 +127,16 @@ impl Server {
             }
             let allocation = allocate::lock(self, kind).await;
             self.prepare(target, &mut new, &old, &allocation)?;
-            match self.commit_change(target, &current, new, &old).await {
+            match self.commit_change(target, &current, new, &old).await? {
                 Err(CommitError::Conflict(Some(_))) if insists => return Err(modified()),
                 Err(CommitError::Conflict(Some(newer))) => current = newer,
                 Err(CommitError::Conflict(None)) => return Err(not_found()),
                 Err(CommitError::Unavailable(error)) => return Err(unavailable(&error)),
-                Ok(bytes) => return Ok(bytes),
+                Ok(Committed::Kept) => return Ok(served.bytes.clone()),
+                Ok(Committed::Dry(bytes)) => return Ok(bytes),
+                Ok(Committed::Stored(object)) => {
+                    return Ok(self.served_one(kind, object).await?.bytes.clone());
+                }
             }
         }
         Err(modified())
@@ -145,10 +153,16 @@ impl Server {
         let kind = target.kind;
         keep_identity(new, old);
         if target.part == Part::Verbatim {
+            if let Some(manager) = &target.manager {
+                manager.record(kind, old, new);
+            }
             return Ok(());
         }
         let admission = Admission { server: self, kind, user: target.user, operation: Operation::Update };
         kind.default(new)?;
+        if let Some(manager) = &target.manager {
+            manager.record(kind, old, new);
+        }
         let errors = if target.part == Part::Status {
             kind.prepare_status_update(new, old);
             kind.validate_status(new, old)
@@ -159,7 +173,7 @@ impl Server {
             kind.validate_update(new, old)
         };
         if !errors.is_empty() {
-            return Err(Status::invalid(kind.group, kind.kind, target.name, &errors));
+            return Err(Status::invalid(kind.group(), kind.kind(), target.name, &errors));
         }
         admission.validate(new, Some(old))
     }
@@ -170,26 +184,35 @@ impl Server {
         current: &Stored,
         mut new: Value,
         old: &Value,
-    ) -> Result<Bytes, CommitError<crate::object::Attributes>> {
+    ) -> Result<Result<Committed, CommitError<Attributes>>, Status> {
         let kind = target.kind;
         let key = key(kind, target.namespace, target.name);
         new.meta_mut().remove("resourceVersion");
         if finished(kind, &new) && !target.dry_run {
-            return self.store.delete(key, current.revision).await.map(|gone| gone.bytes.clone());
+            return Ok(self.store.delete(key, current.revision).await.map(Committed::Stored));
         }
         let mut unchanged = old.clone();
         unchanged.meta_mut().remove("resourceVersion");
         if new == unchanged {
-            return Ok(current.bytes.clone());
+            return Ok(Ok(Committed::Kept));
         }
-        kind.to_storage(&mut new);
-        let stored = encode(&new);
         if target.dry_run {
-            return Ok(coxswain_store::View::stamp(&crate::object::ObjectView, &stored, current.revision));
+            return Ok(Ok(Committed::Dry(ObjectView.stamp(&encode(&new), current.revision))));
         }
-        let put = self.store.put(key, Expect::At(current.revision), stored, attributes(kind, &new));
-        put.await.map(|object| object.bytes.clone())
+        let new = self.to_storage(kind, new).await?;
+        let put = self.store.put(key, Expect::At(current.revision), encode(&new), attributes(kind, &new));
+        Ok(put.await.map(Committed::Stored))
     }
+}
+
+/// What a change came to.
+enum Committed {
+    /// Nothing differs: the object stays as it is.
+    Kept,
+    /// The object as it would be.
+    Dry(Bytes),
+    /// The object as it is stored now.
+    Stored(Stored),
 }
 
 /// What no change may touch.
@@ -209,14 +232,13 @@ fn keep_identity(new: &mut Value, old: &Value) {
             }
         }
     }
-    metadata.remove("managedFields");
     metadata.remove("selfLink");
 }
 
 /// Whether nothing holds a deleted object any longer.
-pub fn finished(kind: &Kind, object: &Value) -> bool {
+pub fn finished(kind: &Resource, object: &Value) -> bool {
     let grace = object.meta()["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
-    let held = kind.plural == "namespaces"
+    let held = kind.plural() == "namespaces"
         && object["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
-    object.is_deleting() && object.finalizers().is_empty() && !held && (grace == 0 || !kind.graceful)
+    object.is_deleting() && object.finalizers().is_empty() && !held && (grace == 0 || !kind.graceful())
 }

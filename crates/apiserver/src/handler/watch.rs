@@ -27,7 +27,7 @@ const SHORTEST_WATCH_SECONDS: u64 = 1800;
 
 impl Call {
     /// A watch of a collection (or, by name, of one object).
-    pub fn watch(&self) -> Outcome {
+    pub async fn watch(&self) -> Outcome {
         let form = self.form()?;
         let selection = self.selection()?;
         let bookmarks = self.query.is_true("allowWatchBookmarks");
@@ -53,7 +53,7 @@ impl Call {
         };
         match from {
             Some(version) if !send_initial => stream.resume(Revision(version)),
-            _ => stream.start(send_initial),
+            _ => stream.start(send_initial).await,
         }
         let body = Body::from_stream(stream::unfold(stream, |mut stream| async move {
             stream.next().await.map(|bytes| (Ok::<Bytes, std::convert::Infallible>(bytes), stream))
@@ -92,19 +92,26 @@ impl Stream {
     }
 
     /// Begins with the current objects as ADDED events.
-    fn start(&mut self, initial_bookmark: bool) {
+    async fn start(&mut self, initial_bookmark: bool) {
         let collection = self.call.collection();
         let at = self.call.server.store.revision();
         // The state may be newer than `at` by writes that the watch then delivers again: take the state as of `at`.
-        let takes = |object: &Object<Attributes>| self.selection.takes(&object.name, &object.attributes);
+        let takes = |object: &Object<Attributes>| self.selection.takes(object);
         let page = match collection.page(&self.selection.prefix, at, None, usize::MAX, takes) {
             Ok(page) => page,
             Err(compacted) => return self.expire(compacted),
         };
         let mut first =
             BytesMut::with_capacity(page.objects.iter().map(|object| object.bytes.len() + 32).sum());
-        for object in &page.objects {
-            self.write(&mut first, "ADDED", object);
+        match self.call.server.served(&self.call.kind, page.objects).await {
+            Ok(objects) => objects.iter().for_each(|object| self.write(&mut first, "ADDED", object)),
+            Err(status) => {
+                let status = serde_json::to_value(&status).unwrap_or_default();
+                let mut line = BytesMut::new();
+                self.frame(&mut line, "ERROR", &status);
+                self.first = line;
+                return;
+            }
         }
         if initial_bookmark {
             self.bookmark(&mut first, at, true);
@@ -137,11 +144,13 @@ impl Stream {
             let mut out = BytesMut::new();
             let behind = match events {
                 Some(Ok(events)) => {
-                    events.iter().for_each(|event| self.event(&mut out, event));
+                    for event in &events {
+                        self.event(&mut out, event).await;
+                    }
                     None
                 }
                 Some(Err(compacted)) => Some(compacted),
-                None => self.catch_up(&mut watch, &mut out).err(),
+                None => self.catch_up(&mut watch, &mut out).await.err(),
             };
             match behind {
                 Some(compacted) => {
@@ -158,14 +167,16 @@ impl Stream {
     }
 
     /// Writes everything up to now, and the bookmark that promises it.
-    fn catch_up(&mut self, watch: &mut Watch<Attributes>, out: &mut BytesMut) -> Result<(), Compacted> {
+    async fn catch_up(&mut self, watch: &mut Watch<Attributes>, out: &mut BytesMut) -> Result<(), Compacted> {
         let at = self.call.server.store.revision();
         loop {
             let events = watch.ready()?;
             if events.is_empty() {
                 break;
             }
-            events.iter().for_each(|event| self.event(out, event));
+            for event in &events {
+                self.event(out, event).await;
+            }
         }
         if self.bookmarks {
             self.bookmark(out, at, false);
@@ -173,20 +184,26 @@ impl Stream {
         Ok(())
     }
 
-    fn event(&mut self, out: &mut BytesMut, event: &Event<Attributes>) {
-        let takes = |attributes: &Attributes| self.selection.takes(&event.object.name, attributes);
-        let before = event.previous.as_ref().is_some_and(|previous| takes(&previous.attributes));
-        let after = event.kind == EventKind::Put && takes(&event.object.attributes);
-        match (before, after) {
-            (false, true) => self.write(out, "ADDED", &event.object),
-            (true, true) => self.write(out, "MODIFIED", &event.object),
-            (true, false) => self.write(out, "DELETED", &event.object),
-            (false, false) => {}
+    async fn event(&mut self, out: &mut BytesMut, event: &Event<Attributes>) {
+        let before = event.previous.as_ref().is_some_and(|previous| self.selection.takes(previous));
+        let after = event.kind == EventKind::Put && self.selection.takes(&event.object);
+        let what = match (before, after) {
+            (false, true) => "ADDED",
+            (true, true) => "MODIFIED",
+            (true, false) => "DELETED",
+            (false, false) => return,
+        };
+        match self.call.server.served_one(&self.call.kind, event.object.clone()).await {
+            Ok(object) => self.write(out, what, &object),
+            Err(status) => {
+                let status = serde_json::to_value(&status).unwrap_or_default();
+                self.frame(out, "ERROR", &status);
+            }
         }
     }
 
     fn write(&mut self, out: &mut BytesMut, event: &str, object: &Stored) {
-        let kind = self.call.kind;
+        let kind = &self.call.kind.clone();
         match (self.form.shape, self.form.encoding) {
             (Shape::Object, Encoding::Json) => json_frame(out, event, &render::bytes(kind, &object.bytes)),
             (Shape::Object, Encoding::Protobuf) => {
@@ -226,10 +243,10 @@ impl Stream {
         if initial_end {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
-        let kind = self.call.kind;
+        let kind = &self.call.kind;
         let object: Value = match self.form.shape {
             Shape::Object => {
-                json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata })
+                json!({ "kind": kind.kind(), "apiVersion": kind.api_version(), "metadata": metadata })
             }
             Shape::Metadata => {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })

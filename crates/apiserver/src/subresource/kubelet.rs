@@ -50,7 +50,7 @@ pub async fn proxy(call: &Call, request: Request<Body>) -> Outcome {
     };
     let method = request.method().clone();
     let server = &call.server;
-    match call.kind.plural {
+    match call.kind.plural() {
         "nodes" => {
             let node = server.read("", "nodes", "", name).ok_or_else(|| call.not_found())?;
             to_kubelet(server, address_of(&node)?, method, &path, request).await
@@ -98,7 +98,7 @@ fn container_port(pod: &Value, name: &str) -> Option<u64> {
 }
 
 /// A ready endpoint of a service's port.
-fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<SocketAddr, Status> {
+pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<SocketAddr, Status> {
     let service = server
         .read("", "services", namespace, name)
         .ok_or_else(|| Status::not_found("", "services", name))?;
@@ -237,7 +237,7 @@ async fn to_address(
 }
 
 /// Sends a request over a fresh connection; an answer of 101 joins the two connections.
-async fn forward<S>(
+pub async fn forward<S>(
     stream: S,
     address: SocketAddr,
     method: Method,

@@ -6,6 +6,8 @@ pub mod review;
 mod scale;
 mod token;
 
+pub use kubelet::{endpoint, forward};
+
 use axum::body::Body;
 use coxswain_meta::Status;
 use http::{Request, StatusCode};
@@ -17,11 +19,12 @@ use crate::respond::{self, Outcome};
 /// Answers a request on a subresource that the row lists.
 pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
     let name = call.info.subresource.as_str();
-    let known = call.kind.subresource(name).ok_or_else(Status::unknown_path)?;
+    let served = call.kind.subresources();
+    let known = served.iter().find(|sub| sub.name == name).ok_or_else(Status::unknown_path)?;
     if !known.verbs.contains(&call.info.verb) {
         return Err(Status::method_not_allowed_here());
     }
-    match (call.kind.plural, name) {
+    match (call.kind.plural(), name) {
         (_, "scale") => scale::answer(call, request).await,
         ("pods", "binding") => pod::bind(call, request).await,
         ("pods", "eviction") => pod::evict(call, request).await,
@@ -38,7 +41,7 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
 /// Namespace finalization: only `spec.finalizers` changes.
 async fn finalize(call: &Call, request: Request<Body>) -> Outcome {
     let (mut sent, _) = read_document(request).await?;
-    check_type(call.kind, &mut sent)?;
+    check_type(&call.kind, &mut sent)?;
     let change = call.change(crate::handler::Part::Verbatim)?;
     let bytes = call
         .server
@@ -50,7 +53,7 @@ async fn finalize(call: &Call, request: Request<Body>) -> Outcome {
             Ok(new)
         })
         .await?;
-    Ok(respond::json_bytes(StatusCode::OK, render::bytes(call.kind, &bytes)))
+    Ok(respond::json_bytes(StatusCode::OK, render::bytes(&call.kind, &bytes)))
 }
 
 /// A document of a type that is not stored, such as a `Binding`.

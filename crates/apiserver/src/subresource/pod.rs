@@ -1,7 +1,6 @@
 //! Binding, eviction and the parts of a pod that are written by subresources of their own.
 
 use axum::body::Body;
-use coxswain_api::catalogue;
 use coxswain_meta::labels::Selector;
 use coxswain_meta::status::Cause;
 use coxswain_meta::{ErrorList, Status};
@@ -74,7 +73,7 @@ pub async fn evict(call: &Call, request: Request<Body>) -> Outcome {
     if !ended && !pod.is_deleting() {
         disrupt(call, &pod).await?;
     }
-    match call.server.delete(call.kind, &call.user, namespace, name, &options).await? {
+    match call.server.delete(&call.kind, &call.user, namespace, name, &options).await? {
         Deleted::Gone(_) | Deleted::Pending(_) => {
             let mut status = Status::success(None);
             status.code = 201;
@@ -94,7 +93,8 @@ async fn disrupt(call: &Call, pod: &Value) -> Result<(), Status> {
                 .is_ok_and(|selector| selector.matches_json(&pod.meta()["labels"]))
         })
         .collect();
-    let (budget, kind) = match (budgets.as_slice(), catalogue::find("policy", "v1", "poddisruptionbudgets")) {
+    let (budget, kind) = match (budgets.as_slice(), call.server.find("policy", "v1", "poddisruptionbudgets"))
+    {
         ([], _) | (_, None) => return Ok(()),
         ([budget], Some(kind)) => (budget, kind),
         _ => {
@@ -104,12 +104,13 @@ async fn disrupt(call: &Call, pod: &Value) -> Result<(), Status> {
         }
     };
     let change = Change {
-        kind,
+        kind: &kind,
         user: &call.user,
         namespace: &call.info.namespace,
         name: budget.name(),
         part: Part::Verbatim,
         dry_run: call.dry_run()?,
+        manager: None,
     };
     let taken = |budget: &Value| {
         let allowed = budget["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);
@@ -141,10 +142,10 @@ async fn disrupt(call: &Call, pod: &Value) -> Result<(), Status> {
 /// PUT and PATCH of `ephemeralcontainers` and `resize`: one part of the spec, everything else stays.
 pub async fn replace_part(call: &Call, request: Request<Body>) -> Outcome {
     if call.info.verb == "get" {
-        return call.get();
+        return call.get().await;
     }
     let patch = if call.info.verb == "patch" {
-        Err(Patch::read(request).await?)
+        Err(Patch::read(call, request).await?)
     } else {
         Ok(read_document(request).await?.0)
     };
@@ -156,7 +157,7 @@ pub async fn replace_part(call: &Call, request: Request<Body>) -> Outcome {
                 Ok(document) => document.clone(),
                 Err(patch) => patch.apply(call, old)?,
             };
-            check_type(call.kind, &mut sent)?;
+            check_type(&call.kind, &mut sent)?;
             call.decode(&mut sent, Vec::new())?;
             call.kind.default(&mut sent)?;
             let mut new = old.clone();
@@ -179,7 +180,7 @@ pub async fn replace_part(call: &Call, request: Request<Body>) -> Outcome {
             Ok(new)
         })
         .await?;
-    Ok(respond::json_bytes(StatusCode::OK, render::bytes(call.kind, &bytes)))
+    Ok(respond::json_bytes(StatusCode::OK, render::bytes(&call.kind, &bytes)))
 }
 
 /// Ephemeral containers are added, never changed or removed.

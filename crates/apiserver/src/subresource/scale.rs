@@ -12,11 +12,12 @@ use crate::respond::{self, Outcome};
 /// GET, PUT and PATCH of a `Scale`.
 pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
     if call.info.verb == "get" {
-        let object = render::document(call.kind, &call.stored()?.bytes);
-        return Ok(respond::json(StatusCode::OK, &scale::from_object(&object)));
+        let stored = call.server.served_one(&call.kind, call.stored()?).await?;
+        let object = render::document(&call.kind, &stored.bytes);
+        return Ok(respond::json(StatusCode::OK, &call.kind.scale_of(&object)));
     }
     let patch = if call.info.verb == "patch" {
-        Err(Patch::read(request).await?)
+        Err(Patch::read(call, request).await?)
     } else {
         Ok(read_document(request).await?.0)
     };
@@ -25,7 +26,7 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
         .update(&call.change(Part::Main)?, |old| {
             let wanted = match &patch {
                 Ok(document) => document.clone(),
-                Err(patch) => patch.apply(call, &scale::from_object(old))?,
+                Err(patch) => patch.apply(call, &call.kind.scale_of(old))?,
             };
             let errors = scale::validate(&wanted);
             if !errors.is_empty() {
@@ -35,10 +36,10 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
             if let Some(metadata) = new["metadata"].as_object_mut() {
                 metadata.remove("resourceVersion");
             }
-            scale::into_object(&mut new, &wanted);
+            call.kind.set_scale(&mut new, &wanted);
             Ok(new)
         })
         .await?;
-    let object: Value = render::document(call.kind, &bytes);
-    Ok(respond::json(StatusCode::OK, &scale::from_object(&object)))
+    let object: Value = render::document(&call.kind, &bytes);
+    Ok(respond::json(StatusCode::OK, &call.kind.scale_of(&object)))
 }

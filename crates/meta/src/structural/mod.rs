@@ -14,7 +14,7 @@ use crate::field::{ErrorList, FieldError, Path};
 
 pub use default::{default, drop_nulls};
 pub use prune::prune;
-pub use validate::{validate, validate_embedded};
+pub use validate::{validate, validate_embedded_members};
 
 /// How a list merges and what is unique in it, by `x-kubernetes-list-type`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

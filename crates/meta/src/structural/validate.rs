@@ -13,10 +13,12 @@ pub fn validate(value: &Value, schema: &Structural, path: &Path) -> ErrorList {
     errors
 }
 
-/// Embedded resources name their type.
-pub fn validate_embedded(value: &Value, schema: &Structural, path: &Path) -> ErrorList {
+/// What is missing of the resources embedded in an object: they name their type.
+pub fn validate_embedded_members(object: &Value, schema: &Structural) -> ErrorList {
     let mut errors = ErrorList::new();
-    embedded(value, schema, path, &mut errors);
+    each_child(object, schema, &Path::root(), &mut |value, schema, path| {
+        embedded(value, schema, path, &mut errors);
+    });
     errors
 }
 

@@ -1,0 +1,175 @@
+//! Field managers: who wrote what, kept in `metadata.managedFields` (server-side apply, KEP-555).
+
+use coxswain_meta::Status;
+use coxswain_meta::apply::{self, Conflict, Manager, Set};
+use coxswain_meta::status::{Cause, Details};
+use http::HeaderMap;
+use http::header::USER_AGENT;
+use serde_json::{Value, json};
+
+use super::Call;
+use crate::object::{Meta, now};
+use crate::resource::{Place, Resource};
+
+const LONGEST_NAME: usize = 128;
+/// kubectl's own manager: it may take over what its client-side apply wrote.
+const KUBECTL: &str = "kubectl";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Who writes.
+#[derive(Clone, Debug)]
+pub struct FieldManager {
+    /// The name of the manager.
+    pub name: String,
+    /// The subresource it writes through; empty for the object itself.
+    pub subresource: String,
+}
+
+impl FieldManager {
+    /// What the server itself writes.
+    pub fn server() -> Self {
+        Self { name: "kube-apiserver".into(), subresource: String::new() }
+    }
+
+    /// The manager of a request: the one it names, or else its client.
+    pub fn of(call: &Call) -> Self {
+        let named = call.query.get("fieldManager").map(str::to_owned);
+        let name = named.unwrap_or_else(|| from_user_agent(&call.headers));
+        Self { name, subresource: call.info.subresource.clone() }
+    }
+
+    fn manager<'a>(&'a self, version: &'a str, now: &'a str) -> Manager<'a> {
+        Manager { name: &self.name, api_version: version, subresource: &self.subresource, now }
+    }
+
+    /// What a write through this path resets and so never owns.
+    fn reset(&self, kind: &Resource, object: &Value) -> Set {
+        match self.subresource.as_str() {
+            "" if kind.status() => Set::from_json(&json!({ "f:status": {} })),
+            "status" => {
+                let others = object.as_object().into_iter().flatten().map(|(name, _)| name);
+                let others = others.filter(|name| !matches!(name.as_str(), "metadata" | "status"));
+                Set::from_json(&others.map(|name| (format!("f:{name}"), json!({}))).collect())
+            }
+            _ => Set::default(),
+        }
+    }
+
+    /// Records a write that is no apply. What the client itself says of managers counts.
+    pub fn record(&self, kind: &Resource, old: &Value, new: &mut Value) {
+        let (version, now) = (kind.api_version(), now());
+        let mut entries = sent(new).unwrap_or_else(|| entries(old));
+        let changes = apply::changes(Place::root(kind), old, new);
+        apply::update(&mut entries, changes, &self.reset(kind, new), &self.manager(&version, &now));
+        store(new, entries);
+    }
+
+    /// The object that an applied configuration makes of the live one.
+    pub fn apply(
+        &self,
+        kind: &Resource,
+        live: &Value,
+        configuration: &Value,
+        force: bool,
+    ) -> Result<Value, Status> {
+        let (version, now) = (kind.api_version(), now());
+        let reset = self.reset(kind, configuration);
+        let attempt = |force: bool| {
+            let (mut bare, mut entries) = (live.clone(), entries(live));
+            bare.meta_mut().remove("managedFields");
+            let manager = self.manager(&version, &now);
+            let place = Place::root(kind);
+            let applied = apply::apply(place, &bare, configuration, &mut entries, &manager, (&reset, force));
+            applied.map(|mut object| {
+                store(&mut object, entries);
+                object
+            })
+        };
+        let mut object = match attempt(force) {
+            Err(conflicts) if self.name == KUBECTL && self.all_last_applied(kind, live, &conflicts) => {
+                attempt(true)
+            }
+            other => other,
+        }
+        .map_err(|conflicts| refuse(&conflicts))?;
+        if self.name == KUBECTL && live.meta()["annotations"][LAST_APPLIED].is_string() {
+            let text = format!("{configuration}\n");
+            if let Some(annotations) = object.meta_mut().get_mut("annotations") {
+                annotations[LAST_APPLIED] = text.into();
+            }
+        }
+        Ok(object)
+    }
+
+    /// Whether every conflict is about a field that kubectl's client-side apply wrote.
+    fn all_last_applied(&self, kind: &Resource, live: &Value, conflicts: &[Conflict]) -> bool {
+        let last = live.meta()["annotations"][LAST_APPLIED].as_str();
+        let Some(last) = last.and_then(|text| serde_json::from_str::<Value>(text).ok()) else { return false };
+        let written = apply::changes(Place::root(kind), &json!({}), &last).written.paths();
+        conflicts.iter().all(|conflict| written.contains(&conflict.path))
+    }
+}
+
+/// The entries of an object.
+fn entries(object: &Value) -> Vec<Value> {
+    object.meta()["managedFields"].as_array().cloned().unwrap_or_default()
+}
+
+/// The entries that a client sent, where they are any; one empty entry clears them all.
+fn sent(object: &Value) -> Option<Vec<Value>> {
+    let entries = object.meta()["managedFields"].as_array().filter(|list| !list.is_empty())?;
+    let empty = |entry: &Value| entry.as_object().is_some_and(serde_json::Map::is_empty);
+    if let [only] = entries.as_slice()
+        && empty(only)
+    {
+        return Some(Vec::new());
+    }
+    let sound = |entry: &Value| {
+        matches!(entry["operation"].as_str(), Some("Apply" | "Update"))
+            && entry["fieldsV1"].is_object()
+            && entry["apiVersion"].is_string()
+    };
+    entries.iter().all(sound).then(|| entries.clone())
+}
+
+fn store(object: &mut Value, entries: Vec<Value>) {
+    if entries.is_empty() {
+        object.meta_mut().remove("managedFields");
+    } else {
+        object.meta_mut().insert("managedFields".into(), entries.into());
+    }
+}
+
+/// The client's name, as its `User-Agent` begins.
+fn from_user_agent(headers: &HeaderMap) -> String {
+    let agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let name = agent.split('/').next().unwrap_or_default();
+    let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
+    if name.is_empty() { "unknown".into() } else { name }
+}
+
+/// 409 with every conflict.
+fn refuse(conflicts: &[Conflict]) -> Status {
+    let message = match conflicts {
+        [only] => format!("Apply failed with 1 conflict: conflict with {}: {}", only.manager, only.path),
+        _ => {
+            let mut managers: Vec<&str> = conflicts.iter().map(|c| c.manager.as_str()).collect();
+            managers.sort_unstable();
+            managers.dedup();
+            let mut lines = Vec::new();
+            for manager in managers {
+                lines.push(format!("conflicts with {manager}:"));
+                let own = conflicts.iter().filter(|conflict| conflict.manager == manager);
+                lines.extend(own.map(|conflict| format!("- {}", conflict.path)));
+            }
+            format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
+        }
+    };
+    let causes = conflicts.iter().map(|conflict| Cause {
+        reason: "FieldManagerConflict".into(),
+        message: format!("conflict with {}", conflict.manager),
+        field: conflict.path.clone(),
+    });
+    Status::failure(409, "Conflict", message)
+        .with_details(Details { causes: causes.collect(), ..Details::default() })
+}

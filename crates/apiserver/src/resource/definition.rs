@@ -1,0 +1,380 @@
+//! A CustomResourceDefinition as the handlers use it: parsed once a change.
+
+use std::sync::Arc;
+
+use coxswain_meta::jsonpath::JsonPath;
+use coxswain_meta::structural::{self, Structural};
+use coxswain_meta::{ErrorList, Path, Status};
+use coxswain_store::Revision;
+use serde_json::{Value, json};
+
+use crate::object::Meta;
+
+/// How objects get from one version to another.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Conversion {
+    /// Only the apiVersion changes.
+    None,
+    /// A webhook is asked: its client configuration and the review versions it takes.
+    Webhook(Value, Vec<String>),
+}
+
+/// A definition.
+pub struct Definition {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The revision that was parsed.
+    pub revision: Revision,
+    /// Objects written after this revision have been through the schemas as they are now.
+    pub since: Revision,
+    /// API group.
+    pub group: String,
+    /// Resource name in paths.
+    pub plural: String,
+    /// Lower-case name of one.
+    pub singular: String,
+    /// Kind of one object.
+    pub kind: String,
+    /// Kind of a list.
+    pub list_kind: String,
+    /// Abbreviations.
+    pub short_names: Vec<String>,
+    /// Groups of kinds.
+    pub categories: Vec<String>,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// The versions in their order.
+    pub versions: Vec<Version>,
+    /// How versions are converted.
+    pub conversion: Conversion,
+    /// Whether it is served.
+    pub established: bool,
+    /// Whether it is going away: nothing is created any more.
+    pub terminating: bool,
+    /// The versions as they were written, to notice changes.
+    spec: Value,
+}
+
+/// A version of a definition.
+pub struct Version {
+    /// Its name.
+    pub name: String,
+    /// Whether it is served.
+    pub served: bool,
+    /// Whether objects are stored in it.
+    pub storage: bool,
+    /// Whether its use is warned of.
+    pub deprecated: bool,
+    /// The words of that warning.
+    pub deprecation_warning: Option<String>,
+    /// The schema as it was written.
+    pub source: Value,
+    /// The schema.
+    pub schema: Structural,
+    /// Whether status is a subresource.
+    pub status: bool,
+    /// The paths of the scale subresource.
+    pub scale: Option<Scale>,
+    /// Printer columns.
+    pub columns: Vec<Column>,
+    /// Fields that selectors may use.
+    pub selectable: Vec<Selectable>,
+}
+
+/// The paths of a scale.
+pub struct Scale {
+    spec_replicas: JsonPath,
+    status_replicas: JsonPath,
+    selector: Option<JsonPath>,
+}
+
+/// A printer column.
+pub struct Column {
+    /// Heading.
+    pub name: String,
+    /// OpenAPI type.
+    pub type_: String,
+    /// OpenAPI format.
+    pub format: String,
+    /// What it shows.
+    pub description: String,
+    /// 0 is always shown.
+    pub priority: i64,
+    /// Where it is found.
+    pub path: JsonPath,
+}
+
+/// A field for selectors.
+pub struct Selectable {
+    /// Its name in selectors, such as `spec.color`.
+    pub name: String,
+    /// Where it is found.
+    pub path: JsonPath,
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_default().to_owned()
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value[key].as_array().into_iter().flatten()
+}
+
+impl Definition {
+    /// Reads a definition; `previous` is the same one as it was before.
+    pub fn parse(object: &Value, revision: Revision, previous: Option<&Definition>) -> Self {
+        let spec = &object["spec"];
+        let names = match object["status"]["acceptedNames"]["plural"].as_str() {
+            Some(plural) if !plural.is_empty() => &object["status"]["acceptedNames"],
+            _ => &spec["names"],
+        };
+        let condition = |name: &str| {
+            list(&object["status"], "conditions").any(|c| c["type"] == name && c["status"] == "True")
+        };
+        let schemas = json!([spec["versions"], spec["conversion"]]);
+        let uid = object.meta_str("uid").to_owned();
+        let unchanged = previous.filter(|previous| previous.uid == uid && previous.spec == schemas);
+        Self {
+            name: object.name().to_owned(),
+            since: unchanged.map_or(revision, |previous| previous.since),
+            revision,
+            group: text(spec, "group"),
+            plural: text(&spec["names"], "plural"),
+            singular: text(names, "singular"),
+            kind: text(names, "kind"),
+            list_kind: text(names, "listKind"),
+            short_names: strings(&names["shortNames"]),
+            categories: strings(&names["categories"]),
+            namespaced: spec["scope"] == "Namespaced",
+            versions: list(spec, "versions").map(Version::parse).collect(),
+            conversion: match spec["conversion"]["strategy"].as_str() {
+                Some("Webhook") => {
+                    let webhook = &spec["conversion"]["webhook"];
+                    Conversion::Webhook(
+                        webhook["clientConfig"].clone(),
+                        strings(&webhook["conversionReviewVersions"]),
+                    )
+                }
+                _ => Conversion::None,
+            },
+            established: condition("Established"),
+            terminating: object.is_deleting(),
+            spec: schemas,
+            uid,
+        }
+    }
+
+    /// The version that objects are stored in.
+    pub fn storage(&self) -> &str {
+        self.versions.iter().find(|version| version.storage).map_or("", |version| &version.name)
+    }
+}
+
+impl Version {
+    fn parse(version: &Value) -> Self {
+        let source = &version["schema"]["openAPIV3Schema"];
+        let schema = Structural::parse(source, &Path::root(), &mut ErrorList::new());
+        let path = |value: &Value, key: &str| JsonPath::parse(value[key].as_str().unwrap_or_default());
+        let scale = &version["subresources"]["scale"];
+        Self {
+            name: text(version, "name"),
+            served: version["served"] == true,
+            storage: version["storage"] == true,
+            deprecated: version["deprecated"] == true,
+            deprecation_warning: version["deprecationWarning"].as_str().map(str::to_owned),
+            schema,
+            source: source.clone(),
+            status: version["subresources"]["status"].is_object(),
+            scale: scale.is_object().then(|| Scale {
+                spec_replicas: path(scale, "specReplicasPath").unwrap_or_default(),
+                status_replicas: path(scale, "statusReplicasPath").unwrap_or_default(),
+                selector: scale["labelSelectorPath"].as_str().and_then(JsonPath::parse),
+            }),
+            columns: list(version, "additionalPrinterColumns")
+                .map(|column| Column {
+                    name: text(column, "name"),
+                    type_: text(column, "type"),
+                    format: text(column, "format"),
+                    description: match text(column, "description") {
+                        none if none.is_empty() => {
+                            format!(
+                                "Custom resource definition column (in JSONPath format): {}",
+                                text(column, "jsonPath")
+                            )
+                        }
+                        said => said,
+                    },
+                    priority: column["priority"].as_i64().unwrap_or(0),
+                    path: path(column, "jsonPath").unwrap_or_default(),
+                })
+                .collect(),
+            selectable: list(version, "selectableFields")
+                .map(|field| Selectable {
+                    name: text(field, "jsonPath").trim_start_matches('.').to_owned(),
+                    path: path(field, "jsonPath").unwrap_or_default(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// One version of a definition: what a custom [`super::Resource`] holds.
+pub struct Custom {
+    /// The definition.
+    pub definition: Arc<Definition>,
+    version: usize,
+}
+
+impl Custom {
+    /// A version of a definition, where it is served.
+    pub fn of(definition: &Arc<Definition>, version: &str) -> Option<Arc<Self>> {
+        let at = definition.versions.iter().position(|known| known.name == version)?;
+        let served = definition.established && definition.versions[at].served;
+        served.then(|| Arc::new(Self { definition: definition.clone(), version: at }))
+    }
+
+    /// The version that objects are stored in, served or not.
+    pub fn stored(definition: &Arc<Definition>) -> Option<Self> {
+        let version = definition.versions.iter().position(|version| version.storage)?;
+        Some(Self { definition: definition.clone(), version })
+    }
+
+    /// The version.
+    pub fn version(&self) -> &Version {
+        &self.definition.versions[self.version]
+    }
+
+    /// The schema of the version.
+    pub fn schema(&self) -> &Structural {
+        &self.version().schema
+    }
+
+    /// Drops what the schema does not know; returns `unknown field "…"` for each.
+    pub fn prune(&self, object: &mut Value) -> Result<Vec<String>, Status> {
+        let unknown = structural::prune(object, self.schema());
+        Ok(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")).collect())
+    }
+
+    /// Fills the schema's defaults in.
+    pub fn default(&self, object: &mut Value) {
+        structural::default(object, self.schema());
+        structural::drop_nulls(object, self.schema());
+    }
+
+    /// A new object is of generation 1 and, where status is a subresource, has none.
+    pub fn prepare_create(&self, object: &mut Value) {
+        if let (true, Some(map)) = (self.version().status, object.as_object_mut()) {
+            map.remove("status");
+        }
+        let metadata = object.meta_mut();
+        metadata.insert("generation".into(), 1.into());
+    }
+
+    /// Status stays where it is a subresource; other changes than of metadata count as generations.
+    pub fn prepare_update(&self, new: &mut Value, old: &Value) {
+        let status = self.version().status;
+        if let (true, Some(map)) = (status, new.as_object_mut()) {
+            match old.get("status") {
+                Some(kept) => map.insert("status".into(), kept.clone()),
+                None => map.remove("status"),
+            };
+        }
+        let generation = old.meta()["generation"].as_i64().unwrap_or(0);
+        let raised = differs(new, old, status) as i64;
+        new.meta_mut().insert("generation".into(), (generation + raised).into());
+    }
+
+    /// Only status changes, and of the metadata only what is not the system's.
+    pub fn prepare_status_update(&self, new: &mut Value, old: &Value) {
+        let status = new.get("status").cloned();
+        let sent = new.meta().clone();
+        *new = old.clone();
+        if let Some(map) = new.as_object_mut() {
+            match status {
+                Some(status) => map.insert("status".into(), status),
+                None => map.remove("status"),
+            };
+        }
+        for field in ["resourceVersion", "managedFields"] {
+            let metadata = new.meta_mut();
+            match sent.get(field) {
+                Some(value) => metadata.insert(field.into(), value.clone()),
+                None => metadata.remove(field),
+            };
+        }
+    }
+
+    /// All that is wrong with an object by its schema and rules; `old` is what it was before.
+    pub fn validate(&self, object: &Value, old: Option<&Value>) -> ErrorList {
+        let root = Path::root();
+        let mut errors = structural::validate(object, self.schema(), &root);
+        errors.extend(structural::validate_embedded_members(object, self.schema()));
+        let _ = old;
+        errors
+    }
+
+    /// The values of the selectable fields in stored bytes.
+    pub fn selectable_fields(&self, stored: &[u8]) -> Vec<(String, String)> {
+        let fields = &self.version().selectable;
+        if fields.is_empty() {
+            return Vec::new();
+        }
+        let object: Value = serde_json::from_slice(stored).unwrap_or_default();
+        let value = |field: &Selectable| match field.path.find(&object).first() {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        fields.iter().map(|field| (field.name.clone(), value(field))).collect()
+    }
+
+    /// The scale of an object.
+    pub fn scale_of(&self, object: &Value) -> Value {
+        let mut out = json!({ "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {}, "spec": {}, "status": {} });
+        for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+            if let Some(value) = object.meta().get(key) {
+                out["metadata"][key] = value.clone();
+            }
+        }
+        let Some(scale) = &self.version().scale else { return out };
+        let number = |path: &JsonPath| path.find(object).first().and_then(|v| v.as_i64()).unwrap_or(0);
+        if number(&scale.spec_replicas) != 0 {
+            out["spec"]["replicas"] = number(&scale.spec_replicas).into();
+        }
+        out["status"]["replicas"] = number(&scale.status_replicas).into();
+        let selector = scale.selector.as_ref().and_then(|path| path.find(object).first()?.as_str());
+        if let Some(selector) = selector.filter(|text| !text.is_empty()) {
+            out["status"]["selector"] = selector.into();
+        }
+        out
+    }
+
+    /// Writes the replicas of a scale into an object.
+    pub fn set_scale(&self, object: &mut Value, scale: &Value) {
+        if let Some(slot) = self.version().scale.as_ref().and_then(|paths| paths.spec_replicas.slot(object)) {
+            *slot = scale["spec"]["replicas"].as_i64().unwrap_or(0).into();
+        }
+        if let Some(version) = scale.meta().get("resourceVersion") {
+            object.meta_mut().insert("resourceVersion".into(), version.clone());
+        }
+    }
+}
+
+/// Whether two objects differ outside of their metadata (and status, where that is a subresource).
+fn differs(new: &Value, old: &Value, status: bool) -> bool {
+    let counts = |key: &String| key != "metadata" && !(status && key == "status");
+    let of = |value: &Value, key: &String| value.get(key).cloned();
+    let keys = |value: &Value| -> Vec<String> {
+        value
+            .as_object()
+            .map(|map| map.keys().filter(|key| counts(key)).cloned().collect())
+            .unwrap_or_default()
+    };
+    keys(new).iter().chain(&keys(old)).any(|key| of(new, key) != of(old, key))
+}
