@@ -43,6 +43,26 @@ pub fn admit(pod: &Pod, others: &[Arc<Pod>], node: &Node, max_pods: u32) -> Resu
     Ok(())
 }
 
+/// Why a pod cannot be made larger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// The node is too small.
+    Ever(String),
+    /// Others use what is there.
+    Now(String),
+}
+
+/// Whether the node has what a pod wants besides the `others`.
+///
+/// # Errors
+/// Why not.
+pub fn room(pod: &Pod, others: &[Arc<Pod>], node: &Node) -> Result<(), NoRoom> {
+    if let Err(alone) = fits(pod, &[], node, u32::MAX) {
+        return Err(NoRoom::Ever(alone.message));
+    }
+    fits(pod, others, node, u32::MAX).map_err(|rejection| NoRoom::Now(rejection.message))
+}
+
 fn fits(pod: &Pod, others: &[Arc<Pod>], node: &Node, max_pods: u32) -> Result<(), Rejection> {
     let out_of = |resource: &str, requested: i64, used: i64, capacity: i64| {
         Err(Rejection {

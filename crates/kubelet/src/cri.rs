@@ -165,6 +165,20 @@ impl Cri {
         Ok(self.runtime().create_container(within(SANDBOX, request)).await?.into_inner().container_id)
     }
 
+    /// Changes what a running container may use.
+    pub async fn update_resources(
+        &self,
+        id: &str,
+        resources: v1::LinuxContainerResources,
+    ) -> Result<(), Status> {
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(resources),
+            ..Default::default()
+        };
+        self.runtime().update_container_resources(within(CALL, request)).await.map(|_| ())
+    }
+
     /// Starts a container's process.
     pub async fn start_container(&self, id: &str) -> Result<(), Status> {
         let request = v1::StartContainerRequest { container_id: id.to_owned() };

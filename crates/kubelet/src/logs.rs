@@ -109,9 +109,14 @@ pub async fn last_words(record: &mut ContainerRecord) {
 
 /// The last lines of a CRI log without their heads.
 fn log_words(log: &str) -> String {
-    let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let mut text: String =
-        lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| format!("{line}\n")).collect();
+    // Only what is tagged as full ends its line.
+    let words = |line: &str| {
+        let mut parts = line.splitn(4, ' ').skip(2);
+        let end = if parts.next()? == "P" { "" } else { "\n" };
+        Some(format!("{}{end}", parts.next()?))
+    };
+    let lines: Vec<String> = log.lines().filter_map(words).collect();
+    let mut text = lines[lines.len().saturating_sub(LOG_LINES)..].concat();
     let most = usize::try_from(LOG_WORDS).unwrap_or(usize::MAX);
     if text.len() > most {
         let mut from = text.len() - most;
@@ -140,6 +145,7 @@ mod tests {
     fn a_log_stands_in_for_last_words_without_its_heads() {
         let log = "2026-01-01T00:00:00Z stdout F one two\n2026-01-01T00:00:01Z stderr F three\n";
         assert_eq!(log_words(log), "one two\nthree\n");
+        assert_eq!(log_words("t stdout F one\nt stdout P DO\nt stdout P NE\n"), "one\nDONE");
         assert_eq!(log_words(""), "");
     }
 }

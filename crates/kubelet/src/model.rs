@@ -26,7 +26,7 @@ pub const MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
 pub const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 
 /// State of a container instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Made, never started.
     Created,
@@ -35,11 +35,12 @@ pub enum State {
     /// Its process ended.
     Exited,
     /// The runtime cannot tell.
+    #[default]
     Unknown,
 }
 
 /// One instance of a container.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ContainerRecord {
     /// The runtime's id.
     pub id: String,

@@ -217,7 +217,8 @@ fn limit_writes(wanted: &LinuxContainerResources, layout: Layout) -> Vec<(&'stat
                 add("", "cpu.max", format!("{quota} {period}"));
             }
             if wanted.memory_limit_in_bytes != 0 {
-                add("", "memory.max", wanted.memory_limit_in_bytes.to_string());
+                let limit = wanted.memory_limit_in_bytes;
+                add("", "memory.max", if limit < 0 { "max".to_owned() } else { limit.to_string() });
             }
             for (file, value) in &wanted.unified {
                 add("", file, value.clone());

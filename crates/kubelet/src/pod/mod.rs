@@ -7,6 +7,7 @@ mod phase;
 pub mod plan;
 mod prepare;
 mod publish;
+pub mod resize;
 mod start;
 pub mod status;
 pub mod table;

@@ -6,9 +6,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::containers::{self, Kind, spec};
+use super::resize::{Resize, Step};
 use super::{Ending, HealthById, Waiting};
 use crate::backoff::Backoff;
 use crate::model::{ContainerRecord, PodId, PodRuntime, State};
+use crate::spec::resources::PodCgroup;
 
 /// Containers get at least this long between their stop signal and SIGKILL.
 pub const LEAST_GRACE_SECONDS: i64 = 2;
@@ -20,6 +22,8 @@ pub enum Work {
     Prepare,
     /// Making a sandbox.
     Sandbox,
+    /// Changing cgroups of the pod and its running containers.
+    Resize,
     /// Stopping the sandbox with this id.
     StopSandbox(String),
     /// Pulling for, making and starting the container with this name.
@@ -39,6 +43,13 @@ pub enum Action {
     CreateSandbox {
         /// How many there were before.
         attempt: u32,
+    },
+    /// Give the pod's cgroup and running containers what was granted.
+    Resize {
+        /// The values of the pod's cgroup.
+        cgroup: PodCgroup,
+        /// Names and ids of the containers.
+        containers: Vec<(String, String)>,
     },
     /// Stop a sandbox and give up its network.
     StopSandbox {
@@ -85,6 +96,7 @@ impl Action {
         match self {
             Self::Prepare => Work::Prepare,
             Self::CreateSandbox { .. } => Work::Sandbox,
+            Self::Resize { .. } => Work::Resize,
             Self::StopSandbox { id } => Work::StopSandbox(id.clone()),
             Self::StartContainer { name, .. } => Work::Container(name.clone()),
             Self::KillContainer { id, .. } => Work::Kill(id.clone()),
@@ -101,6 +113,8 @@ pub struct Input<'a> {
     pub runtime: &'a PodRuntime,
     /// Whether cgroup, directories and volumes are there.
     pub prepared: bool,
+    /// What the containers are granted and given.
+    pub resize: &'a Resize,
     /// Whether the pod is being ended.
     pub ending: Option<&'a Ending>,
     /// What hooks and probes say, by container id.
@@ -172,6 +186,7 @@ fn keep(input: &Input<'_>, plan: &mut Plan) {
         return;
     }
     let Some(sandbox_id) = sandbox(input, plan) else { return };
+    resize(input, plan);
     if initialize(input, &sandbox_id, plan) {
         for container in &spec(input.pod).containers {
             run_app(input, container, plan);
@@ -181,6 +196,26 @@ fn keep(input: &Input<'_>, plan: &mut Plan) {
         if input.runtime.latest(&container.name).is_none() {
             start(input, &container.name, None, plan);
         }
+    }
+}
+
+/// Gives running containers what was granted. The pod's cgroup has room for both meanwhile, and shrinks at the end.
+fn resize(input: &Input<'_>, plan: &mut Plan) {
+    let steps = input.resize.steps(input.pod, input.runtime);
+    let cgroup = input.resize.cgroup(input.pod, input.runtime);
+    let updates = steps.iter().filter(|(_, step)| **step == Step::Update);
+    let containers: Vec<(String, String)> = updates
+        .filter_map(|(name, _)| Some((name.clone(), input.runtime.latest(name)?.id.clone())))
+        .collect();
+    if input.resize.cgroup_differs(&cgroup) || !containers.is_empty() {
+        plan.push(input, Action::Resize { cgroup, containers });
+        return;
+    }
+    for (name, _) in steps {
+        let Some(record) = input.runtime.latest(&name) else { continue };
+        let message = format!("Container {name} resize requires restart");
+        let grace_seconds = containers::grace_seconds(input.pod).max(LEAST_GRACE_SECONDS);
+        plan.push(input, Action::KillContainer { id: record.id.clone(), name, grace_seconds, message });
     }
 }
 

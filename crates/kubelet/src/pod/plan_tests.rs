@@ -100,6 +100,7 @@ impl Case {
             pod: &self.pod,
             runtime: &self.runtime,
             prepared: self.prepared,
+            resize: &Resize::default(),
             ending: self.ending.as_ref(),
             health: &self.health,
             crashes: &self.crashes,
@@ -123,6 +124,7 @@ fn word(action: &Action) -> String {
     match action {
         Action::Prepare => "prepare".to_owned(),
         Action::CreateSandbox { attempt } => format!("sandbox {attempt}"),
+        Action::Resize { .. } => "resize".to_owned(),
         Action::StopSandbox { id } => format!("stop {id}"),
         Action::StartContainer { name, restart_count, .. } => format!("start {name} {restart_count}"),
         Action::KillContainer { id, grace_seconds, .. } => format!("kill {id} {grace_seconds}"),

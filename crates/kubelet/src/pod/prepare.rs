@@ -4,18 +4,18 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::Api;
 
-use super::containers::spec;
+use super::containers::{self, spec};
 use super::worker::Failure;
 use crate::kubelet::Kubelet;
 use crate::model::{PodId, PodRuntime};
-use crate::spec::{resources, sandbox};
+use crate::spec::resources::{self, PodCgroup};
+use crate::spec::sandbox;
 use crate::volumes::{self, Mounted};
 
 /// Makes cgroup, directories and volumes, or brings them up to date.
-pub async fn prepare(kubelet: &Kubelet, pod: &Pod) -> Result<Mounted, Failure> {
+pub async fn prepare(kubelet: &Kubelet, pod: &Pod, cgroup: &PodCgroup) -> Result<Mounted, Failure> {
     let id = PodId::of(pod);
-    let cgroup = resources::pod_cgroup(pod);
-    if let Err(error) = kubelet.cgroups.create(&id.uid, &cgroup) {
+    if let Err(error) = kubelet.cgroups.create(&id.uid, cgroup) {
         let text = format!("unable to ensure pod container exists: {error}");
         kubelet.events.warning(pod, "FailedCreatePodContainer", text);
         return Err(Failure::plain());
@@ -32,6 +32,31 @@ pub async fn prepare(kubelet: &Kubelet, pod: &Pod) -> Result<Mounted, Failure> {
         kubelet.events.warning(pod, "FailedMount", text);
         Failure::plain()
     })
+}
+
+/// Gives running containers, by their ids, what the pod grants them, after the pod's cgroup.
+///
+/// # Errors
+/// What the kernel or the runtime says.
+pub async fn resize(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    cgroup: &PodCgroup,
+    ids: &[(String, String)],
+) -> Result<(), String> {
+    let id = PodId::of(pod);
+    kubelet.cgroups.create(&id.uid, cgroup).map_err(|error| format!("the pod's cgroup: {error}"))?;
+    for (name, id) in ids {
+        let Some((kind, container)) = containers::find(pod, name) else { continue };
+        let mut values = resources::container(pod, &container, kind, kubelet.node.memory_bytes());
+        // Zero would leave a limit as it is.
+        values.cpu_quota = if values.cpu_quota == 0 { -1 } else { values.cpu_quota };
+        values.memory_limit_in_bytes =
+            if values.memory_limit_in_bytes == 0 { -1 } else { values.memory_limit_in_bytes };
+        let updated = kubelet.cri.update_resources(id, values).await;
+        updated.map_err(|error| format!("container {name}: {}", crate::cri::text(&error)))?;
+    }
+    Ok(())
 }
 
 /// Makes a sandbox.

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::containers::{self, Kind, spec};
 use super::phase::phase;
+use super::resize::Resize;
 use super::{EndReason, Ending, HealthById, Waiting};
 use crate::model::{ContainerRecord, PodRuntime, State, seconds};
 
@@ -27,6 +28,10 @@ pub struct View<'a> {
     pub health: &'a HealthById,
     /// Why containers wait.
     pub waiting: &'a BTreeMap<String, Waiting>,
+    /// What containers are granted and given.
+    pub resize: &'a Resize,
+    /// Whether that is not the same yet.
+    pub resizing: bool,
     /// Names of containers that are being started.
     pub starting: &'a BTreeSet<String>,
     /// Whether the pod is being ended.
@@ -124,13 +129,11 @@ fn container_status(view: &View<'_>, kind: Kind, container: &Container) -> Conta
             waiting_state(waiting.clone())
         }
         (State::Exited, None) => terminated(view, record),
-        (State::Created, waiting) => {
-            waiting_state(waiting.cloned().unwrap_or_else(|| first_wait(view, kind)))
-        }
+        (State::Created, waiting) => waiting_state(waiting.cloned().unwrap_or_else(|| first_wait(view))),
     };
     let completed = kind == Kind::Init && record.state == State::Exited && record.exit_code == 0;
     let serves = matches!(kind, Kind::App | Kind::Sidecar);
-    let resources = container.resources.clone().filter(|_| running);
+    let (granted, given) = if running { view.resize.shown(name, &record.id) } else { (None, None) };
     ContainerStatus {
         name: name.clone(),
         container_id: Some(format!("{}://{}", view.runtime_name, record.id)),
@@ -143,8 +146,8 @@ fn container_status(view: &View<'_>, kind: Kind, container: &Container) -> Conta
         ready: completed || (running && serves && health.is_some_and(|h| h.ready)),
         started: Some(running && kind != Kind::Init && health.is_some_and(|h| h.started)),
         restart_count: i32::try_from(record.restart_count).unwrap_or(i32::MAX),
-        allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
-        resources,
+        allocated_resources: granted.and_then(|r| r.requests),
+        resources: given,
         state: Some(state),
         last_state: Some(last.unwrap_or_default()),
         user: record.user.clone().filter(|_| running).map(|(uid, gid, groups)| ContainerUser {
@@ -194,7 +197,7 @@ fn unmade(view: &View<'_>, kind: Kind, container: &Container) -> ContainerStatus
             }),
             ..ContainerState::default()
         },
-        None => waiting_state(view.waiting.get(name).cloned().unwrap_or_else(|| first_wait(view, kind))),
+        None => waiting_state(view.waiting.get(name).cloned().unwrap_or_else(|| first_wait(view))),
     };
     ContainerStatus {
         name: name.clone(),
@@ -210,8 +213,8 @@ fn unmade(view: &View<'_>, kind: Kind, container: &Container) -> ContainerStatus
     }
 }
 
-fn first_wait(view: &View<'_>, kind: Kind) -> Waiting {
-    let initializing = kind == Kind::App && spec(view.pod).init_containers.iter().flatten().next().is_some();
+fn first_wait(view: &View<'_>) -> Waiting {
+    let initializing = spec(view.pod).init_containers.iter().flatten().next().is_some();
     let reason = if initializing { "PodInitializing" } else { "ContainerCreating" };
     Waiting { reason: reason.to_owned(), message: String::new() }
 }
@@ -271,8 +274,12 @@ fn conditions(
     ];
     let found = view.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let base = view.base.conditions.as_deref().unwrap_or_default();
-    let mut conditions: Vec<PodCondition> =
-        found.iter().filter(|c| own.iter().all(|(type_, _)| c.type_ != *type_)).cloned().collect();
+    let ours = |type_: &str| type_.starts_with("PodResize") || own.iter().any(|(own, _)| *own == type_);
+    let mut conditions: Vec<PodCondition> = found.iter().filter(|c| !ours(&c.type_)).cloned().collect();
+    for (type_, reason, message) in view.resize.conditions(view.resizing) {
+        let old = base.iter().find(|c| c.type_ == type_);
+        conditions.push(condition(view, type_, Verdict(true, reason, message), old));
+    }
     for (type_, verdict) in own {
         let old = base.iter().find(|c| c.type_ == type_);
         if type_ == "PodScheduled"

@@ -69,6 +69,8 @@ impl Case {
             runtime: &self.runtime,
             health: &self.health,
             waiting: &self.waiting,
+            resize: &Resize::default(),
+            resizing: false,
             starting: &BTreeSet::new(),
             ending: self.ending.as_ref(),
             runtime_name: "cox",

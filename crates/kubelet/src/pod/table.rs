@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::worker::{Start, Worker};
-use crate::admit;
+use crate::admit::{self, NoRoom};
 use crate::kubelet::Kubelet;
 use crate::model::PodId;
 use crate::probe::ProbeReport;
@@ -26,6 +26,8 @@ pub enum Message {
     Objects,
     /// A probe changed its mind.
     Probe(ProbeReport),
+    /// Another pod has left the node.
+    Room,
 }
 
 struct Entry {
@@ -33,6 +35,8 @@ struct Entry {
     inbox: mpsc::UnboundedSender<Message>,
     /// The pod takes no room any more: rejected, or all its containers have ended for good.
     over: bool,
+    /// The pod waits for room to grow.
+    deferred: bool,
 }
 
 /// All pods that have a worker.
@@ -78,7 +82,7 @@ impl Table {
         };
         let over = over || rejected.is_some();
         let inbox = self.spawn(kubelet, pod.clone(), start);
-        entries.insert(id.uid, Entry { pod: pod.clone(), inbox, over });
+        entries.insert(id.uid, Entry { pod: pod.clone(), inbox, over, deferred: false });
     }
 
     /// Ends what the runtime still has of a pod that no longer exists.
@@ -94,7 +98,7 @@ impl Table {
         let mut entries = self.entries();
         entries.entry(id.uid).or_insert_with(|| {
             let inbox = self.spawn(kubelet, pod.clone(), Start::Orphan);
-            Entry { pod, inbox, over: true }
+            Entry { pod, inbox, over: true, deferred: false }
         });
     }
 
@@ -131,9 +135,29 @@ impl Table {
 
     /// Notes that a pod takes no room any more.
     pub fn set_over(&self, uid: &str) {
-        if let Some(entry) = self.entries().get_mut(uid) {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.get_mut(uid) {
             entry.over = true;
         }
+        entries.values().filter(|entry| entry.deferred).for_each(|entry| {
+            let _ = entry.inbox.send(Message::Room);
+        });
+    }
+
+    /// Whether there is room for what a pod wants now; if not, it is told when another leaves.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn room(&self, pod: &Pod, node: &Node) -> Result<(), NoRoom> {
+        let uid = PodId::of(pod).uid;
+        let mut entries = self.entries();
+        let others = entries.iter().filter(|(other, entry)| **other != uid && !entry.over);
+        let others: Vec<Arc<Pod>> = others.map(|(_, entry)| entry.pod.clone()).collect();
+        let room = admit::room(pod, &others, node);
+        if let Some(entry) = entries.get_mut(&uid) {
+            entry.deferred = matches!(room, Err(NoRoom::Now(_)));
+        }
+        room
     }
 
     /// All pods, in no order.

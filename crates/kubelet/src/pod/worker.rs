@@ -2,11 +2,12 @@
 //!
 //! Work runs beside the worker, so that neither a slow pull nor a long grace period keeps it from seeing the next event.
 
+mod told;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coxswain_client::EventType;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::containers::{self, Kind, spec};
 use super::plan::{self, Action, Input, Plan, Work};
 use super::publish::{self, Publisher};
+use super::resize::Resize;
 use super::start::{self, StartRequest};
 use super::status::{self, View};
 use super::table::Message;
@@ -25,6 +27,7 @@ use crate::backoff::Backoff;
 use crate::kubelet::Kubelet;
 use crate::model::{ContainerRecord, PodId, PodRuntime, State};
 use crate::probe::{ProbeKind, ProbeReport, Probes};
+use crate::spec::resources::PodCgroup;
 use crate::volumes::Mounted;
 
 /// How long a pod may keep others from coming up.
@@ -62,6 +65,7 @@ enum Done {
     Work(Work, Result<(), Failure>),
     Prepared(Result<Mounted, Failure>),
     Sandbox(Option<OwnedSemaphorePermit>, Result<(), Failure>),
+    Resized(PodCgroup, Vec<String>, Result<(), String>),
     Published(bool),
     TornDown(bool),
     Deleted(bool),
@@ -100,6 +104,9 @@ pub struct Worker {
     kubelet: Arc<Kubelet>,
     id: PodId,
     pod: Arc<Pod>,
+    /// The pod with the resources that were granted.
+    granted: Arc<Pod>,
+    resize: Resize,
     gone: bool,
     inbox: mpsc::UnboundedReceiver<Message>,
     sender: mpsc::UnboundedSender<Message>,
@@ -154,6 +161,8 @@ impl Worker {
             id: PodId::of(&pod),
             publisher: Publisher::new(pod.status.clone().unwrap_or_default()),
             kubelet,
+            granted: pod.clone(),
+            resize: Resize::default(),
             pod,
             gone,
             inbox,
@@ -239,6 +248,7 @@ impl Worker {
                 self.end(EndReason::Deleted, containers::grace_seconds(&self.pod));
             }
             Message::Runtime => self.stale = true,
+            Message::Room => {}
             Message::Objects => {
                 self.remount = true;
                 self.retries.retain(|work, _| !matches!(work, Work::Prepare | Work::Container(_)));
@@ -344,6 +354,7 @@ impl Worker {
     fn step(&mut self) {
         let now = Timestamp::now();
         self.watch_deadline(now);
+        self.grant();
         let health = self.health();
         let mut plan = self.decide(&health, now);
         if plan.finished && self.ending.is_none() {
@@ -368,7 +379,8 @@ impl Worker {
 
     fn decide(&self, health: &HealthById, now: Timestamp) -> Plan {
         plan::decide(&Input {
-            pod: &self.pod,
+            pod: &self.granted,
+            resize: &self.resize,
             runtime: &self.runtime,
             prepared: self.mounted.is_some(),
             ending: self.ending.as_ref(),
@@ -380,6 +392,15 @@ impl Worker {
             stopped: &self.stopped,
             now,
         })
+    }
+
+    /// Grants changed resources if the node has them.
+    fn grant(&mut self) {
+        let kubelet = &self.kubelet;
+        let room = || kubelet.table.room(&self.pod, &kubelet.node.get());
+        self.granted =
+            if self.ending.is_none() { self.resize.grant(&self.pod, room) } else { self.pod.clone() };
+        self.resize.note(&self.granted, &self.runtime, self.publisher.latest());
     }
 
     /// `activeDeadlineSeconds`.
@@ -417,60 +438,21 @@ impl Worker {
         health
     }
 
-    fn waiting(&self, plan: &Plan, now: Timestamp) -> BTreeMap<String, Waiting> {
-        let mut waiting = plan.waiting.clone();
-        for (name, failed) in &self.failed {
-            if let Some(reason) = &failed.waiting {
-                let backing_off =
-                    self.retries.get(&Work::Container(name.clone())).is_some_and(|at| *at > now);
-                let reason = if failed.told && backing_off {
-                    pull_backoff(&self.pod, name, reason)
-                } else {
-                    reason.clone()
-                };
-                waiting.insert(name.clone(), reason);
-            }
-        }
-        waiting
-    }
-
-    /// The events of containers in back-off.
-    fn tell_backoff(&mut self, plan: &Plan, now: Timestamp) {
-        for name in plan.waiting.keys() {
-            if self.crash_told.insert(name.clone()) {
-                let text = format!("Back-off restarting failed container {name} in pod {}", self.id);
-                self.kubelet.events.container(&self.pod, name, EventType::Warning, "BackOff", text);
-            }
-        }
-        let mut later = None;
-        for (name, failed) in &mut self.failed {
-            let pulling = failed.waiting.as_ref().is_some_and(|w| w.reason == "ErrImagePull");
-            let at = failed.since + SignedDuration::from_secs(2);
-            if !pulling || failed.told {
-                continue;
-            }
-            if now < at {
-                later = Some(later.map_or(at, |old: Timestamp| old.min(at)));
-                continue;
-            }
-            failed.told = true;
-            let image = containers::find(&self.pod, name).and_then(|(_, c)| c.image).unwrap_or_default();
-            let events = &self.kubelet.events;
-            let text = format!("Back-off pulling image \"{image}\"");
-            events.container(&self.pod, name, EventType::Normal, "BackOff", text);
-            events.container(&self.pod, name, EventType::Warning, "Failed", "Error: ImagePullBackOff");
-        }
-        if let Some(at) = later {
-            self.wake(at);
-        }
-    }
-
     fn launch(&mut self, action: Action, now: Timestamp) {
         let work = action.work();
-        let (kubelet, pod, id) = (self.kubelet.clone(), self.pod.clone(), self.id.clone());
+        let (kubelet, pod, id) = (self.kubelet.clone(), self.granted.clone(), self.id.clone());
         match action {
             Action::Prepare => {
-                self.tasks.spawn(async move { Done::Prepared(prepare::prepare(&kubelet, &pod).await) });
+                let cgroup = self.resize.cgroup(&pod, &self.runtime);
+                self.resize.applied(cgroup.clone());
+                self.tasks
+                    .spawn(async move { Done::Prepared(prepare::prepare(&kubelet, &pod, &cgroup).await) });
+            }
+            Action::Resize { cgroup, containers } => {
+                self.tasks.spawn(async move {
+                    let result = prepare::resize(&kubelet, &pod, &cgroup, &containers).await;
+                    Done::Resized(cgroup, containers.into_iter().map(|(_, id)| id).collect(), result)
+                });
             }
             Action::CreateSandbox { attempt } => {
                 if attempt > 0 {
@@ -535,10 +517,11 @@ impl Worker {
             self.crashes.next(&key, since, now);
             self.crash_told.remove(&name);
         }
+        self.resize.start(&self.granted, &name);
         let host = containers::host_network(&self.pod);
         let ips = if host { self.kubelet.host_ips.clone() } else { sandbox.ips.clone() };
         let request = StartRequest {
-            pod: self.pod.clone(),
+            pod: self.granted.clone(),
             name: name.clone(),
             restart_count,
             sandbox_id: sandbox.id.clone(),
@@ -633,6 +616,8 @@ impl Worker {
             runtime: &self.runtime,
             health,
             waiting,
+            resize: &self.resize,
+            resizing: self.resizing(),
             starting: &starting,
             ending: self.ending.as_ref(),
             runtime_name: self.kubelet.runtime_name(),
@@ -641,6 +626,10 @@ impl Worker {
         });
         self.publisher.offer(status, now);
         self.send(now);
+    }
+
+    fn resizing(&self) -> bool {
+        self.busy.contains(&Work::Resize) || !self.resize.steps(&self.granted, &self.runtime).is_empty()
     }
 
     fn send(&mut self, now: Timestamp) {
@@ -711,6 +700,15 @@ impl Worker {
                 self.remount |= result.is_err() && self.mounted.is_some();
                 self.settle(Work::Prepare, result, now);
             }
+            Done::Resized(cgroup, ids, result) => {
+                self.busy.remove(&Work::Resize);
+                self.resize.tried(result.as_ref().err().cloned());
+                if result.is_ok() {
+                    self.resize.applied(cgroup);
+                    self.resize.updated(&self.granted, &self.runtime, &ids);
+                }
+                self.settle(Work::Resize, result.map_err(|_| Failure::plain()), now);
+            }
             Done::Sandbox(slot, result) => {
                 self.busy.remove(&Work::Sandbox);
                 self.stale = true;
@@ -760,14 +758,4 @@ impl PartialOrd for Stage {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some((*self as u8).cmp(&(*other as u8)))
     }
-}
-
-/// What a container whose pull failed shows until the next attempt.
-fn pull_backoff(pod: &Pod, name: &str, failed: &Waiting) -> Waiting {
-    if failed.reason != "ErrImagePull" {
-        return failed.clone();
-    }
-    let image = containers::find(pod, name).and_then(|(_, c)| c.image).unwrap_or_default();
-    let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", failed.message);
-    Waiting { reason: "ImagePullBackOff".to_owned(), message }
 }

@@ -1,5 +1,6 @@
 //! The CRI log format: `<RFC3339 with nanoseconds> <stream> <F|P> <text>`. A line longer than
-//! [`MAX_LINE_BYTES`] is cut into partial (`P`) entries; the last piece is full (`F`).
+//! [`MAX_LINE_BYTES`] is cut into partial (`P`) entries; the last piece is full (`F`), unless the stream ends without a
+//! newline.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -93,10 +94,10 @@ impl LineSplitter {
         }
     }
 
-    /// The stream ended: what is left is a line of its own.
+    /// The stream ended: what is left is a line without its end.
     pub fn finish(&mut self, now: SystemTime, out: &mut Vec<u8>) {
         if !self.partial.is_empty() {
-            self.emit(b'F', now, out);
+            self.emit(b'P', now, out);
         }
     }
 
@@ -162,7 +163,7 @@ mod tests {
     fn lines_are_cut_where_they_end_and_where_they_are_too_long() {
         check(&[b"a\nb", b"c\n"], "F a\nF bc\n");
         check(&[b"\n"], "F \n");
-        check(&[b"no newline"], "F no newline\n");
+        check(&[b"no newline"], "P no newline\n");
         let long = vec![b'x'; MAX_LINE_BYTES];
         let x = "x".repeat(MAX_LINE_BYTES);
         check(&[&long, b"y\n"], &format!("P {x}\nF y\n"));
