@@ -1,11 +1,15 @@
 //! Discovery: which groups, versions and resources there are, in the legacy and the aggregated form.
 
+use std::cmp::Reverse;
+
 use axum::body::Body;
-use coxswain_api::{Kind, catalogue::KINDS};
+use coxswain_api::catalogue::KINDS;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::Server;
+use crate::resource::Resource;
 use crate::respond;
 use crate::subresource::review;
 
@@ -34,62 +38,63 @@ const GROUP_ORDER: &[&str] = &[
 
 /// One resource of a group version, whether it is stored or only answers.
 struct Entry {
-    group: &'static str,
-    version: &'static str,
+    group: String,
+    version: String,
     /// `pods`, or `pods/log`.
     name: String,
-    singular: &'static str,
+    singular: String,
     namespaced: bool,
-    kind: &'static str,
-    kind_group: &'static str,
-    kind_version: &'static str,
+    kind: String,
+    kind_group: String,
+    kind_version: String,
     verbs: Vec<&'static str>,
-    short_names: &'static [&'static str],
-    categories: &'static [&'static str],
+    short_names: Vec<String>,
+    categories: Vec<String>,
 }
 
-fn entries() -> Vec<Entry> {
-    let mut entries: Vec<Entry> = KINDS.iter().flat_map(of_kind).collect();
+fn entries(server: &Server) -> Vec<Entry> {
+    let built_in = KINDS.iter().map(Resource::BuiltIn);
+    let custom = server.customs.current(&server.store).served();
+    let mut entries: Vec<Entry> = built_in.chain(custom).flat_map(|kind| of_kind(&kind)).collect();
     entries.extend(review::KINDS.iter().map(|review| Entry {
-        group: review.group,
-        version: "v1",
+        group: review.group.into(),
+        version: "v1".into(),
         name: review.plural.into(),
-        singular: review.singular,
+        singular: review.singular.into(),
         namespaced: review.namespaced,
-        kind: review.kind,
-        kind_group: review.group,
-        kind_version: "v1",
+        kind: review.kind.into(),
+        kind_group: review.group.into(),
+        kind_version: "v1".into(),
         verbs: vec!["create"],
-        short_names: &[],
-        categories: &[],
+        short_names: Vec::new(),
+        categories: Vec::new(),
     }));
     entries
 }
 
-fn of_kind(kind: &'static Kind) -> Vec<Entry> {
-    let entry =
-        |name: String, of: (&'static str, &'static str, &'static str), verbs: &[&'static str]| Entry {
-            group: kind.group,
-            version: kind.version,
-            name,
-            singular: "",
-            namespaced: kind.namespaced,
-            kind: of.2,
-            kind_group: of.0,
-            kind_version: of.1,
-            verbs: verbs.to_vec(),
-            short_names: &[],
-            categories: &[],
-        };
-    let own = Entry {
-        singular: kind.singular,
-        short_names: kind.short_names,
-        categories: kind.categories,
-        ..entry(kind.plural.into(), (kind.group, kind.version, kind.kind), kind.verbs)
+fn of_kind(kind: &Resource) -> Vec<Entry> {
+    let entry = |name: String, of: (&str, &str, &str), verbs: &[&'static str]| Entry {
+        group: kind.group().into(),
+        version: kind.version().into(),
+        name,
+        singular: String::new(),
+        namespaced: kind.namespaced(),
+        kind: of.2.into(),
+        kind_group: of.0.into(),
+        kind_version: of.1.into(),
+        verbs: verbs.to_vec(),
+        short_names: Vec::new(),
+        categories: Vec::new(),
     };
-    let subs = kind.subresources.iter().map(|sub| {
-        entry(format!("{}/{}", kind.plural, sub.name), (sub.group, sub.version, sub.kind), sub.verbs)
-    });
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    let own = Entry {
+        singular: kind.singular().into(),
+        short_names: owned(kind.short_names()),
+        categories: owned(kind.categories()),
+        ..entry(kind.plural().into(), (kind.group(), kind.version(), kind.kind()), kind.verbs())
+    };
+    let subs = kind.subresources();
+    let subs = subs.iter().map(|sub| entry(format!("{}/{}", kind.plural(), sub.name), sub.gvk, sub.verbs));
     std::iter::once(own).chain(subs).collect()
 }
 
@@ -97,17 +102,34 @@ fn rank(group: &str) -> usize {
     GROUP_ORDER.iter().position(|known| *known == group).unwrap_or(GROUP_ORDER.len())
 }
 
+/// How well a version is preferred: stable before beta before alpha, and the newer first.
+fn preference(version: &str) -> (u8, Reverse<u64>, Reverse<u64>, String) {
+    let number = |text: &str| text.parse::<u64>().ok();
+    let split = |word: &str| {
+        let (major, minor) = version.strip_prefix('v')?.split_once(word)?;
+        Some((number(major)?, number(minor)?))
+    };
+    let (rank, major, minor) =
+        match (version.strip_prefix('v').and_then(number), split("beta"), split("alpha")) {
+            (Some(major), ..) => (0, major, 0),
+            (_, Some((major, minor)), _) => (1, major, minor),
+            (_, _, Some((major, minor))) => (2, major, minor),
+            _ => (3, 0, 0),
+        };
+    (rank, Reverse(major), Reverse(minor), version.to_owned())
+}
+
 /// Groups with their versions, best first.
-fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+fn groups(entries: &[Entry]) -> Vec<(&str, Vec<&str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for entry in entries() {
+    for entry in entries {
         match groups.iter_mut().find(|(group, _)| *group == entry.group) {
-            Some((_, versions)) if versions.contains(&entry.version) => {}
-            Some((_, versions)) => versions.push(entry.version),
-            None => groups.push((entry.group, vec![entry.version])),
+            Some((_, versions)) if versions.contains(&entry.version.as_str()) => {}
+            Some((_, versions)) => versions.push(&entry.version),
+            None => groups.push((&entry.group, vec![&entry.version])),
         }
     }
-    groups.iter_mut().for_each(|(_, versions)| versions.sort_by(|a, b| b.cmp(a)));
+    groups.iter_mut().for_each(|(_, versions)| versions.sort_by_key(|version| preference(version)));
     groups.sort_by_key(|(group, _)| (rank(group), *group));
     groups
 }
@@ -125,11 +147,11 @@ fn api_group((group, versions): &(&str, Vec<&str>)) -> Value {
 fn legacy_resource(entry: &Entry) -> Value {
     let mut resource = json!({ "name": entry.name, "singularName": entry.singular, "namespaced": entry.namespaced,
         "kind": entry.kind, "verbs": entry.verbs });
-    if (entry.kind_group, entry.kind_version) != (entry.group, entry.version) {
+    if (&entry.kind_group, &entry.kind_version) != (&entry.group, &entry.version) {
         if !entry.kind_group.is_empty() {
-            resource["group"] = entry.kind_group.into();
+            resource["group"] = entry.kind_group.as_str().into();
         }
-        resource["version"] = entry.kind_version.into();
+        resource["version"] = entry.kind_version.as_str().into();
     }
     if !entry.short_names.is_empty() {
         resource["shortNames"] = json!(entry.short_names);
@@ -140,7 +162,7 @@ fn legacy_resource(entry: &Entry) -> Value {
     resource
 }
 
-fn aggregated_resources(entries: &[Entry]) -> Vec<Value> {
+fn aggregated_resources(entries: &[&Entry]) -> Vec<Value> {
     let kind = |entry: &Entry| json!({ "group": entry.kind_group, "version": entry.kind_version, "kind": entry.kind });
     let mut resources: Vec<Value> = Vec::new();
     for entry in entries {
@@ -168,15 +190,15 @@ fn aggregated_resources(entries: &[Entry]) -> Vec<Value> {
 }
 
 /// `APIGroupDiscoveryList` (KEP-3352) of the core group or of all others.
-fn aggregated(core: bool) -> Value {
-    let items: Vec<Value> = groups()
+fn aggregated(entries: &[Entry], core: bool) -> Value {
+    let items: Vec<Value> = groups(entries)
         .iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
-                    let of: Vec<Entry> = entries().into_iter().filter(|e| (e.group, e.version) == (*group, *version)).collect();
+                    let of: Vec<&Entry> = entries.iter().filter(|e| (e.group.as_str(), e.version.as_str()) == (*group, *version)).collect();
                     json!({ "version": version, "freshness": "Current", "resources": aggregated_resources(&of) })
                 })
                 .collect();
@@ -191,16 +213,22 @@ fn aggregated(core: bool) -> Value {
 }
 
 /// `/api`, `/apis` and what lies directly below them; none for other paths.
-pub fn answer(path: &str, headers: &HeaderMap, server_address: &str) -> Option<Response<Body>> {
+pub fn answer(
+    server: &Server,
+    path: &str,
+    headers: &HeaderMap,
+    server_address: &str,
+) -> Option<Response<Body>> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let wants_aggregated =
         headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
             value.contains("as=APIGroupDiscoveryList")
                 && value.contains("v=v2;") | value.contains("v=v2,") | value.ends_with("v=v2")
         });
+    let entries = &entries(server);
     let body = match parts.as_slice() {
         ["api"] | ["apis"] if wants_aggregated => {
-            let mut response = respond::json(StatusCode::OK, &aggregated(parts == ["api"]));
+            let mut response = respond::json(StatusCode::OK, &aggregated(entries, parts == ["api"]));
             let media = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
             return Some(response);
@@ -209,25 +237,28 @@ pub fn answer(path: &str, headers: &HeaderMap, server_address: &str) -> Option<R
             "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": server_address }] }),
         ["apis"] => {
             let groups: Vec<Value> =
-                groups().iter().filter(|(group, _)| !group.is_empty()).map(api_group).collect();
+                groups(entries).iter().filter(|(group, _)| !group.is_empty()).map(api_group).collect();
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
         ["apis", group] => {
-            let group = groups().into_iter().find(|(name, _)| name == group)?;
+            let group = groups(entries).into_iter().find(|(name, _)| name == group)?;
             let mut shown = api_group(&group);
             (shown["kind"], shown["apiVersion"]) = ("APIGroup".into(), "v1".into());
             shown
         }
-        ["api", version] => resource_list("", version)?,
-        ["apis", group, version] => resource_list(group, version)?,
+        ["api", version] => resource_list(entries, "", version)?,
+        ["apis", group, version] => resource_list(entries, group, version)?,
         _ => return None,
     };
     Some(respond::json(StatusCode::OK, &body))
 }
 
-fn resource_list(group: &str, version: &str) -> Option<Value> {
-    let of: Vec<Value> =
-        entries().iter().filter(|e| (e.group, e.version) == (group, version)).map(legacy_resource).collect();
+fn resource_list(entries: &[Entry], group: &str, version: &str) -> Option<Value> {
+    let of: Vec<Value> = entries
+        .iter()
+        .filter(|e| (e.group.as_str(), e.version.as_str()) == (group, version))
+        .map(legacy_resource)
+        .collect();
     (!of.is_empty()).then(|| {
         json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version(group, version), "resources": of })
     })

@@ -12,6 +12,7 @@ mod allocate;
 mod authn;
 mod authz;
 mod bootstrap;
+mod definitions;
 mod discovery;
 mod expiry;
 mod handler;
@@ -35,6 +36,7 @@ use axum::body::Body;
 use coxswain_meta::Status;
 use coxswain_store::{LogError, MemoryLog, Sealer, Store};
 use futures::future::BoxFuture;
+use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
 
@@ -121,7 +123,7 @@ impl ApiServer {
 
     /// What the server does by itself, until it stops.
     pub async fn run_background(&self) {
-        expiry::run(self.0.clone()).await;
+        tokio::join!(expiry::run(self.0.clone()), definitions::run(self.0.clone()));
     }
 
     /// Lets `/readyz` say ok.
@@ -187,7 +189,13 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Self { server, user } = self.clone();
-        Box::pin(async move { Ok(server.handle(Some(&user), request.map(Body::new)).await) })
+        let mut request = request.map(Body::new);
+        // Components are known as field managers by their users' names.
+        let agent = user.name.rsplit(':').next().and_then(|name| HeaderValue::from_str(name).ok());
+        if let (false, Some(agent)) = (request.headers().contains_key(USER_AGENT), agent) {
+            request.headers_mut().insert(USER_AGENT, agent);
+        }
+        Box::pin(async move { Ok(server.handle(Some(&user), request).await) })
     }
 }
 

@@ -51,7 +51,7 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) 
         return Ok(tagged(headers, "application/json", bytes));
     }
     let (address, port) = server.config.advertise;
-    discovery::answer(path, headers, &format!("{address}:{port}")).ok_or_else(Status::unknown_path)
+    discovery::answer(server, path, headers, &format!("{address}:{port}")).ok_or_else(Status::unknown_path)
 }
 
 fn readyz(server: &Server, query: &str) -> Response<Body> {

@@ -12,12 +12,12 @@ use serde_json::Value;
 use super::create::unavailable;
 use super::update::finished;
 use super::{Call, Stored, key, parse, read_body, render};
-use crate::Server;
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::object::{Meta, attributes, encode, now, time_after};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
+use crate::{Server, definitions};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -240,6 +240,9 @@ fn mark(kind: &Resource, mut object: Value, options: &Options) -> Option<Value> 
     }
     if kind.plural() == "namespaces" && kind.group().is_empty() {
         object["status"]["phase"] = "Terminating".into();
+    }
+    if kind.plural() == "customresourcedefinitions" && kind.group() == "apiextensions.k8s.io" {
+        definitions::begin_deletion(&mut object);
     }
     Some(object)
 }

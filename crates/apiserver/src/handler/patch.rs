@@ -63,16 +63,23 @@ impl Patch {
     /// The patched document.
     pub fn apply(&self, call: &Call, old: &Value) -> Result<Value, Status> {
         let mut new = old.clone();
-        // A patch insists on a resourceVersion only by naming one.
-        if let Some(metadata) = new["metadata"].as_object_mut() {
-            metadata.remove("resourceVersion");
-        }
         match (self.dialect, call.kind.schema()) {
             (Dialect::Json, _) => json_patch(&mut new, &self.body)?,
             (Dialect::Strategic, Some(schema)) => strategic::apply(&mut new, &self.body, schema)?,
             (Dialect::Merge | Dialect::Strategic | Dialect::Apply, _) => merge_patch(&mut new, &self.body)?,
         }
+        if !self.insists() && new.is_object() {
+            new.meta_mut().remove("resourceVersion");
+        }
         Ok(new)
+    }
+
+    /// A patch insists on a resourceVersion only by naming one.
+    fn insists(&self) -> bool {
+        match &self.body {
+            Value::Array(steps) => steps.iter().any(|step| step["path"] == "/metadata/resourceVersion"),
+            body => body.meta().get("resourceVersion").is_some(),
+        }
     }
 }
 

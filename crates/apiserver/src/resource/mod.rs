@@ -14,7 +14,7 @@ use coxswain_api::{Kind, catalogue, objectmeta, schema, time};
 use coxswain_meta::{ErrorList, Status};
 use serde_json::{Value, json};
 
-pub use definition::{Conversion, Custom, Definition};
+pub use definition::{Conversion, Custom};
 pub use place::Place;
 pub use registry::{COLLECTION as DEFINITIONS, Registry};
 
