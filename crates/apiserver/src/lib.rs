@@ -23,6 +23,7 @@ mod resource;
 mod respond;
 mod serve;
 mod subresource;
+mod warnings;
 mod webhook;
 
 use std::convert::Infallible;
@@ -35,6 +36,7 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use coxswain_meta::Status;
 use coxswain_store::{LogError, MemoryLog, Sealer, Store};
+use futures::TryFutureExt;
 use futures::future::BoxFuture;
 use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
@@ -75,6 +77,7 @@ pub(crate) struct Server {
     customs: Registry,
     webhooks: Webhooks,
     allocating: tokio::sync::Mutex<()>,
+    charging: tokio::sync::Mutex<()>,
     ready: AtomicBool,
     shutdown: CancellationToken,
 }
@@ -114,6 +117,7 @@ impl ApiServer {
             customs: Registry::default(),
             webhooks: Webhooks::default(),
             allocating: tokio::sync::Mutex::default(),
+            charging: tokio::sync::Mutex::default(),
             ready: AtomicBool::new(false),
             shutdown,
         });
@@ -140,9 +144,8 @@ impl ApiServer {
     pub async fn handle(&self, certificate: Option<&UserInfo>, request: Request<Body>) -> Response<Body> {
         let accept = request.headers().get(http::header::ACCEPT).cloned();
         let accept = || accept.map(|value| (http::header::ACCEPT, value)).into_iter().collect();
-        self.answer(certificate, request)
-            .await
-            .unwrap_or_else(|status| handler::render::failure(&accept(), &status))
+        let answer = self.answer(certificate, request);
+        warnings::collect(answer.unwrap_or_else(|status| handler::render::failure(&accept(), &status))).await
     }
 
     async fn answer(&self, certificate: Option<&UserInfo>, request: Request<Body>) -> Outcome {

@@ -15,7 +15,8 @@ use crate::resource::Resource;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
-fn user() -> UserInfo {
+/// Who the server itself is.
+pub fn user() -> UserInfo {
     UserInfo::new("system:apiserver", &["system:masters"])
 }
 

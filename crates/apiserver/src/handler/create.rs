@@ -146,8 +146,16 @@ impl Server {
             return Err(Status::invalid(kind.group(), kind.kind(), display_name(&object), &errors));
         }
         admission.validate(&object, None)?;
-        let stored = self.to_storage(kind, object).await?;
-        self.commit_new(kind, stored, generated, dry_run).await
+        let charge = admission.charge(&object, None, dry_run).await?;
+        let committed = async {
+            let stored = self.to_storage(kind, object).await?;
+            self.commit_new(kind, stored, generated, dry_run).await
+        };
+        let committed = committed.await;
+        if committed.is_err() {
+            charge.refund(self).await;
+        }
+        committed
     }
 
     async fn commit_new(

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::create::unavailable;
 use super::{Call, FieldManager, Stored, check_type, key, read_document, render};
+use crate::admission::quota::Charge;
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::object::{Attributes, Meta, ObjectView, attributes, encode};
@@ -127,7 +128,12 @@ impl Server {
             }
             let allocation = allocate::lock(self, kind).await;
             self.prepare(target, &mut new, &old, &allocation)?;
-            match self.commit_change(target, &current, new, &old).await? {
+            let charge = self.charge_change(target, &new, &old).await?;
+            let committed = self.commit_change(target, &current, new, &old).await;
+            if !matches!(committed, Ok(Ok(_))) {
+                charge.refund(self).await;
+            }
+            match committed? {
                 Err(CommitError::Conflict(Some(_))) if insists => return Err(modified()),
                 Err(CommitError::Conflict(Some(newer))) => current = newer,
                 Err(CommitError::Conflict(None)) => return Err(not_found()),
@@ -176,6 +182,15 @@ impl Server {
             return Err(Status::invalid(kind.group(), kind.kind(), target.name, &errors));
         }
         admission.validate(new, Some(old))
+    }
+
+    async fn charge_change(&self, target: &Change<'_>, new: &Value, old: &Value) -> Result<Charge, Status> {
+        if target.part != Part::Main {
+            return Ok(Charge::default());
+        }
+        let admission =
+            Admission { server: self, kind: target.kind, user: target.user, operation: Operation::Update };
+        admission.charge(new, Some(old), target.dry_run).await
     }
 
     async fn commit_change(

@@ -2,6 +2,10 @@
 //!
 //! Each plugin is one function of the table below, named as upstream names it.
 
+mod limits;
+mod pod_security;
+pub mod quota;
+
 use coxswain_meta::Status;
 use coxswain_meta::status::Cause;
 use rand::Rng;
@@ -12,6 +16,7 @@ use crate::authn::UserInfo;
 use crate::handler::display_name;
 use crate::object::Meta;
 use crate::resource::Resource;
+use crate::warnings;
 
 /// What is done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +42,11 @@ pub struct Admission<'a> {
 }
 
 type Mutator = fn(&Admission, &mut Value) -> Result<(), Status>;
-type Validator = fn(&Admission, &Value) -> Result<(), Status>;
+type Validator = fn(&Admission, &Value, Option<&Value>) -> Result<(), Status>;
 
 /// Kind, operation and plugin.
 const MUTATORS: &[(&str, Operation, Mutator)] = &[
+    ("pods", Operation::Create, fill_limits),
     ("pods", Operation::Create, service_account),
     ("pods", Operation::Create, priority),
     ("pods", Operation::Create, default_toleration_seconds),
@@ -58,6 +64,11 @@ const VALIDATORS: &[(&str, Operation, Validator)] = &[
     ("pods", Operation::Create, no_pods_of_nodes),
     ("pods", Operation::Update, own_pods),
     ("pods", Operation::Delete, own_pods),
+    ("pods", Operation::Create, limited),
+    ("persistentvolumeclaims", Operation::Create, limited),
+    ("persistentvolumeclaims", Operation::Update, limited),
+    ("*", Operation::Create, pod_security),
+    ("*", Operation::Update, pod_security),
 ];
 
 fn applies(plural: &str, kind: &Resource) -> bool {
@@ -74,11 +85,11 @@ impl Admission<'_> {
     }
 
     /// The validating plugins.
-    pub fn validate(&self, object: &Value, _old: Option<&Value>) -> Result<(), Status> {
+    pub fn validate(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
         let own = VALIDATORS
             .iter()
             .filter(|(plural, operation, _)| *operation == self.operation && applies(plural, self.kind));
-        own.map(|(_, _, plugin)| plugin).try_for_each(|plugin| plugin(self, object))
+        own.map(|(_, _, plugin)| plugin).try_for_each(|plugin| plugin(self, object, old))
     }
 
     fn forbidden(&self, object: &Value, why: &str) -> Status {
@@ -87,7 +98,7 @@ impl Admission<'_> {
 }
 
 /// NamespaceLifecycle: nothing is made in a namespace that does not exist or is going away.
-fn namespace_exists(admission: &Admission, object: &Value) -> Result<(), Status> {
+fn namespace_exists(admission: &Admission, object: &Value, _: Option<&Value>) -> Result<(), Status> {
     let name = object.namespace();
     if !admission.kind.namespaced() || name.is_empty() {
         return Ok(());
@@ -111,7 +122,7 @@ fn namespace_exists(admission: &Admission, object: &Value) -> Result<(), Status>
 }
 
 /// NamespaceLifecycle: these namespaces stay.
-fn namespace_is_needed(admission: &Admission, object: &Value) -> Result<(), Status> {
+fn namespace_is_needed(admission: &Admission, object: &Value, _: Option<&Value>) -> Result<(), Status> {
     match object.name() {
         "default" | "kube-system" | "kube-public" => {
             Err(admission.forbidden(object, "this namespace may not be deleted"))
@@ -160,7 +171,7 @@ fn service_account(admission: &Admission, pod: &mut Value) -> Result<(), Status>
     pod["spec"]["serviceAccount"] = name.as_str().into();
     let Some(account) = admission.server.read("", "serviceaccounts", pod.namespace(), &name) else {
         // Where the namespace itself is missing, that is what the client is told.
-        namespace_exists(admission, pod)?;
+        namespace_exists(admission, pod, None)?;
         let why = format!(
             "error looking up service account {}/{name}: serviceaccount \"{name}\" not found",
             pod.namespace()
@@ -279,6 +290,47 @@ fn default_toleration_seconds(_: &Admission, pod: &mut Value) -> Result<(), Stat
     Ok(())
 }
 
+/// LimitRanger: containers get what they leave out.
+fn fill_limits(admission: &Admission, pod: &mut Value) -> Result<(), Status> {
+    let ranges = admission.server.read_all("", "limitranges", pod.namespace());
+    ranges.iter().for_each(|range| limits::fill(range, pod));
+    Ok(())
+}
+
+/// LimitRanger: pods and claims keep the bounds of their namespace.
+fn limited(admission: &Admission, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    if old.is_some_and(Meta::is_deleting) {
+        return Ok(());
+    }
+    for range in admission.server.read_all("", "limitranges", object.namespace()) {
+        let found = limits::violations(&range, admission.kind.plural(), object);
+        match found.as_slice() {
+            [] => {}
+            [one] => return Err(admission.forbidden(object, one)),
+            many => return Err(admission.forbidden(object, &format!("[{}]", many.join(", ")))),
+        }
+    }
+    Ok(())
+}
+
+/// PodSecurity: pods keep the standard that their namespace's labels name; authors of templates are warned.
+fn pod_security(admission: &Admission, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let is_pod = admission.kind.kind() == "Pod" && admission.kind.group().is_empty();
+    let judged = if is_pod {
+        let matters = old.is_none_or(|old| pod_security::is_significant(object, old));
+        matters.then_some((&object["metadata"], &object["spec"]))
+    } else {
+        pod_security::template(admission.kind.kind(), object)
+    };
+    let Some((metadata, spec)) = judged else { return Ok(()) };
+    let Some(namespace) = admission.server.read("", "namespaces", "", object.namespace()) else {
+        return Ok(());
+    };
+    let verdict = pod_security::judge(&namespace, metadata, spec, is_pod);
+    verdict.warning.into_iter().for_each(warnings::add);
+    verdict.refused.map_or(Ok(()), |why| Err(admission.forbidden(object, &why)))
+}
+
 /// The node that a kubelet's user name stands for.
 fn node_of<'a>(admission: &'a Admission) -> Option<&'a str> {
     let is_node = admission.user.groups.iter().any(|group| group == "system:nodes");
@@ -286,7 +338,7 @@ fn node_of<'a>(admission: &'a Admission) -> Option<&'a str> {
 }
 
 /// NodeRestriction: a kubelet writes its own Node.
-fn own_node(admission: &Admission, node: &Value) -> Result<(), Status> {
+fn own_node(admission: &Admission, node: &Value, _: Option<&Value>) -> Result<(), Status> {
     match node_of(admission) {
         Some(own) if own != node.name() => {
             let why = format!("node \"{own}\" is not allowed to modify node \"{}\"", node.name());
@@ -297,7 +349,7 @@ fn own_node(admission: &Admission, node: &Value) -> Result<(), Status> {
 }
 
 /// NodeRestriction: a kubelet makes no pods of its own.
-fn no_pods_of_nodes(admission: &Admission, pod: &Value) -> Result<(), Status> {
+fn no_pods_of_nodes(admission: &Admission, pod: &Value, _: Option<&Value>) -> Result<(), Status> {
     match node_of(admission) {
         Some(own) => Err(admission.forbidden(pod, &format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{own}\" can only create mirror pods"))),
         None => Ok(()),
@@ -305,7 +357,7 @@ fn no_pods_of_nodes(admission: &Admission, pod: &Value) -> Result<(), Status> {
 }
 
 /// NodeRestriction: a kubelet writes the status of its pods, and ends them.
-fn own_pods(admission: &Admission, pod: &Value) -> Result<(), Status> {
+fn own_pods(admission: &Admission, pod: &Value, _: Option<&Value>) -> Result<(), Status> {
     match node_of(admission) {
         Some(own) if pod["spec"]["nodeName"] != own => {
             let why =
