@@ -146,6 +146,7 @@ impl Cluster {
             command.arg("--no-node");
         }
         command.args(&self.options.arguments);
+        command.env("NO_COLOR", "1");
         if let Some(filter) = &self.options.log {
             command.env("COX_LOG", filter);
         }
