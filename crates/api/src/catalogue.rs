@@ -7,7 +7,7 @@ use crate::objectmeta::{self, NameFn};
 use crate::value::remove;
 use crate::{
     admission, apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core,
-    discovery, networking, node, policy, prepare, rbac, scheduling, storage, table,
+    discovery, flowcontrol, networking, node, policy, prepare, rbac, resource, scheduling, storage, table,
 };
 
 /// Verbs of an ordinary resource.
@@ -99,6 +99,8 @@ pub struct Hooks {
     pub prepare_update: fn(&mut Value, &Value),
     /// Checks what is particular to the kind in a new or changed object.
     pub validate: fn(&Value) -> ErrorList,
+    /// Checks what is particular to a new object; runs besides `validate`.
+    pub validate_new: fn(&Value) -> ErrorList,
     /// Checks what may not change (new, old); runs besides `validate`.
     pub validate_update: fn(&Value, &Value) -> ErrorList,
     /// Checks a status change (new, old).
@@ -121,6 +123,7 @@ impl Hooks {
         prepare_create: prepare::create_plain,
         prepare_update: prepare::update_plain,
         validate: |_| ErrorList::new(),
+        validate_new: |_| ErrorList::new(),
         validate_update: |_, _| ErrorList::new(),
         validate_status: |_, _| ErrorList::new(),
         selectable: |_| Vec::new(),
@@ -229,6 +232,7 @@ impl Kind {
         let mut errors =
             objectmeta::validate_object_meta(&object["metadata"], self.namespaced, self.hooks.name);
         errors.extend((self.hooks.validate)(object));
+        errors.extend((self.hooks.validate_new)(object));
         errors
     }
 
@@ -301,7 +305,11 @@ pub static KINDS: &[Kind] = &[
     core::config::SECRET,
     core::misc::SERVICE_ACCOUNT,
     core::service::KIND,
+    admission::MUTATING_BINDING,
+    admission::MUTATING,
     admission::MUTATING_WEBHOOK,
+    admission::VALIDATING_BINDING,
+    admission::VALIDATING,
     admission::VALIDATING_WEBHOOK,
     apiextensions::DEFINITION,
     apiregistration::SERVICE,
@@ -318,6 +326,10 @@ pub static KINDS: &[Kind] = &[
     coordination::LEASE,
     discovery::SLICE,
     core::event::NEW_KIND,
+    flowcontrol::SCHEMA,
+    flowcontrol::LEVEL,
+    networking::IP_ADDRESS,
+    networking::SERVICE_CIDR,
     networking::INGRESS,
     networking::INGRESS_CLASS,
     networking::POLICY,
@@ -327,11 +339,17 @@ pub static KINDS: &[Kind] = &[
     rbac::CLUSTER_ROLE_BINDING,
     rbac::ROLE,
     rbac::ROLE_BINDING,
+    resource::CLASS,
+    resource::CLAIM,
+    resource::TEMPLATE,
+    resource::SLICE,
     scheduling::PRIORITY_CLASS,
     storage::CLASS,
     storage::CSI_DRIVER,
     storage::CSI_NODE,
     storage::ATTACHMENT,
+    storage::CAPACITY,
+    storage::ATTRIBUTES,
 ];
 
 /// The row that serves a path's group, version and plural.

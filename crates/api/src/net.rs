@@ -27,6 +27,30 @@ pub(crate) fn valid_cidr(errors: &mut ErrorList, cidr: &str, path: &Path) {
     }
 }
 
+/// An address block written as Go prints it, without host bits.
+pub(crate) fn valid_canonical_cidr(errors: &mut ErrorList, cidr: &str, path: &Path) {
+    if !is_cidr(cidr) {
+        return valid_cidr(errors, cidr, path);
+    }
+    let Some(canonical) = canonical_cidr(cidr) else { return };
+    if canonical != cidr {
+        let rule = format!("must be in canonical form (\"{canonical}\")");
+        errors.push(FieldError::invalid(path, cidr, rule));
+    }
+}
+
+fn canonical_cidr(cidr: &str) -> Option<String> {
+    let (ip, bits) = cidr.split_once('/')?;
+    let bits: u32 = bits.parse().ok()?;
+    let ip = match ip.parse::<IpAddr>().ok()? {
+        IpAddr::V4(ip) => IpAddr::V4((u32::from(ip) & u32::MAX.checked_shl(32 - bits).unwrap_or(0)).into()),
+        IpAddr::V6(ip) => {
+            IpAddr::V6((u128::from(ip) & u128::MAX.checked_shl(128 - bits).unwrap_or(0)).into())
+        }
+    };
+    Some(format!("{ip}/{bits}"))
+}
+
 pub(crate) fn is_cidr(cidr: &str) -> bool {
     let Some((ip, bits)) = cidr.split_once('/') else { return false };
     let canonical = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit());
@@ -35,6 +59,24 @@ pub(crate) fn is_cidr(cidr: &str) -> bool {
         (Ok(IpAddr::V6(_)), Ok(bits)) => canonical && bits <= 128,
         _ => false,
     }
+}
+
+/// Whether a block lies within another and is smaller; both are valid.
+pub(crate) fn is_strict_subset(inner: &str, outer: &str) -> bool {
+    let parse = |cidr: &str| {
+        let (ip, bits) = cidr.split_once('/')?;
+        Some((ip.parse::<IpAddr>().ok()?, bits.parse::<u32>().ok()?))
+    };
+    let (Some((inner_ip, inner_bits)), Some((outer_ip, outer_bits))) = (parse(inner), parse(outer)) else {
+        return false;
+    };
+    let prefix = |ip: u128, width: u32| ip.checked_shr(width - outer_bits).unwrap_or(0);
+    let contains = match (inner_ip, outer_ip) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => prefix(u32::from(a).into(), 32) == prefix(u32::from(b).into(), 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => prefix(a.into(), 128) == prefix(b.into(), 128),
+        _ => false,
+    };
+    contains && outer_bits < inner_bits
 }
 
 /// A port number.

@@ -1,69 +1,142 @@
-//! Webhook configurations.
+//! The admissionregistration.k8s.io group: webhook configurations and admission policies.
 
+mod policies;
+mod webhooks;
+
+use coxswain_meta::{ErrorList, FieldError, Path, names};
 use serde_json::{Value, json};
 
-use crate::catalogue::{Column, Hooks, Kind, kind};
-use crate::prepare;
-use crate::table::{AGE, NAME, age, count, name};
-use crate::value::{has, items, items_mut, present, set, set_default};
+use crate::check::{one_of, texts};
+use crate::objectmeta;
+use crate::value::{filled, has, items, set, text};
 
-const COLUMNS: &[Column] = &[NAME, count("Webhooks", "Webhooks of the configuration."), AGE];
+pub(crate) use policies::{MUTATING, MUTATING_BINDING, VALIDATING, VALIDATING_BINDING};
+pub(crate) use webhooks::{MUTATING_WEBHOOK, VALIDATING_WEBHOOK};
 
-pub(crate) const VALIDATING_WEBHOOK: Kind = Kind {
-    namespaced: false,
-    categories: &["api-extensions"],
-    columns: COLUMNS,
-    hooks: Hooks {
-        default: |v| items_mut(v, "webhooks").iter_mut().for_each(default),
-        prepare_create: prepare::first_generation,
-        prepare_update: prepare::raise_generation,
-        row: |v, now| vec![name(v), items(v, "webhooks").len().into(), age(v, now)],
-        ..Hooks::PLAIN
-    },
-    ..kind!(
-        "admissionregistration.k8s.io",
-        "v1",
-        "ValidatingWebhookConfiguration",
-        "validatingwebhookconfigurations",
-        "validatingwebhookconfiguration"
-    )
-};
+const FAILURE_POLICIES: &[&str] = &["Fail", "Ignore"];
+const MATCH_POLICIES: &[&str] = &["Equivalent", "Exact"];
+const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+const REINVOCATION_POLICIES: &[&str] = &["IfNeeded", "Never"];
+const MOST_CONDITIONS: usize = 64;
 
-pub(crate) const MUTATING_WEBHOOK: Kind = Kind {
-    namespaced: false,
-    categories: &["api-extensions"],
-    columns: COLUMNS,
-    hooks: Hooks {
-        default: |v| {
-            for webhook in items_mut(v, "webhooks") {
-                default(webhook);
-                set_default(webhook, "reinvocationPolicy", "Never");
-            }
-        },
-        ..VALIDATING_WEBHOOK.hooks
-    },
-    ..kind!(
-        "admissionregistration.k8s.io",
-        "v1",
-        "MutatingWebhookConfiguration",
-        "mutatingwebhookconfigurations",
-        "mutatingwebhookconfiguration"
-    )
-};
+/// Fills a field in that is not there at all.
+fn set_absent(object: &mut Value, key: &str, value: Value) {
+    if !has(object, key) {
+        set(object, key, value);
+    }
+}
 
-fn default(webhook: &mut Value) {
-    set_default(webhook, "failurePolicy", "Fail");
-    set_default(webhook, "matchPolicy", "Equivalent");
-    set_default(webhook, "timeoutSeconds", 10);
+fn default_selectors(object: &mut Value) {
+    set_absent(object, "matchPolicy", "Equivalent".into());
     for key in ["namespaceSelector", "objectSelector"] {
-        if !has(webhook, key) {
-            set(webhook, key, json!({}));
+        set_absent(object, key, json!({}));
+    }
+}
+
+fn default_rule(rule: &mut Value) {
+    set_absent(rule, "scope", "*".into());
+}
+
+/// Operations, groups, versions, resources and scope of a rule.
+fn rule(errors: &mut ErrorList, rule: &Value, path: &Path) {
+    let operations = texts(rule, "operations");
+    let at = path.child("operations");
+    if operations.is_empty() {
+        errors.push(FieldError::required(&at, ""));
+    }
+    alone(errors, rule, "operations", "operations", path);
+    for (i, operation) in operations.iter().enumerate().filter(|(_, o)| !OPERATIONS.contains(o)) {
+        errors.push(FieldError::not_supported(&at.index(i), *operation, OPERATIONS));
+    }
+    for (key, what) in [("apiGroups", "API groups"), ("apiVersions", "API versions")] {
+        if !filled(rule, key) {
+            errors.push(FieldError::required(&path.child(key), ""));
+        }
+        alone(errors, rule, key, what, path);
+    }
+    for (i, _) in texts(rule, "apiVersions").iter().enumerate().filter(|(_, v)| v.is_empty()) {
+        errors.push(FieldError::required(&path.child("apiVersions").index(i), ""));
+    }
+    resources(errors, rule, &path.child("resources"));
+    one_of(errors, rule, "scope", &["*", "Cluster", "Namespaced"], path);
+}
+
+fn alone(errors: &mut ErrorList, rule: &Value, key: &str, what: &str, path: &Path) {
+    let list = texts(rule, key);
+    if list.len() > 1 && list.contains(&"*") {
+        let message = format!("if '*' is present, must not specify other {what}");
+        errors.push(FieldError::invalid(&path.child(key), rule[key].clone(), message));
+    }
+}
+
+fn resources(errors: &mut ErrorList, rule: &Value, path: &Path) {
+    let list = texts(rule, "resources");
+    if list.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    }
+    let (mut whole, mut subs) = (Vec::new(), Vec::new());
+    let mut plain = false;
+    for (i, entry) in list.iter().enumerate() {
+        if entry.is_empty() {
+            errors.push(FieldError::required(&path.index(i), ""));
+            continue;
+        }
+        let Some((resource, sub)) = entry.split_once('/') else {
+            plain = *entry != "*";
+            continue;
+        };
+        for (seen, part, present) in
+            [(&whole, resource, format!("{resource}/*")), (&subs, sub, format!("*/{sub}"))]
+        {
+            if seen.contains(&part) {
+                let message = format!("if '{present}' is present, must not specify {entry}");
+                errors.push(FieldError::invalid(&path.index(i), *entry, message));
+            }
+        }
+        if sub == "*" {
+            whole.push(resource);
+        }
+        if resource == "*" {
+            subs.push(sub);
         }
     }
-    if let Some(service) = present(webhook, "clientConfig").and_then(|c| present(c, "service")) {
-        set_default(service, "port", 443);
+    if list.len() > 1 && list.contains(&"*/*") {
+        let message = "if '*/*' is present, must not specify other resources";
+        errors.push(FieldError::invalid(path, rule["resources"].clone(), message));
     }
-    for rule in items_mut(webhook, "rules") {
-        set_default(rule, "scope", "*");
+    if list.contains(&"*") && plain {
+        let message = "if '*' is present, must not specify other resources without subresources";
+        errors.push(FieldError::invalid(path, rule["resources"].clone(), message));
+    }
+}
+
+/// Names and expressions; what an expression means is checked where it is compiled.
+fn match_conditions(errors: &mut ErrorList, object: &Value, path: &Path) {
+    let (list, path) = (items(object, "matchConditions"), path.child("matchConditions"));
+    if list.len() > MOST_CONDITIONS {
+        errors.push(FieldError::too_many(&path, list.len(), MOST_CONDITIONS));
+    }
+    let mut seen = Vec::new();
+    for (i, condition) in list.iter().enumerate() {
+        let at = path.index(i);
+        if text(condition, "expression").trim().is_empty() {
+            errors.push(FieldError::required(&at.child("expression"), ""));
+        }
+        match text(condition, "name") {
+            "" => errors.push(FieldError::required(&at.child("name"), "")),
+            name => {
+                errors.invalid_each(&at.child("name"), name, names::qualified_name(name));
+                if seen.contains(&name) {
+                    errors.push(FieldError::duplicate(&at.child("name"), name));
+                }
+                seen.push(name);
+            }
+        }
+    }
+}
+
+fn selectors(errors: &mut ErrorList, object: &Value, path: &Path) {
+    for key in ["namespaceSelector", "objectSelector"] {
+        objectmeta::label_selector(errors, &object[key], &path.child(key));
     }
 }

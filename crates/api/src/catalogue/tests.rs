@@ -12,6 +12,8 @@ fn minimal(kind: &Kind) -> Value {
             "spec": {"restartPolicy": policy, "containers": [{"name": "c", "image": "i"}]}})
     };
     let selector = json!({"matchLabels": {"a": "b"}});
+    let rule =
+        json!({"apiGroups": ["*"], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["*"]});
     let body = match kind.kind {
         "Binding" => json!({"target": {"name": "n"}}),
         "Pod" => json!({"spec": template("Always")["spec"]}),
@@ -47,6 +49,32 @@ fn minimal(kind: &Kind) -> Value {
         "RuntimeClass" => json!({"handler": "h"}),
         "RoleBinding" | "ClusterRoleBinding" => json!({"roleRef": {"kind": "ClusterRole", "name": "r"}}),
         "StorageClass" => json!({"provisioner": "p"}),
+        "CSIStorageCapacity" => json!({"storageClassName": "c"}),
+        "VolumeAttributesClass" => json!({"driverName": "d", "parameters": {"a": "b"}}),
+        "VolumeAttachment" => {
+            json!({"spec": {"attacher": "d", "nodeName": "n", "source": {"persistentVolumeName": "v"}}})
+        }
+        "IngressClass" => json!({"spec": {"controller": "a.example/b"}}),
+        "IPAddress" => {
+            json!({"metadata": {"name": "10.0.0.1"}, "spec": {"parentRef": {"resource": "services", "name": "s"}}})
+        }
+        "ServiceCIDR" => json!({"spec": {"cidrs": ["10.0.0.0/24"]}}),
+        "FlowSchema" => json!({"spec": {"priorityLevelConfiguration": {"name": "p"}}}),
+        "PriorityLevelConfiguration" => {
+            json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}})
+        }
+        "ResourceSlice" => {
+            json!({"spec": {"driver": "d", "nodeName": "n", "pool": {"name": "p", "resourceSliceCount": 1}}})
+        }
+        "ValidatingAdmissionPolicyBinding" => {
+            json!({"spec": {"policyName": "p", "validationActions": ["Deny"]}})
+        }
+        "MutatingAdmissionPolicyBinding" => json!({"spec": {"policyName": "p"}}),
+        "ValidatingAdmissionPolicy" => json!({"spec": {"matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": "true"}]}}),
+        "MutatingAdmissionPolicy" => json!({"spec": {"matchConstraints": {"resourceRules": [rule]},
+            "reinvocationPolicy": "Never",
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}]}}),
         "CustomResourceDefinition" => {
             json!({"metadata": {"name": "ts.e.io"}, "spec": {"group": "e.io", "scope": "Cluster",
             "names": {"plural": "ts", "kind": "T"},

@@ -1,13 +1,17 @@
 //! OpenAPI documents, built on demand from the packed definitions and the catalogue; nothing stays resident.
 
+mod custom;
 mod operations;
 mod proto;
 mod schemas;
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
+
+pub use custom::CustomKind;
 
 use crate::catalogue::KINDS;
 use operations::{Operation, PathItem};
@@ -33,25 +37,52 @@ fn document_path(group: &str, version: &str) -> String {
 }
 
 /// `/openapi/v3`: the documents there are and their URLs, which carry the hash.
-pub fn v3_index() -> Value {
+pub fn v3_index(customs: &[CustomKind]) -> Value {
     let mut paths = Map::new();
     for kind in KINDS {
         let path = document_path(kind.group, kind.version);
         let url = format!("/openapi/v3/{path}?hash={}", hash());
         paths.insert(path, json!({"serverRelativeURL": url}));
     }
+    let mut own: BTreeMap<String, DefaultHasher> = BTreeMap::new();
+    for custom in customs {
+        custom.hash(own.entry(document_path(&custom.group, &custom.version)).or_default());
+    }
+    for (path, hasher) in own {
+        let url = format!("/openapi/v3/{path}?hash={:016X}", hasher.finish());
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
     json!({"paths": paths})
 }
 
-/// `/openapi/v3/<path>` for `api/v1`, `apis/apps/v1`, …; `None` for an unknown path.
-pub fn v3_document(path: &str) -> Option<Vec<u8>> {
-    let kinds = || KINDS.iter().filter(|k| document_path(k.group, k.version) == path);
-    kinds().next()?;
-    let items: Vec<PathItem> = kinds().flat_map(operations::of).collect();
+/// The paths of some kinds and the definitions that they need.
+fn parts(
+    items: &[PathItem],
+    customs: &[&CustomKind],
+    v2: bool,
+) -> (BTreeMap<String, Value>, Vec<(String, Value)>) {
+    let own: Vec<(String, Value)> = customs.iter().flat_map(|custom| custom.definitions(v2)).collect();
+    let mut named = Vec::new();
+    own.iter().for_each(|(_, definition)| schemas::references(definition, &mut named));
     let roots = items.iter().flat_map(|item| &item.operations).flat_map(Operation::definitions);
-    let definitions = schemas::closure(&schemas::load(), roots);
-    let schemas: Map<String, Value> =
+    let roots = roots.chain(named.iter().map(String::as_str));
+    (schemas::closure(&schemas::load(), roots), own)
+}
+
+/// `/openapi/v3/<path>` for `api/v1`, `apis/apps/v1`, …; `None` for an unknown path.
+pub fn v3_document(path: &str, customs: &[CustomKind]) -> Option<Vec<u8>> {
+    let kinds = KINDS.iter().filter(|k| document_path(k.group, k.version) == path);
+    let customs: Vec<&CustomKind> =
+        customs.iter().filter(|c| document_path(&c.group, &c.version) == path).collect();
+    let mut items: Vec<PathItem> = kinds.flat_map(operations::of).collect();
+    items.extend(customs.iter().flat_map(|custom| operations::of(*custom)));
+    if items.is_empty() {
+        return None;
+    }
+    let (definitions, own) = parts(&items, &customs, false);
+    let mut schemas: Map<String, Value> =
         definitions.iter().map(|(k, v)| (k.clone(), schemas::to_v3(k, v))).collect();
+    schemas.extend(own);
     let paths: Map<String, Value> = items.iter().map(|item| (item.path.clone(), item.v3())).collect();
     let document = json!({
         "openapi": "3.0.0",
@@ -62,10 +93,11 @@ pub fn v3_document(path: &str) -> Option<Vec<u8>> {
     Some(document.to_string().into_bytes())
 }
 
-fn v2_document() -> Value {
-    let items: Vec<PathItem> = KINDS.iter().flat_map(operations::of).collect();
-    let roots = items.iter().flat_map(|item| &item.operations).flat_map(Operation::definitions);
-    let definitions = schemas::closure(&schemas::load(), roots);
+fn v2_document(customs: &[CustomKind]) -> Value {
+    let mut items: Vec<PathItem> = KINDS.iter().flat_map(operations::of).collect();
+    items.extend(customs.iter().flat_map(operations::of));
+    let (mut definitions, own) = parts(&items, &customs.iter().collect::<Vec<_>>(), true);
+    definitions.extend(own);
     let paths: Map<String, Value> = items.iter().map(|item| (item.path.clone(), item.v2())).collect();
     json!({
         "swagger": "2.0",
@@ -76,13 +108,13 @@ fn v2_document() -> Value {
 }
 
 /// `/openapi/v2` as JSON.
-pub fn v2_json() -> Vec<u8> {
-    v2_document().to_string().into_bytes()
+pub fn v2_json(customs: &[CustomKind]) -> Vec<u8> {
+    v2_document(customs).to_string().into_bytes()
 }
 
 /// `/openapi/v2` as `application/com.github.proto-openapi.spec.v2@v1.0+protobuf`.
-pub fn v2_protobuf() -> Vec<u8> {
-    proto::document(&v2_document())
+pub fn v2_protobuf(customs: &[CustomKind]) -> Vec<u8> {
+    proto::document(&v2_document(customs))
 }
 
 #[cfg(test)]

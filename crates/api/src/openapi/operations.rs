@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::catalogue::Kind;
+use super::custom::CustomKind;
+use crate::catalogue::{ALL_VERBS, Kind, Subresource};
 use crate::schema;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -68,8 +69,72 @@ pub(super) struct Operation {
     answer: Option<String>,
 }
 
+/// The names that paths and operations are made of.
+pub(super) struct Served<'a> {
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+    list_kind: &'a str,
+    plural: &'a str,
+    namespaced: bool,
+    verbs: &'a [&'static str],
+    subresources: Vec<Sub<'a>>,
+    /// What the names of a custom resource's definitions begin with.
+    prefix: Option<String>,
+}
+
+struct Sub<'a> {
+    name: &'a str,
+    gvk: [&'a str; 3],
+    verbs: &'a [&'static str],
+}
+
+impl<'a> From<&'a Kind> for Served<'a> {
+    fn from(kind: &'a Kind) -> Self {
+        let sub = |sub: &'a Subresource| Sub {
+            name: sub.name,
+            gvk: [sub.group, sub.version, sub.kind],
+            verbs: sub.verbs,
+        };
+        Self {
+            group: kind.group,
+            version: kind.version,
+            kind: kind.kind,
+            list_kind: kind.list_kind,
+            plural: kind.plural,
+            namespaced: kind.namespaced,
+            verbs: kind.verbs,
+            subresources: kind.subresources.iter().map(sub).collect(),
+            prefix: None,
+        }
+    }
+}
+
+impl<'a> From<&'a CustomKind> for Served<'a> {
+    fn from(custom: &'a CustomKind) -> Self {
+        let own = [custom.group.as_str(), &custom.version, &custom.kind];
+        let gvk = |name: &str| if name == "scale" { ["autoscaling", "v1", "Scale"] } else { own };
+        Self {
+            group: &custom.group,
+            version: &custom.version,
+            kind: &custom.kind,
+            list_kind: &custom.list_kind,
+            plural: &custom.plural,
+            namespaced: custom.namespaced,
+            verbs: ALL_VERBS,
+            subresources: custom
+                .subresources
+                .iter()
+                .map(|name| Sub { name, gvk: gvk(name), verbs: &["get", "patch", "update"] })
+                .collect(),
+            prefix: Some(custom.prefix()),
+        }
+    }
+}
+
 /// All paths of a kind.
-pub(super) fn of(kind: &Kind) -> Vec<PathItem> {
+pub(super) fn of<'a>(kind: impl Into<Served<'a>>) -> Vec<PathItem> {
+    let kind = &kind.into();
     let root = match kind.group {
         "" => format!("/api/{}", kind.version),
         group => format!("/apis/{group}/{}", kind.version),
@@ -110,7 +175,7 @@ pub(super) fn of(kind: &Kind) -> Vec<PathItem> {
     items
 }
 
-fn kind_of(kind: &Kind) -> [&'static str; 3] {
+fn kind_of<'a>(kind: &Served<'a>) -> [&'a str; 3] {
     [kind.group, kind.version, kind.kind]
 }
 
@@ -126,12 +191,19 @@ fn title(word: &str) -> String {
 }
 
 struct Builder<'a> {
-    kind: &'a Kind,
+    kind: &'a Served<'a>,
     suffix: &'static str,
     scope: &'static str,
 }
 
 impl Builder<'_> {
+    fn definition(&self, gvk: [&str; 3]) -> Option<String> {
+        match &self.kind.prefix {
+            Some(prefix) if gvk[0] == self.kind.group => Some(format!("{prefix}.{}", gvk[2])),
+            _ => definition(gvk),
+        }
+    }
+
     fn operation(
         &self,
         method: &'static str,
@@ -152,17 +224,17 @@ impl Builder<'_> {
             gvk: gvk.map(str::to_owned),
             query,
             body,
-            answer: definition(gvk),
+            answer: self.definition(gvk),
         }
     }
 
     fn list(&self) -> Operation {
-        let answer = definition([self.kind.group, self.kind.version, self.kind.list_kind]);
+        let answer = self.definition([self.kind.group, self.kind.version, self.kind.list_kind]);
         Operation { answer, ..self.operation("get", "list", "list", LIST, None, kind_of(self.kind)) }
     }
 
     fn write(&self, method: &'static str, action: &'static str, verb: &str, gvk: [&str; 3]) -> Operation {
-        self.operation(method, action, verb, WRITE, definition(gvk), gvk)
+        self.operation(method, action, verb, WRITE, self.definition(gvk), gvk)
     }
 
     fn patch(&self, gvk: [&str; 3]) -> Operation {
@@ -184,9 +256,9 @@ impl Builder<'_> {
         }
     }
 
-    fn subresource(&self, sub: &crate::catalogue::Subresource) -> Vec<Operation> {
-        let gvk = [sub.group, sub.version, sub.kind];
-        let connects = definition(gvk).is_none();
+    fn subresource(&self, sub: &Sub) -> Vec<Operation> {
+        let gvk = sub.gvk;
+        let connects = self.definition(gvk).is_none();
         let make = |verb: &&str| {
             let mut operation = match *verb {
                 "create" if connects => self.operation("post", "connect", "connectPost", &[], None, gvk),

@@ -42,6 +42,20 @@ impl Message {
         }
     }
 
+    fn number(&mut self, field: u32, value: &Value) {
+        if let Some(number) = value.as_u64().filter(|number| *number > 0) {
+            self.varint(u64::from(field) << 3);
+            self.varint(number);
+        }
+    }
+
+    fn double(&mut self, field: u32, value: &Value) {
+        if let Some(number) = value.as_f64().filter(|number| *number != 0.0) {
+            self.varint(u64::from(field) << 3 | 1);
+            self.0.extend_from_slice(&number.to_le_bytes());
+        }
+    }
+
     fn message(&mut self, field: u32, message: Message) {
         self.bytes(field, &message.0);
     }
@@ -49,11 +63,16 @@ impl Message {
     /// `NamedAny`s for the extensions of an object; JSON is YAML.
     fn extensions(&mut self, field: u32, object: &Map<String, Value>) {
         for (name, value) in object.iter().filter(|(name, _)| name.starts_with("x-")) {
-            let mut any = Message::default();
-            any.bytes(2, format!("{value}\n").as_bytes());
-            self.message(field, named(name, any));
+            self.message(field, named(name, any(value)));
         }
     }
+}
+
+/// A value as YAML, which JSON is.
+fn any(value: &Value) -> Message {
+    let mut out = Message::default();
+    out.bytes(2, format!("{value}\n").as_bytes());
+    out
 }
 
 /// `{name = 1, value = 2}`
@@ -162,8 +181,32 @@ fn schema(schema: &Value) -> Message {
     let mut out = Message::default();
     out.text(1, &schema["$ref"]);
     out.text(2, &schema["format"]);
+    out.text(3, &schema["title"]);
     out.text(4, &schema["description"]);
+    if let Some(default) = schema.get("default") {
+        out.message(5, any(default));
+    }
+    for (field, name) in [(6, "multipleOf"), (7, "maximum"), (9, "minimum")] {
+        out.double(field, &schema[name]);
+    }
+    out.flag(8, &schema["exclusiveMaximum"]);
+    out.flag(10, &schema["exclusiveMinimum"]);
+    for (field, name) in [(11, "maxLength"), (12, "minLength"), (14, "maxItems"), (15, "minItems")] {
+        out.number(field, &schema[name]);
+    }
+    out.text(13, &schema["pattern"]);
+    for (field, name) in [(17, "maxProperties"), (18, "minProperties")] {
+        out.number(field, &schema[name]);
+    }
     out.texts(19, &schema["required"]);
+    for value in schema["enum"].as_array().into_iter().flatten() {
+        out.message(20, any(value));
+    }
+    if schema["additionalProperties"].is_boolean() {
+        let mut open = Message::default();
+        open.flag(2, &schema["additionalProperties"]);
+        out.message(21, open);
+    }
     if schema["additionalProperties"].is_object() {
         out.message(21, wrap(1, self::schema(&schema["additionalProperties"])));
     }

@@ -35,12 +35,12 @@ pub(super) fn closure<'a>(
     found
 }
 
-fn references(schema: &Value, out: &mut Vec<String>) {
+pub(super) fn references(schema: &Value, out: &mut Vec<String>) {
     match schema {
         Value::Object(map) => {
-            if let Some(name) =
-                map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix("#/definitions/"))
-            {
+            if let Some(name) = map.get("$ref").and_then(Value::as_str).and_then(|r| {
+                r.strip_prefix("#/definitions/").or_else(|| r.strip_prefix("#/components/schemas/"))
+            }) {
                 out.push(name.to_owned());
             }
             map.values().for_each(|value| references(value, out));

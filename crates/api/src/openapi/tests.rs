@@ -8,8 +8,8 @@ fn parse(bytes: Vec<u8>) -> Value {
 
 #[test]
 fn every_listed_document_is_closed() {
-    for path in v3_index()["paths"].as_object().expect("paths").keys() {
-        let document = parse(v3_document(path).expect("listed"));
+    for path in v3_index(&[])["paths"].as_object().expect("paths").keys() {
+        let document = parse(v3_document(path, &[]).expect("listed"));
         let schemas = document["components"]["schemas"].as_object().expect("schemas");
         let text = document.to_string();
         for reference in text.split("\"#/components/schemas/").skip(1) {
@@ -17,13 +17,13 @@ fn every_listed_document_is_closed() {
             assert!(schemas.contains_key(name), "{path}: {name}");
         }
     }
-    assert!(v3_document("apis/none/v1").is_none());
+    assert!(v3_document("apis/none/v1", &[]).is_none());
 }
 
 /// What kubectl looks for before it applies or explains.
 #[test]
 fn kubectl_finds_what_it_needs() {
-    let document = parse(v3_document("apis/apps/v1").expect("apps/v1"));
+    let document = parse(v3_document("apis/apps/v1", &[]).expect("apps/v1"));
     let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
     let gvk = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
     assert_eq!(patch["x-kubernetes-group-version-kind"], gvk);
@@ -39,7 +39,7 @@ fn kubectl_finds_what_it_needs() {
     );
     assert!(deployment["description"].is_string());
 
-    let v2 = parse(v2_json());
+    let v2 = parse(v2_json(&[]));
     assert!(v2["paths"]["/api/v1/pods"]["get"].is_object());
     assert!(v2["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
 }
@@ -78,7 +78,7 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
 
 #[test]
 fn protobuf_form_is_well_formed() {
-    let encoded = v2_protobuf();
+    let encoded = v2_protobuf(&[]);
     let document = fields(&encoded);
     assert_eq!(document[0], (1, b"2.0".as_slice()));
     let of = |number: u64| document.iter().find(|(n, _)| *n == number).expect("field").1;
@@ -94,4 +94,27 @@ fn protobuf_form_is_well_formed() {
     let yaml = fields(extension[1].1)[0].1;
     let gvk: Value = serde_json::from_slice(yaml).expect("JSON");
     assert_eq!(gvk, json!([{"group": "", "kind": "Pod", "version": "v1"}]));
+}
+
+#[test]
+fn custom_resources_are_in_the_documents() {
+    let custom = CustomKind {
+        group: "stable.e.io".into(),
+        version: "v1".into(),
+        kind: "Tab".into(),
+        list_kind: "TabList".into(),
+        plural: "tabs".into(),
+        namespaced: true,
+        subresources: vec!["scale"],
+        schema: json!({"type": "object", "properties": {"spec": {"type": "object", "nullable": true, "properties": {}}}}),
+    };
+    let customs = [custom];
+    let v3 = parse(v3_document("apis/stable.e.io/v1", &customs).expect("listed"));
+    let name = "io.e.stable.v1.Tab";
+    assert_eq!(v3["components"]["schemas"][name]["properties"]["spec"]["nullable"], true);
+    assert!(v3["components"]["schemas"]["io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference"].is_object());
+    assert!(v3["paths"]["/apis/stable.e.io/v1/namespaces/{namespace}/tabs/{name}/scale"]["get"].is_object());
+    let v2 = parse(v2_json(&customs));
+    assert_eq!(v2["definitions"][name]["properties"]["spec"], json!({}));
+    assert_eq!(v2["definitions"]["io.e.stable.v1.TabList"]["required"], json!(["items"]));
 }

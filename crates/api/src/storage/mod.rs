@@ -1,10 +1,20 @@
 //! The storage.k8s.io group.
 
+mod validate;
+
 use coxswain_meta::{ErrorList, FieldError, Path};
 use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
+use crate::objectmeta::{IMMUTABLE, immutable};
+use crate::prepare;
 use crate::table::{AGE, NAME, age, boolean, column, count, joined, name, or};
+pub(crate) use validate::driver_name;
+use validate::{
+    parameters, provisioner, validate_attachment, validate_capacity, validate_class, validate_driver,
+    validate_node, validate_node_update,
+};
+
 use crate::value::{child, filled, flag, has, items, set, set_default, text};
 
 pub(crate) const CLASS: Kind = Kind {
@@ -13,16 +23,13 @@ pub(crate) const CLASS: Kind = Kind {
     columns: CLASS_COLUMNS,
     hooks: Hooks {
         default: |v| {
-            set_default(v, "reclaimPolicy", "Delete");
-            set_default(v, "volumeBindingMode", "Immediate");
-        },
-        validate: |v| {
-            let mut errors = ErrorList::new();
-            if text(v, "provisioner").is_empty() {
-                errors.push(FieldError::required(&Path::new("provisioner"), ""));
+            for (key, value) in [("reclaimPolicy", "Delete"), ("volumeBindingMode", "Immediate")] {
+                if !has(v, key) {
+                    set(v, key, value);
+                }
             }
-            errors
         },
+        validate: validate_class,
         validate_update: validate_class_update,
         row: class_row,
         ..Hooks::PLAIN
@@ -41,7 +48,28 @@ const CLASS_COLUMNS: &[Column] = &[
 pub(crate) const CSI_DRIVER: Kind = Kind {
     namespaced: false,
     columns: DRIVER_COLUMNS,
-    hooks: Hooks { default: default_driver, row: driver_row, ..Hooks::PLAIN },
+    hooks: Hooks {
+        default: default_driver,
+        prepare_create: prepare::first_generation,
+        prepare_update: prepare::raise_generation,
+        validate: |v| {
+            let mut errors = ErrorList::new();
+            validate_driver(&mut errors, &v["spec"], &Path::new("spec"));
+            errors
+        },
+        validate_update: |new, old| {
+            let (mut errors, path) = (ErrorList::new(), Path::new("spec"));
+            let (new, old) = (&new["spec"], &old["spec"]);
+            if new["attachRequired"] != old["attachRequired"] {
+                let at = path.child("attachedRequired");
+                errors.push(FieldError::invalid(&at, new["attachRequired"].clone(), IMMUTABLE));
+            }
+            immutable(&mut errors, new, old, "volumeLifecycleModes", &path);
+            errors
+        },
+        row: driver_row,
+        ..Hooks::PLAIN
+    },
     ..kind!("storage.k8s.io", "v1", "CSIDriver", "csidrivers", "csidriver")
 };
 const DRIVER_COLUMNS: &[Column] = &[
@@ -59,6 +87,8 @@ pub(crate) const CSI_NODE: Kind = Kind {
     namespaced: false,
     columns: &[NAME, count("Drivers", "CSI drivers on the node."), AGE],
     hooks: Hooks {
+        validate: validate_node,
+        validate_update: validate_node_update,
         row: |v, now| vec![name(v), items(&v["spec"], "drivers").len().into(), age(v, now)],
         ..Hooks::PLAIN
     },
@@ -72,6 +102,12 @@ pub(crate) const ATTACHMENT: Kind = Kind {
     columns: ATTACHMENT_COLUMNS,
     hooks: Hooks {
         prepare_create: |v| set(v, "status", json!({"attached": false})),
+        validate: validate_attachment,
+        validate_update: |new, old| {
+            let mut errors = ErrorList::new();
+            immutable(&mut errors, new, old, "spec", &Path::root());
+            errors
+        },
         row: |v, now| {
             vec![
                 name(v),
@@ -95,15 +131,63 @@ const ATTACHMENT_COLUMNS: &[Column] = &[
     AGE,
 ];
 
+pub(crate) const CAPACITY: Kind = Kind {
+    columns: &[NAME, column("StorageClassName", "The class."), column("Capacity", "What is left.")],
+    hooks: Hooks {
+        validate: validate_capacity,
+        validate_update: |new, old| {
+            let mut errors = ErrorList::new();
+            for key in ["nodeTopology", "storageClassName"] {
+                immutable(&mut errors, new, old, key, &Path::root());
+            }
+            errors
+        },
+        row: |v, _| {
+            vec![name(v), text(v, "storageClassName").into(), or(text(v, "capacity"), "<unset>").into()]
+        },
+        ..Hooks::PLAIN
+    },
+    ..kind!("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", "csistoragecapacity")
+};
+
+pub(crate) const ATTRIBUTES: Kind = Kind {
+    short_names: &["vac"],
+    namespaced: false,
+    columns: &[NAME, column("DriverName", "The CSI driver."), AGE],
+    hooks: Hooks {
+        validate: |v| {
+            let mut errors = ErrorList::new();
+            provisioner(&mut errors, v, "driverName");
+            parameters(&mut errors, v, false);
+            errors
+        },
+        validate_update: |new, old| {
+            let mut errors = ErrorList::new();
+            for key in ["driverName", "parameters"] {
+                if new.get(key) != old.get(key) {
+                    let rule = format!("updates to {key} are forbidden.");
+                    errors.push(FieldError::forbidden(&Path::new(key), rule));
+                }
+            }
+            errors
+        },
+        row: |v, now| vec![name(v), text(v, "driverName").into(), age(v, now)],
+        ..Hooks::PLAIN
+    },
+    ..kind!(
+        "storage.k8s.io",
+        "v1",
+        "VolumeAttributesClass",
+        "volumeattributesclasses",
+        "volumeattributesclass"
+    )
+};
+
 fn validate_class_update(new: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
-    for key in ["parameters", "provisioner", "reclaimPolicy"] {
-        if new.get(key) != old.get(key) {
-            let rule = format!("updates to {key} are forbidden.");
-            errors.push(FieldError::forbidden(&Path::new(key), rule));
-        }
+    for key in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+        immutable(&mut errors, new, old, key, &Path::root());
     }
-    crate::objectmeta::immutable(&mut errors, new, old, "volumeBindingMode", &Path::root());
     errors
 }
 
@@ -131,7 +215,9 @@ fn default_driver(driver: &mut Value) {
     for key in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
         set_default(spec, key, false);
     }
-    set_default(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+    if !has(spec, "fsGroupPolicy") {
+        set(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+    }
     if !filled(spec, "volumeLifecycleModes") {
         set(spec, "volumeLifecycleModes", json!(["Persistent"]));
     }
