@@ -20,6 +20,8 @@ const WORKERS: usize = 4;
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
+const LEGACY_MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+const LEGACY_MANAGER: &str = "endpoint-controller";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 
@@ -113,6 +115,9 @@ impl Controller {
             for slice in existing {
                 delete(&api, &slice).await?;
             }
+            if self.services.get(&key).is_none() {
+                self.delete_endpoints(&key).await?;
+            }
             return Ok(Requeue::OnChange);
         };
         if service.metadata.deletion_timestamp.is_some() {
@@ -143,6 +148,17 @@ impl Controller {
         Ok(Requeue::OnChange)
     }
 
+    /// Those of a service that is gone, if they are ours.
+    async fn delete_endpoints(&self, key: &ObjectKey) -> Result<(), kube::Error> {
+        let Some(endpoints) = self.endpoints.get(key) else { return Ok(()) };
+        if endpoints.labels().get(LEGACY_MANAGED_BY).is_none_or(|by| by != LEGACY_MANAGER) {
+            return Ok(());
+        }
+        let api: Api<Endpoints> = Api::namespaced(self.client.clone(), &key.namespace);
+        let deleted = api.delete(&key.name, &DeleteParams::default()).await;
+        deleted.map(drop).or_else(|error| ignore(error, &[404]))
+    }
+
     /// The same in the older form.
     async fn write_endpoints(
         &self,
@@ -152,7 +168,7 @@ impl Controller {
     ) -> Result<(), kube::Error> {
         let subsets = plan::subsets(groups);
         let mut labels = service.labels().clone();
-        labels.insert("endpoints.kubernetes.io/managed-by".into(), "endpoint-controller".into());
+        labels.insert(LEGACY_MANAGED_BY.into(), LEGACY_MANAGER.into());
         if is_headless(service) {
             labels.insert(HEADLESS.into(), String::new());
         }
