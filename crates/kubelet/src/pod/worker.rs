@@ -240,6 +240,9 @@ impl Worker {
         match message {
             Message::Pod(pod) => {
                 self.retry_changed(&pod);
+                // Volumes of the downward API tell them.
+                let (old, new) = (&self.pod.metadata, &pod.metadata);
+                self.remount |= old.labels != new.labels || old.annotations != new.annotations;
                 self.pod = pod;
                 self.note_deletion();
             }
