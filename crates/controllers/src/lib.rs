@@ -14,6 +14,7 @@ mod owner;
 mod podgc;
 mod pods;
 mod replicaset;
+mod resourcequota;
 mod serviceaccount;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub async fn run(factory: Arc<InformerFactory>, config: Config, cancel: Cancella
         node::run_lifecycle(&context),
         node::run_ipam(&context),
         podgc::run(&context),
+        resourcequota::run(&context),
         clusterrole::run(&context),
     );
 }

@@ -2,7 +2,7 @@
 //!
 //! The store knows bytes and revisions, never kinds. The rules, which every [`Log`] lets hold:
 //! - revisions are dense and monotonic; every write has one of its own;
-//! - a commit compares the revision last written to its key and is atomic;
+//! - a commit compares the revisions last written to its keys and is atomic over all of them;
 //! - an acknowledged commit survives power loss (of a durable log), and reads that start after it see it;
 //! - a watch from revision R delivers every later event of its collection exactly once and in order, or says that
 //!   the history no longer reaches back to R.
@@ -76,6 +76,17 @@ pub enum Expect {
     At(Revision),
 }
 
+/// One write of a commit.
+#[derive(Debug)]
+pub struct Write<A> {
+    /// What is written.
+    pub key: Key,
+    /// What must be there now.
+    pub expect: Expect,
+    /// What will be there: the bytes and their attributes; none deletes.
+    pub value: Option<(Bytes, A)>,
+}
+
 /// Why a commit did not happen. Nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError<A> {
@@ -137,6 +148,18 @@ impl<V: View> Store<V> {
         self.hub.collection(&key.collection).get(&key.name)
     }
 
+    /// Writes several keys, all or none; each key may be written once. The objects come back in the order of the writes, as
+    /// they are served; a deleted one in its last state, stamped with the revision of the deletion.
+    ///
+    /// # Errors
+    /// The place of the write that was refused, and why; nothing was written.
+    pub async fn commit(
+        &self,
+        writes: Vec<Write<V::Attributes>>,
+    ) -> Result<Vec<Arc<Object<V::Attributes>>>, (usize, CommitError<V::Attributes>)> {
+        self.writer.commit(writes).await
+    }
+
     /// Writes an object and returns it as it is served.
     ///
     /// # Errors
@@ -148,7 +171,7 @@ impl<V: View> Store<V> {
         stored: Bytes,
         attributes: V::Attributes,
     ) -> Result<Arc<Object<V::Attributes>>, CommitError<V::Attributes>> {
-        self.writer.commit(key, expect, Some((stored, attributes))).await
+        self.commit_one(Write { key, expect, value: Some((stored, attributes)) }).await
     }
 
     /// Deletes an object and returns its last state, stamped with the revision of the deletion.
@@ -160,7 +183,19 @@ impl<V: View> Store<V> {
         key: Key,
         expect: Revision,
     ) -> Result<Arc<Object<V::Attributes>>, CommitError<V::Attributes>> {
-        self.writer.commit(key, Expect::At(expect), None).await
+        self.commit_one(Write { key, expect: Expect::At(expect), value: None }).await
+    }
+
+    /// One write by itself.
+    ///
+    /// # Errors
+    /// [`CommitError`]; nothing was written.
+    pub async fn commit_one(
+        &self,
+        write: Write<V::Attributes>,
+    ) -> Result<Arc<Object<V::Attributes>>, CommitError<V::Attributes>> {
+        let mut objects = self.commit(vec![write]).await.map_err(|(_, error)| error)?;
+        Ok(objects.remove(0))
     }
 }
 

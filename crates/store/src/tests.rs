@@ -43,6 +43,26 @@ fn each(check: impl AsyncFn(Store<Plain>)) {
 }
 
 #[test]
+fn writes_of_one_commit_happen_together_or_not_at_all() {
+    each(async |store| {
+        let first = put(&store, "a", Expect::Absent, "1").await;
+        let write = |name: &str, expect| Write {
+            key: Key::new("things", name),
+            expect,
+            value: Some((Bytes::from_static(b"22"), 2)),
+        };
+        let refused = store.commit(vec![write("b", Expect::Absent), write("a", Expect::Absent)]).await;
+        assert!(
+            matches!(refused, Err((1, CommitError::Conflict(Some(current)))) if current.revision == first)
+        );
+        assert!(store.get(&Key::new("things", "b")).is_none() && store.revision() == first);
+        let written = store.commit(vec![write("b", Expect::Absent), write("a", Expect::At(first))]).await;
+        let revisions: Vec<u64> = written.unwrap().iter().map(|object| object.revision.0).collect();
+        assert_eq!(revisions, [2, 3]);
+    });
+}
+
+#[test]
 fn a_commit_compares_and_revisions_are_dense() {
     each(async |store| {
         let first = put(&store, "a", Expect::Absent, "1").await;

@@ -3,21 +3,19 @@
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::hub::{Hub, Trimmed};
-use crate::{CommitError, Expect, Key, Log, LogError, Object, Record, Revision, View};
+use crate::{CommitError, Expect, Key, Log, LogError, Object, Record, Revision, View, Write};
 
 /// Bounds the latency of a commit behind a burst, and the memory of a batch.
 const LARGEST_BATCH: usize = 512;
 
-type Outcome<A> = Result<Arc<Object<A>>, CommitError<A>>;
+/// The objects as they are now, in the order of the writes; or the write that was refused, and why.
+type Outcome<A> = Result<Vec<Arc<Object<A>>>, (usize, CommitError<A>)>;
 
 struct Request<V: View> {
-    key: Key,
-    expect: Expect,
-    value: Option<(Bytes, V::Attributes)>,
+    writes: Vec<Write<V::Attributes>>,
     reply: oneshot::Sender<Outcome<V::Attributes>>,
 }
 
@@ -47,16 +45,11 @@ impl<V: View> Writer<V> {
         Ok(Self { requests })
     }
 
-    /// Queues one write and waits until it is durable and visible, or refused.
-    pub async fn commit(
-        &self,
-        key: Key,
-        expect: Expect,
-        value: Option<(Bytes, V::Attributes)>,
-    ) -> Outcome<V::Attributes> {
-        let gone = || CommitError::Unavailable("the writer has ended".to_owned());
+    /// Queues writes that belong together and waits until all are durable and visible, or none.
+    pub async fn commit(&self, writes: Vec<Write<V::Attributes>>) -> Outcome<V::Attributes> {
+        let gone = || (0, CommitError::Unavailable("the writer has ended".to_owned()));
         let (reply, outcome) = oneshot::channel();
-        self.requests.send(Request { key, expect, value, reply }).map_err(|_| gone())?;
+        self.requests.send(Request { writes, reply }).map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
     }
 }
@@ -84,31 +77,32 @@ impl<V: View> Thread<V> {
         let mut revision = self.hub.revision();
         let mut refused = Vec::new();
         for request in batch {
-            let current = match pending.get(&request.key) {
+            let current = |key: &Key| match pending.get(key) {
                 Some(revision) => *revision,
-                None => {
-                    self.hub.collection(&request.key.collection).get(&request.key.name).map(|o| o.revision)
-                }
+                None => self.hub.collection(&key.collection).get(&key.name).map(|object| object.revision),
             };
-            let holds = match request.expect {
-                Expect::Absent => current.is_none(),
-                Expect::At(revision) => current == Some(revision),
+            let holds = |write: &Write<V::Attributes>| match write.expect {
+                Expect::Absent => current(&write.key).is_none(),
+                Expect::At(revision) => current(&write.key) == Some(revision),
             };
-            if !holds {
-                refused.push(request);
+            if let Some(failed) = request.writes.iter().position(|write| !holds(write)) {
+                refused.push((failed, request));
                 continue;
             }
-            revision = Revision(revision.0 + 1);
-            pending.insert(request.key.clone(), request.value.is_some().then_some(revision));
-            let value = request.value.as_ref().map(|(stored, _)| stored.clone());
-            records.push(Record { revision, key: request.key.clone(), value });
+            for write in &request.writes {
+                revision = Revision(revision.0 + 1);
+                pending.insert(write.key.clone(), write.value.is_some().then_some(revision));
+                let value = write.value.as_ref().map(|(stored, _)| stored.clone());
+                records.push(Record { revision, key: write.key.clone(), value });
+            }
             accepted.push(request);
         }
         self.write(records, accepted);
         // Only now, so that a conflict with a write of the same batch shows that write.
-        for request in refused {
-            let current = self.hub.collection(&request.key.collection).get(&request.key.name);
-            let _ = request.reply.send(Err(CommitError::Conflict(current)));
+        for (failed, request) in refused {
+            let key = &request.writes[failed].key;
+            let current = self.hub.collection(&key.collection).get(&key.name);
+            let _ = request.reply.send(Err((failed, CommitError::Conflict(current))));
         }
     }
 
@@ -121,20 +115,23 @@ impl<V: View> Thread<V> {
             tracing::error!(%error, "writes refused");
             self.trimmed.revisions = forget;
             for request in accepted {
-                let _ = request.reply.send(Err(CommitError::Unavailable(error.to_string())));
+                let _ = request.reply.send(Err((0, CommitError::Unavailable(error.to_string()))));
             }
             return;
         }
         let newest = records.last().map(|record| record.revision).unwrap_or_default();
-        let mut replies = Vec::with_capacity(records.len());
-        for (record, request) in records.into_iter().zip(accepted) {
-            let object =
-                self.hub.apply(record, request.value.map(|(_, attributes)| attributes), &mut self.trimmed);
-            replies.push((request.reply, object));
+        let mut replies = Vec::with_capacity(accepted.len());
+        let mut records = records.into_iter();
+        for request in accepted {
+            let written = request.writes.into_iter().zip(records.by_ref());
+            let applied = written.map(|(write, record)| {
+                self.hub.apply(record, write.value.map(|(_, attributes)| attributes), &mut self.trimmed)
+            });
+            replies.push((request.reply, applied.collect()));
         }
         self.hub.publish(newest);
-        for (reply, object) in replies {
-            let _ = reply.send(Ok(object));
+        for (reply, objects) in replies {
+            let _ = reply.send(Ok(objects));
         }
     }
 }

@@ -1,104 +1,99 @@
-//! ResourceQuota: a write is charged to its namespace's quotas before it is committed, one write at a time, so that writes
-//! side by side never go beyond a limit. What is freed again is counted by the controller.
+//! ResourceQuota: a write and its charge to the namespace's quotas are one commit, so that writes side by side never go
+//! beyond a limit, and a write that fails was never charged. What is freed again is counted by the controller.
+
+use std::sync::Arc;
 
 use coxswain_api::catalogue;
 use coxswain_api::quota::{self, Consumer};
 use coxswain_api::resources::{self, ResourceList};
 use coxswain_meta::Status;
-use coxswain_meta::quantity::Quantity;
-use serde_json::{Map, Value, json};
+use coxswain_store::{CommitError, Expect, Key, Object, Write};
+use serde_json::Value;
 
 use super::{Admission, Operation};
-use crate::Server;
-use crate::bootstrap;
-use crate::handler::{Change, Part};
-use crate::object::Meta;
+use crate::object::{self, Attributes, Meta};
 use crate::resource::Resource;
 
 /// Kinds that no quota counts: they are many and end by themselves.
 const UNCOUNTED: &[&str] = &["events"];
 /// Kinds of which a changed object may consume more than before.
 const GROWING: &[&str] = &["pods", "services", "persistentvolumeclaims"];
+/// A charge is worked out again this often when the controller counts in between.
+const ATTEMPTS: usize = 64;
+const QUOTAS: (&str, &str) = ("", "resourcequotas");
 
-/// What a write was charged, by quota.
-#[derive(Default)]
-pub struct Charge {
-    namespace: String,
-    quotas: Vec<(String, ResourceList)>,
-}
+/// What became of a write: the object as it is stored, or why it is not.
+pub type Committed = Result<Arc<Object<Attributes>>, CommitError<Attributes>>;
 
 impl Admission<'_> {
-    /// Charges a write to the quotas of its namespace; in a dry run it only has to fit in.
-    pub async fn charge(&self, new: &Value, old: Option<&Value>, dry_run: bool) -> Result<Charge, Status> {
-        let (group, plural) = (self.kind.group(), self.kind.plural());
-        let grows = self.operation == Operation::Create || (group.is_empty() && GROWING.contains(&plural));
-        let namespace = new.namespace();
-        if !grows || UNCOUNTED.contains(&plural) || !self.kind.namespaced() {
-            return Ok(Charge::default());
-        }
-        if self.server.read_all("", "resourcequotas", namespace).is_empty() {
-            return Ok(Charge::default());
-        }
-        let consumer = Consumer::new(group, plural);
-        let _turn = self.server.charging.lock().await;
-        let mut charge = Charge { namespace: namespace.to_owned(), quotas: Vec::new() };
-        for quota in self.server.read_all("", "resourcequotas", namespace) {
-            let more = quota::charge(&quota, &consumer, new, old).map_err(|why| self.forbidden(new, &why))?;
-            if !more.is_empty() {
-                charge.quotas.push((quota.name().to_owned(), more));
+    /// Whether there is room for a write in the quotas of its namespace.
+    pub fn fits(&self, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+        self.charges(new, old).map(drop)
+    }
+
+    /// Commits `write`, which brings `new` in the place of `old`, together with its charge.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub async fn commit(
+        &self,
+        write: impl Fn() -> Write<Attributes>,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Result<Committed, Status> {
+        let mut turn = None;
+        for _ in 0..ATTEMPTS {
+            let charges = self.charges(new, old)?;
+            if !charges.is_empty() && turn.is_none() {
+                // Those who charge wait for each other here rather than try against each other.
+                turn = Some(self.server.charging.lock().await);
+                continue;
+            }
+            let writes = std::iter::once(write()).chain(charges).collect();
+            match self.server.store.commit(writes).await {
+                Ok(mut objects) => return Ok(Ok(objects.swap_remove(0))),
+                Err((0, error)) => return Ok(Err(error)),
+                Err(_) => {}
             }
         }
-        if dry_run {
-            charge.quotas.clear();
+        Err(self.forbidden(new, "its quotas change too often to be charged; try again"))
+    }
+
+    /// The quotas of the namespace as they are to be once the write is done.
+    fn charges(&self, new: &Value, old: Option<&Value>) -> Result<Vec<Write<Attributes>>, Status> {
+        let (group, plural) = (self.kind.group(), self.kind.plural());
+        let grows = self.operation == Operation::Create || (group.is_empty() && GROWING.contains(&plural));
+        if !grows || UNCOUNTED.contains(&plural) || !self.kind.namespaced() {
+            return Ok(Vec::new());
         }
-        charge.book(self.server, |used, more| *used + *more).await?;
-        Ok(charge)
+        let Some(kind) = catalogue::by_gvk("", "v1", "ResourceQuota").map(Resource::BuiltIn) else {
+            return Ok(Vec::new());
+        };
+        let collection = object::collection(QUOTAS);
+        let consumer = Consumer::new(group, plural);
+        let mut writes = Vec::new();
+        for stored in self.server.store.collection(&collection).list(&format!("{}/", new.namespace())) {
+            let mut quota: Value = serde_json::from_slice(&stored.bytes).unwrap_or_default();
+            let more = quota::charge(&quota, &consumer, new, old).map_err(|why| self.forbidden(new, &why))?;
+            if more.is_empty() {
+                continue;
+            }
+            book(&mut quota, &more);
+            writes.push(Write {
+                key: Key::new(collection.as_str(), format!("{}/{}", quota.namespace(), quota.name())),
+                expect: Expect::At(stored.revision),
+                value: Some((object::encode(&quota), object::attributes(&kind, &quota))),
+            });
+        }
+        Ok(writes)
     }
 }
 
-impl Charge {
-    /// Gives back what was charged for a write that was not committed.
-    pub async fn refund(&self, server: &Server) {
-        if self.quotas.is_empty() {
-            return;
+fn book(quota: &mut Value, more: &ResourceList) {
+    quota.meta_mut().remove("resourceVersion");
+    for (resource, amount) in resources::list(&quota["status"], "used") {
+        if let Some(more) = more.get(&resource) {
+            quota["status"]["used"][resource] = (amount + *more).to_string().into();
         }
-        let _turn = server.charging.lock().await;
-        let less = |used: &Quantity, more: &Quantity| (*used - *more).max(Quantity::from_units(0));
-        if let Err(status) = self.book(server, less).await {
-            tracing::debug!(namespace = self.namespace, %status, "a quota keeps its charge until it is counted again");
-        }
-    }
-
-    async fn book(&self, server: &Server, sum: fn(&Quantity, &Quantity) -> Quantity) -> Result<(), Status> {
-        let Some(kind) = catalogue::by_gvk("", "v1", "ResourceQuota").map(Resource::BuiltIn) else {
-            return Ok(());
-        };
-        let user = bootstrap::user();
-        for (name, more) in &self.quotas {
-            let target = Change {
-                kind: &kind,
-                user: &user,
-                namespace: &self.namespace,
-                name,
-                part: Part::Verbatim,
-                dry_run: false,
-                manager: None,
-            };
-            let book = |old: &Value| {
-                let mut new = old.clone();
-                new.meta_mut().remove("resourceVersion");
-                let mut used: Map<String, Value> =
-                    old["status"]["used"].as_object().cloned().unwrap_or_default();
-                for (resource, amount) in resources::list(&old["status"], "used") {
-                    if let Some(more) = more.get(&resource) {
-                        used.insert(resource, sum(&amount, more).to_string().into());
-                    }
-                }
-                new["status"]["used"] = json!(used);
-                Ok(new)
-            };
-            Box::pin(server.update(&target, book)).await?;
-        }
-        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use bytes::Bytes;
 use coxswain_meta::Status;
-use coxswain_store::{CommitError, Expect};
+use coxswain_store::{CommitError, Expect, Write};
 use http::{Request, StatusCode};
 use rand::Rng;
 use serde_json::{Map, Value};
@@ -146,36 +146,35 @@ impl Server {
             return Err(Status::invalid(kind.group(), kind.kind(), display_name(&object), &errors));
         }
         admission.validate(&object, None)?;
-        let charge = admission.charge(&object, None, dry_run).await?;
-        let committed = async {
-            let stored = self.to_storage(kind, object).await?;
-            self.commit_new(kind, stored, generated, dry_run).await
-        };
-        let committed = committed.await;
-        if committed.is_err() {
-            charge.refund(self).await;
-        }
-        committed
+        let stored = self.to_storage(kind, object).await?;
+        self.commit_new(&admission, stored, generated, dry_run).await
     }
 
     async fn commit_new(
         &self,
-        kind: &Resource,
+        admission: &Admission<'_>,
         mut object: Value,
         generated: bool,
         dry_run: bool,
     ) -> Result<Bytes, Status> {
+        let kind = admission.kind;
         let exists = |name: &str| Status::already_exists(kind.group(), kind.plural(), name);
         for _ in 0..GENERATE_ATTEMPTS {
             let key = key(kind, object.namespace(), object.name());
             let stored = encode(&object);
             if dry_run {
+                admission.fits(&object, None)?;
                 return match self.store.get(&key) {
                     Some(_) => Err(exists(object.name())),
                     None => Ok(stored),
                 };
             }
-            match self.store.put(key, Expect::Absent, stored, attributes(kind, &object)).await {
+            let write = || Write {
+                key: key.clone(),
+                expect: Expect::Absent,
+                value: Some((stored.clone(), attributes(kind, &object))),
+            };
+            match admission.commit(write, &object, None).await? {
                 Ok(object) => return Ok(self.served_one(kind, object).await?.bytes.clone()),
                 Err(CommitError::Conflict(_)) if generated => {
                     let name = generate(object.meta_str("generateName"));

@@ -4,13 +4,12 @@ use axum::body::Body;
 use bytes::Bytes;
 use coxswain_meta::Status;
 use coxswain_meta::status::OBJECT_MODIFIED;
-use coxswain_store::{CommitError, Expect, View};
+use coxswain_store::{CommitError, Expect, View, Write};
 use http::{Request, StatusCode};
 use serde_json::Value;
 
 use super::create::unavailable;
 use super::{Call, FieldManager, Stored, check_type, key, read_document, render};
-use crate::admission::quota::Charge;
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::object::{Attributes, Meta, ObjectView, attributes, encode};
@@ -128,12 +127,7 @@ impl Server {
             }
             let allocation = allocate::lock(self, kind).await;
             self.prepare(target, &mut new, &old, &allocation)?;
-            let charge = self.charge_change(target, &new, &old).await?;
-            let committed = self.commit_change(target, &current, new, &old).await;
-            if !matches!(committed, Ok(Ok(_))) {
-                charge.refund(self).await;
-            }
-            match committed? {
+            match self.commit_change(target, &current, new, &old).await? {
                 Err(CommitError::Conflict(Some(_))) if insists => return Err(modified()),
                 Err(CommitError::Conflict(Some(newer))) => current = newer,
                 Err(CommitError::Conflict(None)) => return Err(not_found()),
@@ -184,15 +178,6 @@ impl Server {
         admission.validate(new, Some(old))
     }
 
-    async fn charge_change(&self, target: &Change<'_>, new: &Value, old: &Value) -> Result<Charge, Status> {
-        if target.part != Part::Main {
-            return Ok(Charge::default());
-        }
-        let admission =
-            Admission { server: self, kind: target.kind, user: target.user, operation: Operation::Update };
-        admission.charge(new, Some(old), target.dry_run).await
-    }
-
     async fn commit_change(
         &self,
         target: &Change<'_>,
@@ -211,12 +196,23 @@ impl Server {
         if new == unchanged {
             return Ok(Ok(Committed::Kept));
         }
+        let admission = Admission { server: self, kind, user: target.user, operation: Operation::Update };
         if target.dry_run {
+            admission.fits(&new, Some(old))?;
             return Ok(Ok(Committed::Dry(ObjectView.stamp(&encode(&new), current.revision))));
         }
         let new = self.to_storage(kind, new).await?;
-        let put = self.store.put(key, Expect::At(current.revision), encode(&new), attributes(kind, &new));
-        Ok(put.await.map(Committed::Stored))
+        let stored = encode(&new);
+        let write = || Write {
+            key: key.clone(),
+            expect: Expect::At(current.revision),
+            value: Some((stored.clone(), attributes(kind, &new))),
+        };
+        let committed = match target.part {
+            Part::Main => admission.commit(write, &new, Some(old)).await?,
+            Part::Status | Part::Verbatim => self.store.commit_one(write()).await,
+        };
+        Ok(committed.map(Committed::Stored))
     }
 }
 
