@@ -27,6 +27,8 @@ pub struct GoField {
     pub go_type: String,
     /// That package.
     pub package: String,
+    /// The embedded structs on the way to the field.
+    pub embedded: Vec<String>,
 }
 
 /// What was read.
@@ -36,6 +38,33 @@ pub struct GoTypes {
     pub structs: BTreeMap<String, Vec<(String, GoField)>>,
     /// Named types that are no structs, such as `type UID string`.
     pub aliases: BTreeMap<String, String>,
+}
+
+impl GoField {
+    /// The type as Go's decoder names it: without pointers, every name with the last part of its package.
+    pub fn shown(&self) -> String {
+        let local = self.package.rsplit('.').next().unwrap_or_default();
+        let (mut out, mut word) = (String::new(), String::new());
+        let mut finish = |out: &mut String, word: &mut String| {
+            let text = std::mem::take(word);
+            match text.split_once('.') {
+                Some(("metav1", name)) => out.push_str(&format!("v1.{name}")),
+                None if text.starts_with(char::is_uppercase) => out.push_str(&format!("{local}.{text}")),
+                _ if text == "byte" => out.push_str("uint8"),
+                _ => out.push_str(&text),
+            }
+        };
+        for c in self.go_type.trim_start_matches('*').chars() {
+            if c.is_alphanumeric() || c == '.' {
+                word.push(c);
+            } else {
+                finish(&mut out, &mut word);
+                out.push(c);
+            }
+        }
+        finish(&mut out, &mut word);
+        out
+    }
 }
 
 impl GoTypes {
@@ -159,7 +188,8 @@ impl Read {
             if line.json.is_empty() {
                 for (json, field) in self.flatten(&format!("{package}.{}", line.go_type)) {
                     let numbers = std::iter::once(number).chain(field.numbers).collect();
-                    out.push((json, GoField { numbers, ..field }));
+                    let embedded = std::iter::once(line.go_type.clone()).chain(field.embedded).collect();
+                    out.push((json, GoField { numbers, embedded, ..field }));
                 }
             } else {
                 let field = GoField {
@@ -169,6 +199,7 @@ impl Read {
                     plain: !line.go_type.starts_with(['*', '[']) && !line.go_type.starts_with("map["),
                     go_type: line.go_type.clone(),
                     package: package.to_owned(),
+                    embedded: Vec::new(),
                 };
                 out.push((line.json.clone(), field));
             }

@@ -193,6 +193,12 @@ pub fn numbers(out: &mut String, facts: &GoField) -> Result<()> {
     if facts.plain {
         out.push_str(" +");
     }
+    if facts.shown().contains('.') {
+        write!(out, " go={}", facts.shown())?;
+    }
+    if !facts.embedded.is_empty() {
+        write!(out, " in={}", facts.embedded.join("."))?;
+    }
     Ok(())
 }
 

@@ -23,6 +23,8 @@ pub fn check(object: &Value, type_ref: TypeRef) -> Decoded {
 
 enum Step<'a> {
     Name(&'a str),
+    /// A field, with the structs that embed it.
+    Field(&'a str, &'static Field),
     Index(usize),
     /// A map key: part of the place, but no field of the Go struct.
     Key(&'a str),
@@ -68,7 +70,7 @@ impl<'a> Checker<'a> {
         let outer = self.owner.replace(target);
         for (name, value) in map {
             match target.get(name) {
-                Some(field) => self.step(Step::Name(name), value, &field.ty),
+                Some(field) => self.step(Step::Field(name, field), value, &field.ty),
                 None => {
                     self.path.push(Step::Name(name));
                     let unknown = format!("unknown field \"{}\"", self.place());
@@ -94,39 +96,55 @@ impl<'a> Checker<'a> {
             (Type::Int64, Value::Number(n)) => Err(self.mismatch(&format!("number {n}"), "int64", ty)),
             (Type::Bytes, Value::String(text)) => crate::base64::check(text),
             (Type::Quantity, _) => Quantity::from_json(value).map(|_| ()).map_err(|e| e.to_string()),
-            (Type::Time | Type::MicroTime, Value::String(text)) => time(text),
+            (Type::Time, Value::String(text)) => time(text, "2006-01-02T15:04:05Z07:00"),
+            (Type::MicroTime, Value::String(text)) => time(text, "2006-01-02T15:04:05.000000Z07:00"),
             _ => Err(self.mismatch(json_kind(value), &go_type(ty), ty)),
         }
     }
 
     fn mismatch(&self, found: &str, want: &str, ty: &Type) -> String {
-        // Types with their own decoder do not know which field they fill.
-        let owner = match ty {
-            Type::IntOrString | Type::Time | Type::MicroTime => None,
-            _ => self.owner,
+        let Some(owner) = self.owner else {
+            return format!("json: cannot unmarshal {found} into Go value of type {want}");
         };
-        match owner {
-            None => format!("json: cannot unmarshal {found} into Go value of type {want}"),
-            Some(owner) => {
-                let names: Vec<&str> = self
-                    .path
-                    .iter()
-                    .filter_map(|step| match step {
-                        Step::Name(name) => Some(*name),
-                        Step::Index(_) | Step::Key(_) => None,
-                    })
-                    .collect();
-                let field = format!("{}.{}", owner.short_name(), names.join("."));
-                format!("json: cannot unmarshal {found} into Go struct field {field} of type {want}")
+        let mut names = Vec::new();
+        for step in &self.path {
+            match step {
+                Step::Name(name) => names.push(*name),
+                Step::Field(name, field) => {
+                    names.extend(field.embedded.split('.').filter(|part| !part.is_empty()));
+                    names.push(name);
+                }
+                Step::Index(_) | Step::Key(_) => {}
             }
         }
+        // Types with their own decoder name what they hold, others their Go type.
+        let named = match (self.path.last(), ty) {
+            (_, Type::IntOrString | Type::Time | Type::MicroTime) => None,
+            (Some(Step::Field(_, field)), _) => field.go_type.map(str::to_owned),
+            (Some(Step::Index(_) | Step::Key(_)), _) => self.element(),
+            _ => None,
+        };
+        let field = format!("{}.{}", owner.short_name(), names.join("."));
+        let want = named.unwrap_or_else(|| want.to_owned());
+        format!("json: cannot unmarshal {found} into Go struct field {field} of type {want}")
+    }
+
+    /// The Go type of the items of the list or map that is being decoded, where it has a name.
+    fn element(&self) -> Option<String> {
+        let field = self.path.iter().rev().find_map(|step| match step {
+            Step::Field(_, field) => Some(field),
+            _ => None,
+        })?;
+        let whole = field.go_type?;
+        let inner = whole.strip_prefix("[]").or_else(|| whole.split_once(']').map(|(_, rest)| rest))?;
+        Some(inner.to_owned())
     }
 
     fn place(&self) -> String {
         let mut out = String::new();
         for step in &self.path {
             match step {
-                Step::Name(name) | Step::Key(name) => {
+                Step::Name(name) | Step::Field(name, _) | Step::Key(name) => {
                     if !out.is_empty() {
                         out.push('.');
                     }
@@ -170,12 +188,11 @@ fn go_type(ty: &Type) -> String {
     }
 }
 
-/// RFC 3339.
-fn time(text: &str) -> Result<(), String> {
+/// RFC 3339; the layout is Go's name for how much of it there must be.
+fn time(text: &str, layout: &str) -> Result<(), String> {
     if crate::time::parse(text).is_some() {
         return Ok(());
     }
-    let layout = "2006-01-02T15:04:05Z07:00";
     Err(format!("parsing time \"{text}\" as \"{layout}\": cannot parse \"{text}\" as \"2006\""))
 }
 
@@ -194,6 +211,9 @@ fn normalise_fields(map: &mut Map<String, Value>, target: TypeRef) {
             return false;
         }
         normalise_value(value, &field.ty);
+        if matches!(value, Value::Array(items) if items.is_empty()) && !field.omits_zero {
+            *value = Value::Null;
+        }
         !is_left_out(value, field)
     });
     for field in target.fields().iter().filter(|field| field.is_always_written()) {

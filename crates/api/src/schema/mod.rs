@@ -5,7 +5,8 @@
 //! `s` string, `i` int32, `l` int64, `d` number, `b` boolean, `y` bytes, `q` quantity, `o` int-or-string, `t` time, `u` microtime,
 //! `*` anything, `@N` the N-th type, `[T` a list of T, `{T` a map of T, `AN`, `BN`, `SN` the N-th type or an array of it, a
 //! boolean, an array of strings. `!` marks required fields, `#=` the protobuf field number (two for fields of a message that
-//! JSON inlines), `-` fields whose zero value JSON leaves out (`~` of structs too), `+` fields that always have a value in Go (no pointers).
+//! JSON inlines), `-` fields whose zero value JSON leaves out (`~` of structs too), `+` fields that always have a value in Go (no pointers),
+//! `go=` the Go type where it has a name, `in=` the structs that embed the field.
 
 mod decode;
 mod json;
@@ -128,6 +129,10 @@ pub struct Field {
     plain: bool,
     /// Protobuf field numbers from the message inwards, filled up with zeros.
     numbers: [u8; 3],
+    /// The Go type, where it has a name.
+    go_type: Option<&'static str>,
+    /// The embedded structs on the way to the field, joined by dots.
+    embedded: &'static str,
     /// `x-kubernetes-patch-strategy`.
     patch: &'static str,
     /// `x-kubernetes-patch-merge-key`.
@@ -187,6 +192,8 @@ impl Field {
             omits_zero_struct: false,
             plain: false,
             numbers: [0; 3],
+            go_type: None,
+            embedded: "",
             patch: "",
             merge_key: None,
         };
@@ -204,6 +211,8 @@ impl Field {
                 Some(("list", "m")) => field.list_type = ListType::Map,
                 Some(("list", "s")) => field.list_type = ListType::Set,
                 Some(("keys", keys)) => field.map_keys = keys,
+                Some(("go", name)) => field.go_type = Some(name),
+                Some(("in", names)) => field.embedded = names,
                 Some(("patch", strategy)) => field.patch = strategy,
                 Some(("by", key)) => field.merge_key = Some(key),
                 Some(_) => {}
