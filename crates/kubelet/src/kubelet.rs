@@ -179,6 +179,11 @@ pub async fn run(config: KubeletConfig, cancel: CancellationToken) -> Result<(),
     };
     cancel.run_until_cancelled(work).await;
     kubelet.table.closed().await;
+    if kubelet.table.pods().is_empty()
+        && let Err(error) = kubelet.cgroups.remove_all()
+    {
+        tracing::debug!(%error, "cgroups of a node without pods are left");
+    }
     factory.closed().await;
     Ok(())
 }

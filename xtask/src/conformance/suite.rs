@@ -145,3 +145,12 @@ impl<'a> Suite<'a> {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
+
+impl Drop for Suite<'_> {
+    fn drop(&mut self) {
+        // A server that is stopped clears up more than one that is killed, which comes next.
+        if let Err(error) = self.cluster.stop_server() {
+            eprintln!("the server did not stop: {error:#}");
+        }
+    }
+}
