@@ -12,12 +12,14 @@ mod allocate;
 mod authn;
 mod authz;
 mod bootstrap;
+mod cel;
 mod definitions;
 mod discovery;
 mod expiry;
 mod handler;
 mod object;
 mod plain;
+mod policy;
 mod request;
 mod resource;
 mod respond;
@@ -49,10 +51,11 @@ pub use serve::{ServeError, serve};
 use authz::Rbac;
 use handler::Call;
 use object::ObjectView;
+use policy::Policies;
 use request::{Query, RequestInfo};
 use resource::Registry;
 use respond::Outcome;
-use webhook::Webhooks;
+use webhook::{Hooks, Webhooks};
 
 /// What the server is told.
 pub struct Config {
@@ -76,6 +79,9 @@ pub(crate) struct Server {
     rbac: Rbac,
     customs: Registry,
     webhooks: Webhooks,
+    mutating: Hooks,
+    validating: Hooks,
+    policies: Policies,
     allocating: tokio::sync::Mutex<()>,
     charging: tokio::sync::Mutex<()>,
     ready: AtomicBool,
@@ -116,6 +122,9 @@ impl ApiServer {
             rbac: Rbac::default(),
             customs: Registry::default(),
             webhooks: Webhooks::default(),
+            mutating: Hooks::of("mutatingwebhookconfigurations"),
+            validating: Hooks::of("validatingwebhookconfigurations"),
+            policies: Policies::default(),
             allocating: tokio::sync::Mutex::default(),
             charging: tokio::sync::Mutex::default(),
             ready: AtomicBool::new(false),

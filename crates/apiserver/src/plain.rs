@@ -41,13 +41,16 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) 
                     "id_token_signing_alg_values_supported": ["ES256"] }),
             ));
         }
-        "/openapi/v3" => return Ok(respond::json(StatusCode::OK, &openapi::v3_index())),
-        "/openapi/v2" => return Ok(openapi_v2(headers)),
+        "/openapi/v3" => {
+            return Ok(respond::json(StatusCode::OK, &openapi::v3_index(&server.custom_kinds())));
+        }
+        "/openapi/v2" => return Ok(openapi_v2(server, headers)),
         "" => return Ok(respond::json(StatusCode::OK, &json!({ "paths": paths() }))),
         _ => {}
     }
     if let Some(document) = path.strip_prefix("/openapi/v3/") {
-        let bytes = openapi::v3_document(document).ok_or_else(Status::unknown_path)?;
+        let bytes =
+            openapi::v3_document(document, &server.custom_kinds()).ok_or_else(Status::unknown_path)?;
         return Ok(tagged(headers, "application/json", bytes));
     }
     let (address, port) = server.config.advertise;
@@ -103,12 +106,12 @@ fn paths() -> Vec<&'static str> {
     ]
 }
 
-fn openapi_v2(headers: &HeaderMap) -> Response<Body> {
+fn openapi_v2(server: &Server, headers: &HeaderMap) -> Response<Body> {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.contains("com.github.proto-openapi.spec.v2") {
-        return tagged(headers, OPENAPI_V2_PROTOBUF, openapi::v2_protobuf());
+        return tagged(headers, OPENAPI_V2_PROTOBUF, openapi::v2_protobuf(&server.custom_kinds()));
     }
-    tagged(headers, "application/json", openapi::v2_json())
+    tagged(headers, "application/json", openapi::v2_json(&server.custom_kinds()))
 }
 
 /// A document with its ETag; 304 where the client has it.

@@ -15,6 +15,7 @@ use crate::authn::UserInfo;
 use crate::object::{Meta, attributes, encode, now};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
+use crate::webhook::{Asked, Verb};
 use crate::{Server, allocate};
 
 /// Characters of generated names: no vowels, so no words.
@@ -138,6 +139,19 @@ impl Server {
         }
         let admission = Admission { server: self, kind, user, operation: Operation::Create };
         admission.mutate(&mut object, None)?;
+        let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+        let asked = Asked {
+            server: self,
+            kind,
+            subresource: "",
+            own_kind: None,
+            verb: Verb::Create,
+            user,
+            namespace: &namespace,
+            name: &name,
+            dry_run,
+        };
+        self.admit_mutating(&asked, &mut object, &Value::Null).await?;
         kind.prepare_create(&mut object);
         let allocation = allocate::lock(self, kind).await;
         allocation.create(&mut object)?;
@@ -146,6 +160,7 @@ impl Server {
             return Err(Status::invalid(kind.group(), kind.kind(), display_name(&object), &errors));
         }
         admission.validate(&object, None)?;
+        self.admit_validating(&asked, &object, &Value::Null).await?;
         let stored = self.to_storage(kind, object).await?;
         self.commit_new(&admission, stored, generated, dry_run).await
     }

@@ -17,6 +17,7 @@ use crate::authn::UserInfo;
 use crate::object::{Meta, attributes, encode, now, time_after};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
+use crate::webhook::{Asked, Verb};
 use crate::{Server, definitions};
 
 const ORPHAN: &str = "orphan";
@@ -161,6 +162,19 @@ impl Server {
             check_preconditions(kind, name, &old, &current, options)?;
             Admission { server: self, kind, user, operation: Operation::Delete }
                 .validate(&old, Some(&old))?;
+            let asked = Asked {
+                server: self,
+                kind,
+                subresource: "",
+                own_kind: None,
+                verb: Verb::Delete,
+                user,
+                namespace,
+                name,
+                dry_run: !options.dry_run.is_empty(),
+            };
+            self.admit_mutating(&asked, &mut Value::Null, &old).await?;
+            self.admit_validating(&asked, &Value::Null, &old).await?;
             let marked = mark(kind, old, options);
             let dry_run = !options.dry_run.is_empty();
             let committed = match &marked {

@@ -15,6 +15,7 @@ use crate::authn::UserInfo;
 use crate::object::{Attributes, Meta, ObjectView, attributes, encode};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
+use crate::webhook::{Asked, Verb};
 use crate::{Server, allocate};
 
 /// A change without a resourceVersion of its own is tried again this often when others write in between.
@@ -125,8 +126,11 @@ impl Server {
                     ),
                 ));
             }
+            let asked = target.asked(self);
+            self.mutate(target, &asked, &mut new, &old).await?;
             let allocation = allocate::lock(self, kind).await;
-            self.prepare(target, &mut new, &old, &allocation)?;
+            self.validate(target, &mut new, &old, &allocation)?;
+            self.admit_validating(&asked, &new, &old).await?;
             match self.commit_change(target, &current, new, &old).await? {
                 Err(CommitError::Conflict(Some(_))) if insists => return Err(modified()),
                 Err(CommitError::Conflict(Some(newer))) => current = newer,
@@ -142,8 +146,36 @@ impl Server {
         Err(modified())
     }
 
-    /// Brings a change into the form in which it may be committed, or refuses it.
-    fn prepare(
+    /// Brings a change into the form in which it may be validated.
+    async fn mutate(
+        &self,
+        target: &Change<'_>,
+        asked: &Asked<'_>,
+        new: &mut Value,
+        old: &Value,
+    ) -> Result<(), Status> {
+        let kind = target.kind;
+        keep_identity(new, old);
+        if target.part != Part::Verbatim {
+            kind.default(new)?;
+        }
+        if let Some(manager) = &target.manager {
+            manager.record(kind, old, new);
+        }
+        match target.part {
+            Part::Status => kind.prepare_status_update(new, old),
+            Part::Main => {
+                let admission =
+                    Admission { server: self, kind, user: target.user, operation: Operation::Update };
+                admission.mutate(new, Some(old))?;
+            }
+            Part::Verbatim => return Ok(()),
+        }
+        self.admit_mutating(asked, new, old).await
+    }
+
+    /// Refuses a change that may not be committed.
+    fn validate(
         &self,
         target: &Change<'_>,
         new: &mut Value,
@@ -151,30 +183,19 @@ impl Server {
         allocation: &allocate::Allocation<'_>,
     ) -> Result<(), Status> {
         let kind = target.kind;
-        keep_identity(new, old);
-        if target.part == Part::Verbatim {
-            if let Some(manager) = &target.manager {
-                manager.record(kind, old, new);
+        let errors = match target.part {
+            Part::Verbatim => return Ok(()),
+            Part::Status => kind.validate_status(new, old),
+            Part::Main => {
+                kind.prepare_update(new, old);
+                allocation.update(new, old)?;
+                kind.validate_update(new, old)
             }
-            return Ok(());
-        }
-        let admission = Admission { server: self, kind, user: target.user, operation: Operation::Update };
-        kind.default(new)?;
-        if let Some(manager) = &target.manager {
-            manager.record(kind, old, new);
-        }
-        let errors = if target.part == Part::Status {
-            kind.prepare_status_update(new, old);
-            kind.validate_status(new, old)
-        } else {
-            admission.mutate(new, Some(old))?;
-            kind.prepare_update(new, old);
-            allocation.update(new, old)?;
-            kind.validate_update(new, old)
         };
         if !errors.is_empty() {
             return Err(Status::invalid(kind.group(), kind.kind(), target.name, &errors));
         }
+        let admission = Admission { server: self, kind, user: target.user, operation: Operation::Update };
         admission.validate(new, Some(old))
     }
 
@@ -213,6 +234,27 @@ impl Server {
             Part::Status | Part::Verbatim => self.store.commit_one(write()).await,
         };
         Ok(committed.map(Committed::Stored))
+    }
+}
+
+impl<'a> Change<'a> {
+    /// The change as webhooks and policies see it.
+    fn asked<'b>(&'b self, server: &'b Server) -> Asked<'b>
+    where
+        'a: 'b,
+    {
+        let subresource = self.manager.as_ref().map_or("", |manager| &manager.subresource);
+        Asked {
+            server,
+            kind: self.kind,
+            subresource: if self.part == Part::Status { "status" } else { subresource },
+            own_kind: (subresource == "scale").then_some(("autoscaling", "v1", "Scale")),
+            verb: Verb::Update,
+            user: self.user,
+            namespace: self.namespace,
+            name: self.name,
+            dry_run: self.dry_run,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use coxswain_api::openapi::CustomKind;
 use coxswain_meta::Status;
 use coxswain_store::{Object, View};
 use serde_json::Value;
@@ -16,6 +17,29 @@ impl Server {
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Resource> {
         Resource::built_in(group, version, plural)
             .or_else(|| self.customs.current(&self.store).find(group, version, plural))
+    }
+
+    /// What OpenAPI documents say of the custom resources.
+    pub fn custom_kinds(&self) -> Vec<CustomKind> {
+        let served = self.customs.current(&self.store).served();
+        let described = served.iter().filter_map(|kind| {
+            let version = kind.custom()?.version();
+            let subresources = [("status", version.status), ("scale", version.scale.is_some())];
+            Some(CustomKind {
+                group: kind.group().to_owned(),
+                version: kind.version().to_owned(),
+                kind: kind.kind().to_owned(),
+                list_kind: kind.list_kind().to_owned(),
+                plural: kind.plural().to_owned(),
+                namespaced: kind.namespaced(),
+                subresources: subresources
+                    .into_iter()
+                    .filter_map(|(name, has)| has.then_some(name))
+                    .collect(),
+                schema: version.source.clone(),
+            })
+        });
+        described.collect()
     }
 
     /// Stored objects as a resource serves them. Objects of built-in kinds, and those that are in that form already, are
@@ -71,7 +95,7 @@ impl Server {
     }
 
     /// Objects in the version of a resource.
-    async fn convert(&self, to: &Custom, mut objects: Vec<Value>) -> Result<Vec<Value>, Status> {
+    pub async fn convert(&self, to: &Custom, mut objects: Vec<Value>) -> Result<Vec<Value>, Status> {
         let definition = &to.definition;
         let wanted = format!("{}/{}", definition.group, to.version().name);
         let foreign: Vec<usize> =

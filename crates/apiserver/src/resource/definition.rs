@@ -8,6 +8,7 @@ use coxswain_meta::{ErrorList, Path, Status};
 use coxswain_store::Revision;
 use serde_json::{Value, json};
 
+use crate::cel::schema::Rules;
 use crate::object::Meta;
 
 /// How objects get from one version to another.
@@ -73,6 +74,8 @@ pub struct Version {
     pub source: Value,
     /// The schema.
     pub schema: Structural,
+    /// The schema's CEL rules.
+    pub rules: Rules,
     /// Whether status is a subresource.
     pub status: bool,
     /// The paths of the scale subresource.
@@ -188,6 +191,7 @@ impl Version {
             storage: version["storage"] == true,
             deprecated: version["deprecated"] == true,
             deprecation_warning: version["deprecationWarning"].as_str().map(str::to_owned),
+            rules: Rules::compile(&schema),
             schema,
             source: source.clone(),
             status: version["subresources"]["status"].is_object(),
@@ -315,7 +319,9 @@ impl Custom {
         let root = Path::root();
         let mut errors = structural::validate(object, self.schema(), &root);
         errors.extend(structural::validate_embedded_members(object, self.schema()));
-        let _ = old;
+        if errors.is_empty() && self.schema().has_rules {
+            errors.extend(self.version().rules.check(self.schema(), object, old));
+        }
         errors
     }
 

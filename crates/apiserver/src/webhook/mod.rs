@@ -1,6 +1,10 @@
 //! Webhooks: servers that are asked to convert objects and to admit writes.
 
+mod admit;
+mod asked;
 mod client;
 mod convert;
 
-pub use client::{Webhooks, trusting};
+pub use admit::Hooks;
+pub use asked::{Asked, Verb};
+pub use client::Webhooks;

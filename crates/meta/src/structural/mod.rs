@@ -212,6 +212,11 @@ impl Structural {
         }
     }
 
+    /// The format of text, such as `date-time`.
+    pub fn format(&self) -> &str {
+        &self.checks.format
+    }
+
     /// The schema of a member by its name; nothing where the schema knows none.
     pub fn member(&self, name: &str) -> Option<&Structural> {
         self.properties.get(name).or(self.additional.as_deref())
