@@ -2,6 +2,8 @@
 //!
 //! Each plugin is one function of the table below, named as upstream names it.
 
+mod certificates;
+mod classes;
 mod limits;
 mod pod_security;
 pub mod quota;
@@ -50,6 +52,10 @@ const MUTATORS: &[(&str, Operation, Mutator)] = &[
     ("pods", Operation::Create, service_account),
     ("pods", Operation::Create, priority),
     ("pods", Operation::Create, default_toleration_seconds),
+    ("pods", Operation::Create, classes::runtime_class),
+    ("persistentvolumeclaims", Operation::Create, classes::default_storage_class),
+    ("ingresses.networking.k8s.io", Operation::Create, classes::default_ingress_class),
+    ("certificatesigningrequests.certificates.k8s.io", Operation::Create, certificates::requestor),
     ("nodes", Operation::Create, taint_new_node),
     ("namespaces", Operation::Create, namespace_label),
     ("namespaces", Operation::Update, namespace_label),
@@ -67,12 +73,17 @@ const VALIDATORS: &[(&str, Operation, Validator)] = &[
     ("pods", Operation::Create, limited),
     ("persistentvolumeclaims", Operation::Create, limited),
     ("persistentvolumeclaims", Operation::Update, limited),
+    ("persistentvolumeclaims", Operation::Update, classes::resize),
+    ("certificatesigningrequests.certificates.k8s.io", Operation::Update, certificates::signing),
+    ("pods", Operation::Create, classes::overhead),
     ("*", Operation::Create, pod_security),
     ("*", Operation::Update, pod_security),
 ];
 
-fn applies(plural: &str, kind: &Resource) -> bool {
-    plural == "*" || (plural == kind.plural() && kind.group().is_empty())
+/// Whether a row of the tables is for a kind; a group stands behind the plural.
+fn applies(row: &str, kind: &Resource) -> bool {
+    let (plural, group) = row.split_once('.').unwrap_or((row, ""));
+    row == "*" || (plural == kind.plural() && group == kind.group())
 }
 
 impl Admission<'_> {

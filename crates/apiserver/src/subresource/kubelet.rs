@@ -1,4 +1,4 @@
-//! What the server asks of others for a client: the kubelet's logs and streams, and the proxy to pods, services and nodes.
+//! What the server asks of kubelets for a client: logs and streams.
 //!
 //! Upgraded connections are piped as they are: the protocols inside are spoken by the container runtime.
 
@@ -14,18 +14,27 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::websocket;
 use crate::Server;
 use crate::handler::Call;
 use crate::respond::Outcome;
 
 const KUBELET_PORT: u16 = 10250;
 
-/// GET of a container's log.
+/// GET of a container's log, as a plain body or as messages of a WebSocket.
 pub async fn log(call: &Call, request: Request<Body>) -> Outcome {
     let (pod, node) = placed(call)?;
     let container = container(call, &pod)?;
     let path = format!("/containerLogs/{}/{}/{container}", call.info.namespace, call.info.name);
-    to_kubelet(&call.server, node, Method::GET, &with_query(&path, &request), request).await
+    let path = with_query(&path, &request);
+    if !websocket::is_asked(&request) {
+        return to_kubelet(&call.server, node, Method::GET, &path, request).await;
+    }
+    let said = to_kubelet(&call.server, node, Method::GET, &path, Request::default()).await?;
+    if !said.status().is_success() {
+        return Ok(said);
+    }
+    websocket::answer(request, said.into_body())
 }
 
 /// Exec, attach and port forward: an upgraded connection to the kubelet.
@@ -38,94 +47,6 @@ pub async fn stream(call: &Call, request: Request<Body>) -> Outcome {
     };
     let method = request.method().clone();
     to_kubelet(&call.server, node, method, &with_query(&path, &request), request).await
-}
-
-/// Any request to a port of a pod, service or node.
-pub async fn proxy(call: &Call, request: Request<Body>) -> Outcome {
-    let (scheme, name, port) = split(&call.info.name);
-    let path = if call.info.tail.is_empty() { "/" } else { &call.info.tail };
-    let path = match request.uri().path().ends_with('/') && !path.ends_with('/') {
-        true => with_query(&format!("{path}/"), &request),
-        false => with_query(path, &request),
-    };
-    let method = request.method().clone();
-    let server = &call.server;
-    match call.kind.plural() {
-        "nodes" => {
-            let node = server.read("", "nodes", "", name).ok_or_else(|| call.not_found())?;
-            to_kubelet(server, address_of(&node)?, method, &path, request).await
-        }
-        "pods" => {
-            let pod = server
-                .read("", "pods", &call.info.namespace, name)
-                .ok_or_else(|| Status::not_found("", "pods", name))?;
-            let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok());
-            let ip = ip.ok_or_else(|| Status::bad_request("address not allowed"))?;
-            let default = pod["spec"]["containers"][0]["ports"][0]["containerPort"].as_u64().unwrap_or(80);
-            let port = named_port(port, default, |name| container_port(&pod, name))?;
-            to_address(SocketAddr::new(ip, port), scheme == "https", method, &path, request).await
-        }
-        _ => {
-            let address = endpoint(server, &call.info.namespace, name, port)?;
-            to_address(address, scheme == "https", method, &path, request).await
-        }
-    }
-}
-
-/// `[scheme:]name[:port]`.
-fn split(text: &str) -> (&str, &str, &str) {
-    match text.split(':').collect::<Vec<_>>().as_slice() {
-        [scheme, name, port] => (scheme, name, port),
-        [name, port] => ("", name, port),
-        _ => ("", text, ""),
-    }
-}
-
-fn named_port(port: &str, default: u64, named: impl Fn(&str) -> Option<u64>) -> Result<u16, Status> {
-    let number = match port {
-        "" => Some(default),
-        port => port.parse().ok().or_else(|| named(port)),
-    };
-    number
-        .and_then(|number| u16::try_from(number).ok())
-        .ok_or_else(|| Status::unavailable(format!("no endpoints available for port \"{port}\"")))
-}
-
-fn container_port(pod: &Value, name: &str) -> Option<u64> {
-    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
-    let mut ports = containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
-    ports.find(|port| port["name"] == name)?["containerPort"].as_u64()
-}
-
-/// A ready endpoint of a service's port.
-pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<SocketAddr, Status> {
-    let service = server
-        .read("", "services", namespace, name)
-        .ok_or_else(|| Status::not_found("", "services", name))?;
-    let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
-    let wanted = ports.iter().find(|p| match port {
-        "" => ports.len() == 1 || p["name"].is_null(),
-        port => p["name"] == port || p["port"].as_u64().is_some_and(|number| number.to_string() == port),
-    });
-    let port_name = wanted.map(|port| port["name"].as_str().unwrap_or_default());
-    let none = || Status::unavailable(format!("no endpoints available for service \"{name}\""));
-    let port_name = port_name.ok_or_else(none)?;
-    for slice in server.read_all("discovery.k8s.io", "endpointslices", namespace) {
-        if slice["metadata"]["labels"]["kubernetes.io/service-name"] != name {
-            continue;
-        }
-        let ports = slice["ports"].as_array().into_iter().flatten();
-        let number = ports
-            .filter(|p| p["name"].as_str().unwrap_or_default() == port_name)
-            .find_map(|p| p["port"].as_u64());
-        let ready =
-            slice["endpoints"].as_array().into_iter().flatten().find(|e| e["conditions"]["ready"] != false);
-        let ip = ready.and_then(|e| e["addresses"][0].as_str()?.parse().ok());
-        if let (Some(number), Some(ip)) = (number.and_then(|n| u16::try_from(n).ok()), ip) {
-            return Ok(SocketAddr::new(ip, number));
-        }
-    }
-    Err(none())
 }
 
 /// The pod of a call and the kubelet it runs under.
@@ -143,7 +64,7 @@ fn placed(call: &Call) -> Result<(Value, SocketAddr), Status> {
     Ok((pod, address))
 }
 
-fn address_of(node: &Value) -> Result<SocketAddr, Status> {
+pub fn address_of(node: &Value) -> Result<SocketAddr, Status> {
     let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
         .as_u64()
         .and_then(|port| u16::try_from(port).ok());
@@ -186,14 +107,14 @@ fn container(call: &Call, pod: &Value) -> Result<String, Status> {
     }
 }
 
-fn with_query(path: &str, request: &Request<Body>) -> String {
+pub fn with_query(path: &str, request: &Request<Body>) -> String {
     match request.uri().query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     }
 }
 
-async fn to_kubelet(
+pub async fn to_kubelet(
     server: &Server,
     node: SocketAddr,
     method: Method,
@@ -214,26 +135,6 @@ async fn to_kubelet(
         .await
         .map_err(|error| unreachable(&error))?;
     forward(stream, node, method, path, request).await
-}
-
-async fn to_address(
-    address: SocketAddr,
-    tls: bool,
-    method: Method,
-    path: &str,
-    request: Request<Body>,
-) -> Outcome {
-    if tls {
-        return Err(Status::bad_request("the proxy does not speak https to pods and services"));
-    }
-    let connect = tokio::time::timeout(std::time::Duration::from_secs(10), TcpStream::connect(address)).await;
-    match connect {
-        Ok(Ok(stream)) => forward(stream, address, method, path, request).await,
-        Ok(Err(error)) => Err(Status::unavailable(format!("error trying to reach service: {error}"))),
-        Err(_) => Err(Status::unavailable(format!(
-            "error trying to reach service: dial tcp {address}: i/o timeout"
-        ))),
-    }
 }
 
 /// Sends a request over a fresh connection; an answer of 101 joins the two connections.

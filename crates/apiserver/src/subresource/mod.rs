@@ -1,12 +1,16 @@
 //! What lies below an object and is more than a part of it.
 
+mod approval;
 mod kubelet;
 mod pod;
+mod proxy;
 pub mod review;
 mod scale;
 mod token;
+mod websocket;
 
-pub use kubelet::{endpoint, forward};
+pub use kubelet::forward;
+pub use proxy::endpoint;
 
 use axum::body::Body;
 use coxswain_meta::Status;
@@ -21,7 +25,8 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
     let name = call.info.subresource.as_str();
     let served = call.kind.subresources();
     let known = served.iter().find(|sub| sub.name == name).ok_or_else(Status::unknown_path)?;
-    if !known.verbs.contains(&call.info.verb) {
+    // A proxy passes every method on, also those that are no verbs.
+    if !known.verbs.contains(&call.info.verb) && name != "proxy" {
         return Err(Status::method_not_allowed_here());
     }
     match (call.kind.plural(), name) {
@@ -31,8 +36,9 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
         ("pods", "ephemeralcontainers" | "resize") => pod::replace_part(call, request).await,
         ("pods", "log") => kubelet::log(call, request).await,
         ("pods", "exec" | "attach" | "portforward") => kubelet::stream(call, request).await,
-        ("pods" | "services" | "nodes", "proxy") => kubelet::proxy(call, request).await,
+        ("pods" | "services" | "nodes", "proxy") => proxy::answer(call, request).await,
         ("serviceaccounts", "token") => token::request(call, request).await,
+        ("certificatesigningrequests", "approval") => approval::answer(call, request).await,
         ("namespaces", "finalize") => finalize(call, request).await,
         _ => Err(Status::unknown_path()),
     }

@@ -1,0 +1,43 @@
+//! Certificate signing requests: who asks is what the server knows, not what the request says.
+
+use coxswain_meta::Status;
+use serde_json::{Value, json};
+
+use super::Admission;
+
+/// The requestor as he was authenticated.
+pub fn requestor(admission: &Admission, request: &mut Value) -> Result<(), Status> {
+    let Some(spec) = request["spec"].as_object_mut() else { return Ok(()) };
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.remove(field);
+    }
+    let user = admission.user;
+    spec.insert("username".into(), user.name.as_str().into());
+    if !user.uid.is_empty() {
+        spec.insert("uid".into(), user.uid.as_str().into());
+    }
+    if !user.groups.is_empty() {
+        spec.insert("groups".into(), json!(user.groups));
+    }
+    if !user.extra.is_empty() {
+        spec.insert("extra".into(), json!(user.extra));
+    }
+    Ok(())
+}
+
+/// CertificateSigning: a certificate is put into the status by those who may sign for the signer.
+pub fn signing(admission: &Admission, request: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let Some(old) = old else { return Ok(()) };
+    let failed = |request: &Value| {
+        let conditions = request["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.filter(|condition| condition["type"] == "Failed").count()
+    };
+    let same =
+        request["status"]["certificate"] == old["status"]["certificate"] && failed(request) == failed(old);
+    let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
+    if same || admission.server.may_sign(admission.user, "sign", signer) {
+        return Ok(());
+    }
+    Err(admission
+        .forbidden(request, &format!("user not permitted to sign requests with signerName {signer:?}")))
+}
