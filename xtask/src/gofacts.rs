@@ -45,7 +45,7 @@ impl GoField {
     pub fn shown(&self) -> String {
         let local = self.package.rsplit('.').next().unwrap_or_default();
         let (mut out, mut word) = (String::new(), String::new());
-        let mut finish = |out: &mut String, word: &mut String| {
+        let finish = |out: &mut String, word: &mut String| {
             let text = std::mem::take(word);
             match text.split_once('.') {
                 Some(("metav1", name)) => out.push_str(&format!("v1.{name}")),

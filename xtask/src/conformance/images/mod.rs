@@ -100,10 +100,9 @@ impl Images {
 
     fn layer(&self, parts: &[Part], programs: &Programs, cache: &Path) -> anyhow::Result<(String, u64)> {
         let remembered = cache.join("layers").join(layer::key(parts, programs)?);
-        if let Ok(digest) = std::fs::read_to_string(&remembered) {
-            if let Some(path) = self.blob(&digest) {
-                return Ok((digest, path.metadata()?.len()));
-            }
+        let digest = std::fs::read_to_string(&remembered).unwrap_or_default();
+        if let Some(path) = self.blob(&digest) {
+            return Ok((digest, path.metadata()?.len()));
         }
         eprintln!("making a layer of {}", describe(parts));
         let tar = layer::tar(parts, programs, cache)?;
