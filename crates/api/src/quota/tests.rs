@@ -1,3 +1,5 @@
+//! Charges and counts, in upstream's words where they are refused.
+
 use serde_json::{Value, json};
 
 use super::{Consumer, charge, used};

@@ -7,10 +7,10 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use coxswain_meta::Status;
+use html5gum::{DefaultEmitter, Token, Tokenizer};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
-use lol_html::{RewriteStrSettings, element};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -248,9 +248,9 @@ async fn through_proxy(answer: Response<Body>, prefix: &str) -> Outcome {
     let page =
         page.map_err(|error| Status::unavailable(format!("error reading the page: {error}")))?.to_bytes();
     head.headers.remove(CONTENT_LENGTH);
-    let page = match std::str::from_utf8(&page).ok().and_then(|text| with_links(text, prefix)) {
-        Some(text) => Bytes::from(text),
-        None => page,
+    let page = match std::str::from_utf8(&page) {
+        Ok(text) => Bytes::from(with_links(text, prefix)),
+        Err(_) => page,
     };
     Ok(Response::from_parts(head, Body::from(page)))
 }
@@ -260,19 +260,32 @@ fn is_plain_html(headers: &HeaderMap) -> bool {
     html.is_some_and(|value| value.starts_with("text/html")) && !headers.contains_key(CONTENT_ENCODING)
 }
 
-/// A page whose links lead through the proxy; none where it cannot be read.
-fn with_links(page: &str, prefix: &str) -> Option<String> {
-    let handlers = LINKS.iter().map(|(tag, attribute)| {
-        element!(format!("{tag}[{attribute}]"), move |element| {
-            let link = element.get_attribute(attribute).and_then(|link| rewritten(&link, prefix));
-            if let Some(link) = link {
-                element.set_attribute(attribute, &link)?;
-            }
-            Ok(())
-        })
-    });
-    let settings = RewriteStrSettings { element_content_handlers: handlers.collect(), ..Default::default() };
-    lol_html::rewrite_str(page, settings).ok()
+/// A page whose links lead through the proxy. Nothing else of it changes.
+fn with_links(page: &str, prefix: &str) -> String {
+    let mut rewritten_page = String::with_capacity(page.len());
+    let mut copied = 0;
+    let emitter = DefaultEmitter::<usize>::new_with_span();
+    for token in Tokenizer::new_with_emitter(page, emitter).map_while(Result::ok) {
+        let Token::StartTag(tag) = token else { continue };
+        let tag_name = String::from_utf8_lossy(&tag.name);
+        let holds_link = |name: &str| LINKS.iter().any(|(tag, link)| *tag == tag_name && *link == name);
+        let mut links: Vec<_> = tag.attributes.iter().collect();
+        links.sort_by_key(|(_, value)| value.span.start);
+        for (name, value) in links {
+            let name = String::from_utf8_lossy(name);
+            let link = String::from_utf8_lossy(value).into_owned();
+            let Some(link) = rewritten(&link, prefix).filter(|_| holds_link(&name)) else { continue };
+            // The place of a value without quotes takes in the character behind it.
+            let quoted = matches!(page.as_bytes().get(value.span.end - 1), Some(b'"' | b'\''));
+            let Some(before) = page.get(copied..value.span.start) else { continue };
+            rewritten_page.push_str(before);
+            let link = link.replace('&', "&amp;").replace('"', "&quot;");
+            rewritten_page.push_str(&format!("{name}=\"{link}\""));
+            copied = if quoted { value.span.end } else { value.span.end - 1 };
+        }
+    }
+    rewritten_page.push_str(page.get(copied..).unwrap_or_default());
+    rewritten_page
 }
 
 #[cfg(test)]
@@ -281,12 +294,10 @@ mod tests {
 
     #[test]
     fn links_lead_through_the_proxy_again() {
-        let page = r#"<a href="/rewriteme">x</a><img src='//cdn/y'><a href="rel">z</a><a href="/api/p/proxy/q">w</a>"#;
-        assert_eq!(
-            with_links(page, "/api/p/proxy").as_deref(),
-            Some(
-                r#"<a href="/api/p/proxy/rewriteme">x</a><img src='//cdn/y'><a href="rel">z</a><a href="/api/p/proxy/q">w</a>"#
-            )
-        );
+        let page = r#"<p><a class=x href="/a?b=1&amp;c=2" id='y'>/t</a><img src='/i'><a href=/u>u</a>
+            <a href=/ä id=ö><a href="rel">z</a><a href="//cdn/y">y</a><a href="/api/p/proxy/q">q</a><p title="/no">"#;
+        let through = r#"<p><a class=x href="/api/p/proxy/a?b=1&amp;c=2" id='y'>/t</a><img src="/api/p/proxy/i"><a href="/api/p/proxy/u">u</a>
+            <a href="/api/p/proxy/ä" id=ö><a href="rel">z</a><a href="//cdn/y">y</a><a href="/api/p/proxy/q">q</a><p title="/no">"#;
+        assert_eq!(with_links(page, "/api/p/proxy"), through);
     }
 }
