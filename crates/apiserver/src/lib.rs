@@ -84,6 +84,7 @@ pub(crate) struct Server {
     policies: Policies,
     allocating: tokio::sync::Mutex<()>,
     charging: tokio::sync::Mutex<()>,
+    pages: expiry::Pages,
     ready: AtomicBool,
     shutdown: CancellationToken,
 }
@@ -127,6 +128,7 @@ impl ApiServer {
             policies: Policies::default(),
             allocating: tokio::sync::Mutex::default(),
             charging: tokio::sync::Mutex::default(),
+            pages: expiry::Pages::default(),
             ready: AtomicBool::new(false),
             shutdown,
         });
@@ -136,7 +138,11 @@ impl ApiServer {
 
     /// What the server does by itself, until it stops.
     pub async fn run_background(&self) {
-        tokio::join!(expiry::run(self.0.clone()), definitions::run(self.0.clone()));
+        tokio::join!(
+            expiry::expire_events(self.0.clone()),
+            expiry::expire_pages(self.0.clone()),
+            definitions::run(self.0.clone())
+        );
     }
 
     /// Lets `/readyz` say ok.

@@ -109,6 +109,10 @@ impl Call {
             let meta = render::list_meta(now, None);
             return Ok(render::list(&self.kind, form, &objects, meta, self.include_object()));
         }
+        let oldest = self.server.pages.oldest();
+        if window.after.is_some() && window.at < oldest {
+            return Err(window.expired(oldest, now));
+        }
         let page = collection
             .page(&selection.prefix, window.at, window.after.as_deref(), window.limit, |object| {
                 selection.takes(object)
