@@ -15,7 +15,10 @@ const DEEPEST: usize = 64;
 pub fn decode(bytes: &[u8]) -> Result<Value, String> {
     let Envelope { api_version, kind, raw } = open(bytes)?;
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    // The options of a deletion go by the group of what is deleted, a custom one too.
+    let options = || (kind == "DeleteOptions").then(|| by_gvk("", "v1", &kind)).flatten();
     let type_ref = by_gvk(group, version, &kind)
+        .or_else(options)
         .ok_or_else(|| format!("no kind \"{kind}\" is registered for version \"{api_version}\""))?;
     let mut object = decode_message(raw, type_ref)?;
     object["apiVersion"] = api_version.into();

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::create::unavailable;
 use super::update::finished;
-use super::{Call, Stored, key, parse, read_body, render};
+use super::{Call, Stored, document, key, read_body, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::object::{Meta, attributes, encode, now, time_after};
@@ -60,10 +60,11 @@ pub enum Deleted {
 impl Call {
     /// The options of a delete: the body, or else the query.
     async fn delete_options(&self, request: Request<Body>) -> Result<Options, Status> {
+        let headers = request.headers().clone();
         let body = read_body(request).await?;
         let mut options = Options::default();
         if !body.is_empty() {
-            let (value, _) = parse(&body)?;
+            let (value, _) = document(&headers, &body)?;
             options = Options::deserialize(&value).map_err(|error| {
                 Status::bad_request(format!(
                     "DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: {error}"

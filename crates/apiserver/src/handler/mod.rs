@@ -178,18 +178,18 @@ async fn discard(mut body: Body) {
 
 /// A document as it was sent, and the fields it repeats.
 pub async fn read_document(request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
-    let media = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("application/json");
-    let media = media.split(';').next().unwrap_or_default().trim().to_owned();
-    let body = read_body(request).await?;
-    match media.as_str() {
-        "" | "application/json" => parse(&body),
-        "application/yaml" => read_yaml(&body),
+    let headers = request.headers().clone();
+    document(&headers, &read_body(request).await?)
+}
+
+/// A document in the form that the headers name.
+pub fn document(headers: &HeaderMap, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match media.split(';').next().unwrap_or_default().trim() {
+        "" | "application/json" => parse(body),
+        "application/yaml" => read_yaml(body),
         "application/vnd.kubernetes.protobuf" => {
-            Ok((schema::decode_protobuf(&body).map_err(Status::bad_request)?, Vec::new()))
+            Ok((schema::decode_protobuf(body).map_err(Status::bad_request)?, Vec::new()))
         }
         _ => Err(Status::unsupported_media_type(&[
             "application/json",
