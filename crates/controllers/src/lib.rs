@@ -5,6 +5,7 @@
 mod clusterrole;
 mod context;
 mod deployment;
+mod disruption;
 mod endpointslice;
 mod expectations;
 mod garbagecollector;
@@ -32,6 +33,7 @@ pub async fn run(factory: Arc<InformerFactory>, config: Config, cancel: Cancella
         replicaset::run_replica_sets(&context),
         replicaset::run_replication_controllers(&context),
         deployment::run(&context),
+        disruption::run(&context),
         endpointslice::run(&context),
         namespace::run(&context),
         serviceaccount::run(&context),
