@@ -3,12 +3,13 @@
 use std::cmp::Reverse;
 
 use axum::body::Body;
-use coxswain_api::catalogue::KINDS;
+use coxswain_api::catalogue::{ALL_VERBS, KINDS};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::Server;
+use crate::aggregation::Backend;
 use crate::resource::Resource;
 use crate::respond;
 use crate::subresource::review;
@@ -69,7 +70,35 @@ fn entries(server: &Server) -> Vec<Entry> {
         short_names: Vec::new(),
         categories: Vec::new(),
     }));
+    for (backend, resources) in server.backends.resources(server) {
+        entries.extend(resources.iter().map(|resource| of_backend(&backend, resource)));
+    }
     entries
+}
+
+/// An `APIResource` that another server listed.
+fn of_backend(backend: &Backend, resource: &Value) -> Entry {
+    let text = |key: &str| resource[key].as_str().unwrap_or_default().to_owned();
+    let or = |key: &str, usual: &str| {
+        Some(text(key)).filter(|said| !said.is_empty()).unwrap_or_else(|| usual.to_owned())
+    };
+    let texts = |key: &str| -> Vec<String> {
+        resource[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    };
+    let verbs = texts("verbs");
+    Entry {
+        group: backend.group.clone(),
+        version: backend.version.clone(),
+        name: text("name"),
+        singular: text("singularName"),
+        namespaced: resource["namespaced"] == true,
+        kind: text("kind"),
+        kind_group: or("group", &backend.group),
+        kind_version: or("version", &backend.version),
+        verbs: ALL_VERBS.iter().copied().filter(|verb| verbs.iter().any(|served| served == verb)).collect(),
+        short_names: texts("shortNames"),
+        categories: texts("categories"),
+    }
 }
 
 fn of_kind(kind: &Resource) -> Vec<Entry> {

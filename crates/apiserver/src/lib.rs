@@ -8,6 +8,7 @@
 #![allow(clippy::result_large_err)]
 
 mod admission;
+mod aggregation;
 mod allocate;
 mod authn;
 mod authz;
@@ -44,10 +45,12 @@ use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
 
+pub use aggregation::FrontProxy;
 pub use allocate::ServiceRange;
 pub use authn::{TokenAuthority, TokenError, UserInfo};
 pub use serve::{ServeError, serve};
 
+use aggregation::Backends;
 use authz::Rbac;
 use handler::Call;
 use object::ObjectView;
@@ -69,6 +72,8 @@ pub struct Config {
     pub ca_pem: String,
     /// How the server speaks to the kubelets; without it logs, exec and their like are not served.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// How users are named to aggregated servers; without it they are not trusted with users.
+    pub front_proxy: Option<FrontProxy>,
 }
 
 /// Everything the handlers share.
@@ -82,6 +87,7 @@ pub(crate) struct Server {
     mutating: Hooks,
     validating: Hooks,
     policies: Policies,
+    backends: Backends,
     allocating: tokio::sync::Mutex<()>,
     charging: tokio::sync::Mutex<()>,
     pages: expiry::Pages,
@@ -126,6 +132,7 @@ impl ApiServer {
             mutating: Hooks::of("mutatingwebhookconfigurations"),
             validating: Hooks::of("validatingwebhookconfigurations"),
             policies: Policies::default(),
+            backends: Backends::default(),
             allocating: tokio::sync::Mutex::default(),
             charging: tokio::sync::Mutex::default(),
             pages: expiry::Pages::default(),
@@ -141,7 +148,8 @@ impl ApiServer {
         tokio::join!(
             expiry::expire_events(self.0.clone()),
             expiry::expire_pages(self.0.clone()),
-            definitions::run(self.0.clone())
+            definitions::run(self.0.clone()),
+            aggregation::run(self.0.clone())
         );
     }
 
@@ -169,6 +177,10 @@ impl ApiServer {
         let user = self.0.authenticate(certificate, request.headers())?;
         let user = self.0.impersonate(user, request.headers())?;
         self.0.authorize(&user, &info)?;
+        if let Some(backend) = self.0.backend_of(&info) {
+            let path = request.uri().path_and_query().map_or_else(|| info.path.clone(), ToString::to_string);
+            return backend.pass(&self.0, &user, &path, request).await;
+        }
         if !info.is_resource {
             return plain::answer(&self.0, &info, request);
         }

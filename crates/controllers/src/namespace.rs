@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use coxswain_api::catalogue::{KINDS, Kind};
 use coxswain_client::{Change, Client, Informer, ObjectKey, Requeue, WorkQueue};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::ResourceExt;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams};
 use serde_json::json;
 
 use crate::context::{Context, ignore};
+use crate::discovery::{Discovered, discover};
 
 /// Content that finalizers hold is looked at again after this; pods, which take longest, tell by themselves.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -40,19 +40,6 @@ pub async fn run(context: &Context) {
     context.drive("namespace", queue, 2, |name| controller.reconcile(name)).await;
 }
 
-/// The resource of a row, for requests that do not know its type.
-pub fn resource_of(kind: &Kind) -> ApiResource {
-    ApiResource::from_gvk_with_plural(
-        &GroupVersionKind::gvk(kind.group, kind.version, kind.kind),
-        kind.plural,
-    )
-}
-
-/// Whether a row is where its objects are stored.
-pub fn is_stored(kind: &Kind) -> bool {
-    kind.storage == (kind.group, kind.plural) && kind.verbs.contains(&"list")
-}
-
 impl Controller {
     async fn reconcile(&self, name: String) -> Result<Requeue, kube::Error> {
         let Some(namespace) = self.namespaces.get(&ObjectKey::cluster(&name)) else {
@@ -65,10 +52,9 @@ impl Controller {
             return Ok(Requeue::OnChange);
         }
         let mut remaining = 0;
-        for kind in KINDS
-            .iter()
-            .filter(|kind| kind.namespaced && is_stored(kind) && kind.verbs.contains(&"deletecollection"))
-        {
+        let mut kinds = discover(&self.client).await?;
+        kinds.retain(|kind| kind.namespaced && kind.serves(&["list", "deletecollection"]));
+        for kind in &kinds {
             remaining += self.empty(kind, &name).await?;
         }
         if remaining > 0 {
@@ -88,9 +74,8 @@ impl Controller {
     }
 
     /// Deletes the objects of a kind; how many are left.
-    async fn empty(&self, kind: &Kind, namespace: &str) -> Result<usize, kube::Error> {
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), namespace, &resource_of(kind));
+    async fn empty(&self, kind: &Discovered, namespace: &str) -> Result<usize, kube::Error> {
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind.resource);
         if api.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty() {
             return Ok(0);
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use coxswain_apiserver::FrontProxy;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
@@ -14,6 +15,7 @@ use rcgen::{
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use time::{Duration, OffsetDateTime};
 
 use crate::files;
@@ -32,6 +34,8 @@ pub struct Pki {
     /// The key that seals secrets, 32 bytes.
     pub sealing_key: Vec<u8>,
     issuer: Issuer<'static, KeyPair>,
+    /// Signs what names users to other servers, and nothing else.
+    front_proxy: (String, Issuer<'static, KeyPair>),
 }
 
 /// A certificate with its key.
@@ -64,15 +68,8 @@ impl Pki {
     /// Reads the keys of a directory, and makes those that are missing.
     pub fn open(dir: &Path) -> anyhow::Result<Self> {
         files::private_dir(dir)?;
-        let key = files::read_or_make(&dir.join("ca.key"), || {
-            anyhow::Ok(KeyPair::generate()?.serialize_pem().into_bytes())
-        })?;
-        let key = KeyPair::from_pem(std::str::from_utf8(&key)?).context("ca.key")?;
-        let ca = files::read_or_make(&dir.join("ca.crt"), || {
-            anyhow::Ok(authority()?.self_signed(&key)?.pem().into_bytes())
-        })?;
-        let ca_pem = String::from_utf8(ca)?;
-        let issuer = Issuer::new(authority()?, key);
+        let (ca_pem, issuer) = open_authority(dir, "ca", "coxswain-ca")?;
+        let front_proxy = open_authority(dir, "front-proxy-ca", "coxswain-front-proxy-ca")?;
         let service_account_key = files::read_or_make(&dir.join("service-account.key"), || {
             anyhow::Ok(KeyPair::generate()?.serialize_der())
         })?;
@@ -81,34 +78,50 @@ impl Pki {
             SystemRandom::new().fill(&mut key).map_err(|_| anyhow!("no randomness for the sealing key"))?;
             anyhow::Ok(key)
         })?;
-        Ok(Self { ca_pem, service_account_key, sealing_key, issuer })
+        Ok(Self { ca_pem, service_account_key, sealing_key, issuer, front_proxy })
     }
 
     /// Signs a certificate for a fresh key.
     pub fn sign(&self, subject: Subject<'_>) -> anyhow::Result<Leaf> {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, subject.name);
-        if !subject.group.is_empty() {
-            params.distinguished_name.push(DnType::OrganizationName, subject.group);
-        }
-        (params.not_before, params.not_after) = validity(Duration::days(LEAF_DAYS));
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        if !subject.served_as.is_empty() {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        }
-        params.subject_alt_names = subject.served_as;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Leaf {
-            certificate_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-            certificate: certificate.der().clone(),
-            key: key.serialize_der(),
-        })
+        sign(subject, &self.issuer)
     }
 
+    /// What the API server shows to aggregated servers.
+    pub fn front_proxy(&self) -> anyhow::Result<FrontProxy> {
+        let (ca_pem, issuer) = &self.front_proxy;
+        let leaf = sign(Subject { name: "front-proxy-client", group: "", served_as: Vec::new() }, issuer)?;
+        let key = rustls::crypto::ring::sign::any_supported_type(&leaf.key_der())?;
+        let identity = Arc::new(CertifiedKey::new(vec![leaf.certificate.clone()], key));
+        Ok(FrontProxy { ca_pem: ca_pem.clone(), identity })
+    }
+}
+
+/// Signs a certificate for a fresh key.
+fn sign(subject: Subject<'_>, issuer: &Issuer<'static, KeyPair>) -> anyhow::Result<Leaf> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, subject.name);
+    if !subject.group.is_empty() {
+        params.distinguished_name.push(DnType::OrganizationName, subject.group);
+    }
+    (params.not_before, params.not_after) = validity(Duration::days(LEAF_DAYS));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    if !subject.served_as.is_empty() {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    }
+    params.subject_alt_names = subject.served_as;
+    let certificate = params.signed_by(&key, issuer)?;
+    Ok(Leaf {
+        certificate_pem: certificate.pem(),
+        key_pem: key.serialize_pem(),
+        certificate: certificate.der().clone(),
+        key: key.serialize_der(),
+    })
+}
+
+impl Pki {
     fn roots(&self) -> anyhow::Result<Arc<rustls::RootCertStore>> {
         let mut roots = rustls::RootCertStore::empty();
         let (_, pem) = x509_parser::pem::parse_x509_pem(self.ca_pem.as_bytes())?;
@@ -154,10 +167,22 @@ fn validity(length: Duration) -> (OffsetDateTime, OffsetDateTime) {
     (now - BACKDATE, now + length)
 }
 
-fn authority() -> anyhow::Result<CertificateParams> {
+/// Reads an authority's key and certificate, PEM, or makes them.
+fn open_authority(dir: &Path, file: &str, name: &str) -> anyhow::Result<(String, Issuer<'static, KeyPair>)> {
+    let key = files::read_or_make(&dir.join(format!("{file}.key")), || {
+        anyhow::Ok(KeyPair::generate()?.serialize_pem().into_bytes())
+    })?;
+    let key = KeyPair::from_pem(std::str::from_utf8(&key)?).with_context(|| format!("{file}.key"))?;
+    let certificate = files::read_or_make(&dir.join(format!("{file}.crt")), || {
+        anyhow::Ok(authority(name)?.self_signed(&key)?.pem().into_bytes())
+    })?;
+    Ok((String::from_utf8(certificate)?, Issuer::new(authority(name)?, key)))
+}
+
+fn authority(name: &str) -> anyhow::Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "coxswain-ca");
+    params.distinguished_name.push(DnType::CommonName, name);
     (params.not_before, params.not_after) = validity(Duration::days(365 * AUTHORITY_YEARS));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =

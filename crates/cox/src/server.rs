@@ -128,6 +128,7 @@ async fn open_api_server(
         services: ServiceRange::default(),
         ca_pem: pki.ca_pem.clone(),
         kubelet_tls: Some(pki.client_tls(&to_kubelets)?),
+        front_proxy: Some(pki.front_proxy()?),
     };
     let dir = args.data_dir.join("server/db");
     files::private_dir(&dir)?;

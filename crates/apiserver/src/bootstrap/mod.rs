@@ -51,6 +51,20 @@ pub async fn ensure(server: &Arc<Server>) {
         "spec": { "clusterIP": server.config.services.kubernetes().to_string(), "type": "ClusterIP",
             "ports": [{ "name": "https", "port": 443, "targetPort": server.config.advertise.1, "protocol": "TCP" }] } });
     create("", "services", service).await;
+    if let Some(proxy) = &server.config.front_proxy {
+        let name = "extension-apiserver-authentication";
+        let metadata = json!({ "name": name, "namespace": "kube-system" });
+        let lists = |names: &[&str]| json!(names).to_string();
+        let data = json!({ "client-ca-file": server.config.ca_pem, "requestheader-client-ca-file": proxy.ca_pem,
+            "requestheader-allowed-names": lists(&["front-proxy-client"]),
+            "requestheader-username-headers": lists(&["X-Remote-User"]),
+            "requestheader-group-headers": lists(&["X-Remote-Group"]),
+            "requestheader-extra-headers-prefix": lists(&["X-Remote-Extra-"]) });
+        create("", "configmaps", json!({ "metadata": metadata, "data": data })).await;
+        let role = json!({ "metadata": { "name": format!("{name}-reader"), "namespace": "kube-system" },
+            "rules": [{ "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get", "list", "watch"] }] });
+        create(rbac, "roles", role).await;
+    }
     report("endpoints", own_endpoints(server, &user).await);
 }
 

@@ -12,13 +12,12 @@ use base64::prelude::BASE64_STANDARD;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::CertificateDer;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use super::trust::trusting;
 use crate::Server;
 use crate::subresource::endpoint;
 
@@ -30,16 +29,6 @@ const MOST_REMEMBERED: usize = 256;
 #[derive(Default)]
 pub struct Webhooks {
     tls: Mutex<HashMap<String, Arc<ClientConfig>>>,
-}
-
-/// A TLS client that trusts the authorities of a PEM bundle.
-pub fn trusting(bundle: &[u8]) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(bundle) {
-        roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
-    }
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 /// Where a webhook is.
@@ -83,7 +72,7 @@ impl Webhooks {
             return Ok(config.clone());
         }
         let pem = BASE64_STANDARD.decode(bundle).map_err(|error| error.to_string())?;
-        let config = trusting(&pem)?;
+        let config = trusting(Some(&pem), None)?;
         if known.len() >= MOST_REMEMBERED {
             known.clear();
         }

@@ -4,7 +4,9 @@ mod admit;
 mod asked;
 mod client;
 mod convert;
+mod trust;
 
 pub use admit::Hooks;
 pub use asked::{Asked, Verb};
 pub use client::Webhooks;
+pub use trust::trusting;

@@ -3,51 +3,57 @@
 mod graph;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
-use coxswain_api::catalogue::{KINDS, Kind};
 use coxswain_client::{Client, Requeue, WorkQueue};
 use futures::StreamExt;
+use futures::stream::{BoxStream, FuturesUnordered};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, Preconditions,
+    PropagationPolicy,
+};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ignore};
-use crate::namespace::{is_stored, resource_of};
+use crate::discovery::{Discovered, discover};
 use graph::{Decision, Graph, Node, Owner};
 
 const WORKERS: usize = 8;
+/// Definitions that change within this time are looked at together.
+const SETTLE: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_secs(1);
 
 struct Collector {
     client: Client,
-    kinds: Vec<&'static Kind>,
+    /// Every resource that was ever watched; nodes name theirs by its index.
+    kinds: RwLock<Vec<Watched>>,
     graph: Mutex<Graph>,
     queue: Arc<WorkQueue<String>>,
 }
 
+/// A resource under watch.
+struct Watched {
+    kind: Arc<Discovered>,
+    cancel: CancellationToken,
+}
+
 /// Runs the collector.
 pub async fn run(context: &Context) {
-    let collected = |kind: &&Kind| {
-        is_stored(kind)
-            && kind.verbs.contains(&"delete")
-            && kind.verbs.contains(&"watch")
-            && kind.plural != "events"
-    };
     let collector = Arc::new(Collector {
         client: context.client(),
-        kinds: KINDS.iter().filter(collected).collect(),
+        kinds: RwLock::default(),
         graph: Mutex::default(),
         queue: WorkQueue::new(),
     });
-    let watches = (0..collector.kinds.len()).map(|at| {
-        let (collector, cancel) = (collector.clone(), context.cancel.clone());
-        async move { cancel.run_until_cancelled(collector.watch(at)).await }
-    });
     let work =
         context.drive("garbagecollector", collector.queue.clone(), WORKERS, |uid| collector.reconcile(uid));
-    tokio::join!(futures::future::join_all(watches), work);
+    tokio::join!(context.cancel.run_until_cancelled(collector.follow_resources()), work);
 }
 
 impl Collector {
@@ -55,26 +61,89 @@ impl Collector {
         self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn api(&self, kind: &Kind, namespace: &str) -> Api<DynamicObject> {
-        let resource = resource_of(kind);
+    fn kinds(&self) -> RwLockReadGuard<'_, Vec<Watched>> {
+        self.kinds.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kind(&self, at: usize) -> Arc<Discovered> {
+        self.kinds()[at].kind.clone()
+    }
+
+    fn api(&self, kind: &Discovered, namespace: &str) -> Api<DynamicObject> {
         match kind.namespaced && !namespace.is_empty() {
-            true => Api::namespaced_with(self.client.clone(), namespace, &resource),
-            false => Api::all_with(self.client.clone(), &resource),
+            true => Api::namespaced_with(self.client.clone(), namespace, &kind.resource),
+            false => Api::all_with(self.client.clone(), &kind.resource),
         }
+    }
+
+    /// Watches every resource there is, those of definitions and services as they come and go.
+    async fn follow_resources(&self) {
+        let mut watches = FuturesUnordered::new();
+        let mut changes = futures::stream::select_all(
+            [("apiextensions.k8s.io", "CustomResourceDefinition"), ("apiregistration.k8s.io", "APIService")]
+                .map(|(group, kind)| self.resource_changes(group, kind)),
+        );
+        loop {
+            // What comes in a burst is answered once.
+            let mut due = None;
+            match discover(&self.client).await {
+                Ok(found) => {
+                    self.take_resources(found).into_iter().for_each(|at| watches.push(self.watch(at)))
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "discovery failed");
+                    due = Some(Instant::now() + RETRY);
+                }
+            }
+            loop {
+                tokio::select! {
+                    Some(()) = changes.next() => due = due.or(Some(Instant::now() + SETTLE)),
+                    Some(()) = watches.next() => {}
+                    () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => break,
+                }
+            }
+        }
+    }
+
+    /// A signal whenever an object changes that brings resources.
+    fn resource_changes(&self, group: &str, kind: &str) -> BoxStream<'static, ()> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+        let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), &resource);
+        watcher(api, watcher::Config::default()).default_backoff().map(drop).boxed()
+    }
+
+    /// Takes in the resources there are now; returns those that are new, and lets go of those that are not there.
+    fn take_resources(&self, mut found: Vec<Discovered>) -> Vec<usize> {
+        found.retain(|kind| {
+            kind.serves(&["delete", "list", "watch", "patch"]) && kind.resource.plural != "events"
+        });
+        let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
+        for watched in kinds.iter().filter(|watched| !found.contains(&watched.kind)) {
+            watched.cancel.cancel();
+        }
+        found.retain(|kind| {
+            !kinds.iter().any(|watched| *watched.kind == *kind && !watched.cancel.is_cancelled())
+        });
+        let first = kinds.len();
+        kinds.extend(
+            found.into_iter().map(|kind| Watched { kind: Arc::new(kind), cancel: CancellationToken::new() }),
+        );
+        (first..kinds.len()).collect()
     }
 
     /// Keeps the graph true to the objects of one kind.
     async fn watch(&self, at: usize) {
-        let resource = resource_of(self.kinds[at]);
+        let (kind, cancel) = (self.kind(at), self.kinds()[at].cancel.clone());
+        let resource = &kind.resource;
         let mut events = std::pin::pin!(
             watcher(
-                Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), &resource),
+                Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), resource),
                 watcher::Config::default()
             )
             .default_backoff()
         );
         let mut listed = HashSet::new();
-        while let Some(event) = events.next().await {
+        while let Some(Some(event)) = cancel.run_until_cancelled(events.next()).await {
             match event {
                 Ok(watcher::Event::Init) => listed.clear(),
                 Ok(watcher::Event::InitApply(object)) => {
@@ -89,7 +158,7 @@ impl Collector {
                 Ok(watcher::Event::Delete(object)) => {
                     self.remove(object.metadata.uid.as_deref().unwrap_or_default())
                 }
-                Err(error) => tracing::debug!(kind = self.kinds[at].kind, %error, "watch interrupted"),
+                Err(error) => tracing::debug!(kind = resource.kind, %error, "watch interrupted"),
             }
         }
     }
@@ -155,7 +224,7 @@ impl Collector {
                     preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
                     ..DeleteParams::default()
                 };
-                let api = self.api(self.kinds[node.kind], &node.key.namespace);
+                let api = self.api(&self.kind(node.kind), &node.key.namespace);
                 api.delete(&node.key.name, &params)
                     .await
                     .map(drop)
@@ -169,14 +238,21 @@ impl Collector {
         if let Some(node) = self.graph().get(&owner.uid) {
             return Ok(if node.is_foreground() { Owner::Waiting } else { Owner::Solid });
         }
-        let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
-        let Some(kind) = coxswain_api::catalogue::by_gvk(group, version, &owner.kind) else {
-            return Ok(Owner::Solid);
+        let (group, _) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
+        let named = |kind: &Discovered| {
+            let resource = &kind.resource;
+            (resource.group.as_str(), &resource.kind) == (group, &owner.kind)
         };
+        let known = self
+            .kinds()
+            .iter()
+            .find(|watched| !watched.cancel.is_cancelled() && named(&watched.kind))
+            .map(|watched| watched.kind.clone());
+        let Some(kind) = known else { return Ok(Owner::Solid) };
         if kind.namespaced && namespace.is_empty() {
             return Ok(Owner::Absent);
         }
-        let found = self.api(kind, namespace).get_metadata_opt(&owner.name).await?;
+        let found = self.api(&kind, namespace).get_metadata_opt(&owner.name).await?;
         Ok(if found.is_some_and(|found| found.metadata.uid.as_deref() == Some(&owner.uid)) {
             Owner::Solid
         } else {
@@ -185,7 +261,7 @@ impl Collector {
     }
 
     async fn unlink(&self, node: &Node, leaving: &[String]) -> Result<(), kube::Error> {
-        let api = self.api(self.kinds[node.kind], &node.key.namespace);
+        let api = self.api(&self.kind(node.kind), &node.key.namespace);
         let Some(current) = api.get_metadata_opt(&node.key.name).await? else { return Ok(()) };
         let owners = current.metadata.owner_references.clone().unwrap_or_default();
         let kept: Vec<_> = owners.iter().filter(|owner| !leaving.contains(&owner.uid)).collect();
@@ -198,7 +274,7 @@ impl Collector {
     }
 
     async fn remove_finalizer(&self, node: &Node, finalizer: &str) -> Result<(), kube::Error> {
-        let api = self.api(self.kinds[node.kind], &node.key.namespace);
+        let api = self.api(&self.kind(node.kind), &node.key.namespace);
         let Some(current) = api.get_metadata_opt(&node.key.name).await? else { return Ok(()) };
         let finalizers = current.metadata.finalizers.clone().unwrap_or_default();
         let kept: Vec<_> = finalizers.iter().filter(|name| *name != finalizer).collect();
