@@ -109,7 +109,9 @@ fn patch(id: &PodId, old: &PodStatus, new: &PodStatus) -> Value {
         let value = match (key.as_str(), value, before) {
             ("conditions", Value::Array(conditions), Some(Value::Array(before))) => {
                 let news = conditions.iter().filter(|c| !before.contains(c)).cloned().map(cleared);
-                Value::Array(news.collect())
+                let over = before.iter().filter(|old| comes_and_goes(old) && !has_type(conditions, old));
+                let over = over.map(|old| json!({ "$patch": "delete", "type": old["type"] }));
+                Value::Array(news.chain(over).collect())
             }
             ("podIPs" | "hostIPs", Value::Array(ips), Some(_)) => {
                 let replace = std::iter::once(json!({ "$patch": "replace" }));
@@ -123,6 +125,15 @@ fn patch(id: &PodId, old: &PodStatus, new: &PodStatus) -> Value {
         changed.insert(key.clone(), Value::Null);
     }
     json!({ "metadata": { "uid": id.uid }, "status": changed })
+}
+
+/// Conditions of a resize are there only while they are true; others are never taken away.
+fn comes_and_goes(condition: &Value) -> bool {
+    condition["type"].as_str().is_some_and(|type_| type_.starts_with("PodResize"))
+}
+
+fn has_type(conditions: &[Value], other: &Value) -> bool {
+    conditions.iter().any(|condition| condition["type"] == other["type"])
 }
 
 /// A condition whose absent members are taken away, since conditions are merged.
@@ -183,7 +194,12 @@ mod tests {
             phase: Some("Pending".to_owned()),
             reason: Some("Old".to_owned()),
             host_ip: Some("1.2.3.4".to_owned()),
-            conditions: Some(vec![condition("Ready", "False"), condition("Initialized", "True")]),
+            conditions: Some(vec![
+                condition("Ready", "False"),
+                condition("Initialized", "True"),
+                condition("PodResizeInProgress", "True"),
+                condition("example.com/foreign", "True"),
+            ]),
             pod_ips: Some(vec![PodIP { ip: "10.0.0.1".to_owned() }]),
             ..PodStatus::default()
         };
@@ -198,7 +214,10 @@ mod tests {
         let expected = json!({ "metadata": { "uid": "u" }, "status": {
             "phase": "Running",
             "reason": null,
-            "conditions": [{ "type": "Ready", "status": "True", "reason": null, "message": null }],
+            "conditions": [
+                { "type": "Ready", "status": "True", "reason": null, "message": null },
+                { "$patch": "delete", "type": "PodResizeInProgress" },
+            ],
             "podIPs": [{ "$patch": "replace" }, { "ip": "10.0.0.2" }],
         } });
         assert_eq!(patch(&id, &old, &new), expected);
