@@ -321,16 +321,9 @@ impl Status {
         )
     }
 
-    /// 422 for a patch that cannot be applied.
-    pub fn unprocessable(why: &str) -> Self {
+    /// 422 for a patch that cannot be applied; upstream's answer does not say why.
+    pub fn unprocessable() -> Self {
         let message = "the server rejected our request due to an error in our request";
-        Status::failure(422, "Invalid", message).with_details(Details {
-            causes: vec![Cause {
-                reason: "UnexpectedServerResponse".into(),
-                message: why.into(),
-                ..Cause::default()
-            }],
-            ..Details::default()
-        })
+        Status::failure(422, "Invalid", message).with_details(Details::default())
     }
 }

@@ -134,7 +134,11 @@ impl Call {
     fn check_patched(&self, new: &mut Value, old: &Value) -> Result<(), Status> {
         self.place(new)?;
         if new["metadata"]["name"] != old["metadata"]["name"] {
-            return Err(Status::bad_request("the name of the object may not be changed by a patch"));
+            return Err(Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                new.name(),
+                self.info.name
+            )));
         }
         Ok(())
     }

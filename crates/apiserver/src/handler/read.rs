@@ -1,7 +1,7 @@
 //! Get and list.
 
-use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use base64::{DecodeError, Engine};
 use coxswain_meta::{Status, fields, labels};
 use coxswain_store::{Object, Revision};
 use http::StatusCode;
@@ -64,15 +64,13 @@ impl Call {
             let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace")
                 || self.kind.selects_by(&term.field);
             if !known {
-                let kind = &self.kind;
-                let version = kind.api_version();
-                return Err(Status::bad_request(format!(
-                    "Unable to find \"{}\" that match label selector \"{}\", field selector \"{}\": field label not supported: {}",
-                    format_args!("{version}, Resource={}", kind.plural()),
-                    self.query.get("labelSelector").unwrap_or_default(),
-                    self.query.get("fieldSelector").unwrap_or_default(),
-                    term.field
-                )));
+                return Err(Status::bad_request(match self.kind.has_selectable_fields() {
+                    true => format!("field label not supported: {}", term.field),
+                    false => format!(
+                        "\"{}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                        term.field
+                    ),
+                }));
             }
         }
         let namespace = &self.info.namespace;
@@ -142,8 +140,16 @@ impl Token {
         BASE64.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    fn decode(text: &str) -> Option<Self> {
-        serde_json::from_slice(&BASE64.decode(text).ok()?).ok()
+    fn decode(text: &str) -> Result<Self, String> {
+        let bytes = BASE64.decode(text).map_err(|error| {
+            let at = match error {
+                DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+                DecodeError::InvalidLength(length) => length.saturating_sub(1),
+                DecodeError::InvalidPadding => text.len(),
+            };
+            format!("illegal base64 data at input byte {at}")
+        })?;
+        serde_json::from_slice(&bytes).map_err(|error| error.to_string())
     }
 }
 
@@ -159,7 +165,12 @@ impl Window {
         let limit = match call.query.get("limit").map(str::parse::<usize>) {
             None | Some(Ok(0)) => usize::MAX,
             Some(Ok(limit)) => limit,
-            Some(Err(_)) => return Err(Status::bad_request("limit must be a non-negative integer")),
+            Some(Err(_)) => {
+                let limit = call.query.get("limit").unwrap_or_default();
+                return Err(Status::bad_request(format!(
+                    "strconv.ParseInt: parsing \"{limit}\": invalid syntax"
+                )));
+            }
         };
         let version = parse_version(call.query.get("resourceVersion"))?;
         if let Some(token) = call.query.get("continue") {
@@ -168,8 +179,9 @@ impl Window {
                     "specifying resource version is not allowed when using continue",
                 ));
             }
-            let token =
-                Token::decode(token).ok_or_else(|| Status::bad_request("continue key is not valid"))?;
+            let token = Token::decode(token).map_err(|why| {
+                Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+            })?;
             return Ok(Self { at: Revision(token.rv), after: Some(token.start), limit });
         }
         let exact = call.query.get("resourceVersionMatch") == Some("Exact");
@@ -201,7 +213,9 @@ impl Window {
 pub fn parse_version(text: Option<&str>) -> Result<Option<u64>, Status> {
     let parse = |text: &str| {
         text.parse().map_err(|_| {
-            Status::bad_request(format!("Invalid value: \"{text}\": resourceVersion must be a number"))
+            Status::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+            ))
         })
     };
     text.map(parse).transpose()

@@ -190,6 +190,14 @@ impl Resource {
         }
     }
 
+    /// Whether there are fields besides name and namespace to select by.
+    pub fn has_selectable_fields(&self) -> bool {
+        match self {
+            Self::BuiltIn(kind) => !kind.selectable.is_empty(),
+            Self::Custom(_) => true,
+        }
+    }
+
     /// The headings of a Table.
     pub fn column_definitions(&self) -> Vec<Value> {
         match self {

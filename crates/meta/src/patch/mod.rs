@@ -10,7 +10,7 @@ use crate::status::Status;
 pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), Status> {
     let patch: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
-    json_patch::patch_unsafe(doc, &patch).map_err(|e| Status::unprocessable(&e.to_string()))
+    json_patch::patch_unsafe(doc, &patch).map_err(|_| Status::unprocessable())
 }
 
 /// Applies an RFC 7386 patch in place.

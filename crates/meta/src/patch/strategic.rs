@@ -62,7 +62,7 @@ fn merge_map<S: SchemaNode>(
             return Ok(());
         }
         Some("merge") => {}
-        Some(other) => return Err(Status::unprocessable(&format!("unknown patch type: {other}"))),
+        Some(_) => return Err(Status::unprocessable()),
     }
     retain_keys(original, patch)?;
     for (key, value) in patch {
@@ -201,8 +201,7 @@ fn check_order(items: &[Value], order: &[Value], merge_key: Option<&str>) -> Res
         match order[from..].iter().position(|o| same(o, item, merge_key)) {
             Some(found) => from += found + 1,
             None => {
-                let text = "The order in patch list doesn't match $setElementOrder list";
-                return Err(Status::unprocessable(text));
+                return Err(Status::unprocessable());
             }
         }
     }
@@ -229,7 +228,7 @@ fn merge_list<S: SchemaNode>(
     let objects = original.iter().chain(patch).any(Value::is_object);
     let Some(key) = merge_key.filter(|_| objects) else {
         if objects {
-            return Err(Status::unprocessable("cannot merge lists without merge key"));
+            return Err(Status::unprocessable());
         }
         let mut merged = original.clone();
         for item in patch {
@@ -247,7 +246,7 @@ fn merge_list<S: SchemaNode>(
     let mut plain: Vec<&Value> = Vec::with_capacity(patch.len());
     for item in patch {
         let Value::Object(map) = item else {
-            return Err(Status::unprocessable("list element types are not identical"));
+            return Err(Status::unprocessable());
         };
         match map.get(DIRECTIVE).map(|d| d.as_str().unwrap_or_default()) {
             None => plain.push(item),
@@ -257,9 +256,9 @@ fn merge_list<S: SchemaNode>(
             }
             Some("replace") => {}
             Some("merge") => {
-                return Err(Status::unprocessable("merging lists cannot yet be specified in the patch"));
+                return Err(Status::unprocessable());
             }
-            Some(other) => return Err(Status::unprocessable(&format!("unknown patch type: {other}"))),
+            Some(_) => return Err(Status::unprocessable()),
         }
     }
     for item in &plain {
@@ -278,8 +277,7 @@ fn required_key(map: &Map<String, Value>, key: &str) -> Result<(), Status> {
     if map.contains_key(key) {
         return Ok(());
     }
-    let shown = Value::Object(map.clone());
-    Err(Status::unprocessable(&format!("map: {shown} does not contain declared merge key: {key}")))
+    Err(Status::unprocessable())
 }
 
 /// Items named by `order` take that order; the others keep the live list's place between them as well as can be.
