@@ -29,6 +29,8 @@ pub struct GoField {
     pub package: String,
     /// The embedded structs on the way to the field.
     pub embedded: Vec<String>,
+    /// The field's name in Go.
+    pub go_name: String,
 }
 
 /// What was read.
@@ -48,7 +50,8 @@ impl GoField {
         let finish = |out: &mut String, word: &mut String| {
             let text = std::mem::take(word);
             match text.split_once('.') {
-                Some(("metav1", name)) => out.push_str(&format!("v1.{name}")),
+                // An import's own name ends in the package's, such as `metav1`.
+                Some((import, name)) if import.ends_with("v1") => out.push_str(&format!("v1.{name}")),
                 None if text.starts_with(char::is_uppercase) => out.push_str(&format!("{local}.{text}")),
                 _ if text == "byte" => out.push_str("uint8"),
                 _ => out.push_str(&text),
@@ -84,6 +87,7 @@ impl GoTypes {
 struct Line {
     /// Empty for embedded structs without a name of their own in JSON.
     json: String,
+    go_name: String,
     go_type: String,
     number: Option<u32>,
     omits: bool,
@@ -200,6 +204,7 @@ impl Read {
                     go_type: line.go_type.clone(),
                     package: package.to_owned(),
                     embedded: Vec::new(),
+                    go_name: line.go_name.clone(),
                 };
                 out.push((line.json.clone(), field));
             }
@@ -219,8 +224,9 @@ fn read_line(line: &str) -> Option<Line> {
     let (name, options) = json.split_once(',').unwrap_or((json, ""));
     let words: Vec<&str> = declaration.split_whitespace().collect();
     let go_type = (*words.last()?).to_owned();
+    let go_name = words.first()?.rsplit('.').next()?.to_owned();
     let number = tag("protobuf").and_then(|p| p.split(',').nth(1)).and_then(|n| n.parse().ok());
     let omits = options.split(',').any(|o| o == "omitempty" || o == "omitzero") && !go_type.starts_with('*');
     let omits_zero_struct = options.split(',').any(|o| o == "omitzero");
-    Some(Line { json: name.to_owned(), go_type, number, omits, omits_zero_struct })
+    Some(Line { json: name.to_owned(), go_name, go_type, number, omits, omits_zero_struct })
 }

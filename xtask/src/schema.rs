@@ -173,7 +173,7 @@ fn served(
         write!(out, "{field} {}", letter(schema, index)?)?;
         flags(out, schema, required.contains(&field.as_str()))?;
         if let Some(facts) = go.field(name, field) {
-            numbers(out, facts)?;
+            numbers(out, field, facts)?;
         }
         out.push('\n');
     }
@@ -181,7 +181,7 @@ fn served(
 }
 
 /// What Go adds to a field.
-pub fn numbers(out: &mut String, facts: &GoField) -> Result<()> {
+pub fn numbers(out: &mut String, field: &str, facts: &GoField) -> Result<()> {
     let numbers: Vec<String> = facts.numbers.iter().map(u32::to_string).collect();
     write!(out, " #={}", numbers.join("."))?;
     if facts.omits_zero {
@@ -198,6 +198,9 @@ pub fn numbers(out: &mut String, facts: &GoField) -> Result<()> {
     }
     if !facts.embedded.is_empty() {
         write!(out, " in={}", facts.embedded.join("."))?;
+    }
+    if !facts.go_name.eq_ignore_ascii_case(field) || facts.go_name[1..] != field[1..] {
+        write!(out, " name={}", facts.go_name)?;
     }
     Ok(())
 }

@@ -116,7 +116,7 @@ impl GoType<'_> {
                 None => ty.clone(),
             };
             write!(out, "{field} {ty}")?;
-            super::schema::numbers(out, facts)?;
+            super::schema::numbers(out, field, facts)?;
             out.push('\n');
         }
         Ok(())

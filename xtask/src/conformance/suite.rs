@@ -121,7 +121,6 @@ impl<'a> Suite<'a> {
             .arg(self.programs.suite())
             .arg("--")
             .arg("--provider=skeleton")
-            .arg("--kube-api-content-type=application/json");
         ginkgo.arg(format!("--kubeconfig={}", text(&self.cluster.kubeconfig())));
         ginkgo.arg(format!("--kubectl-path={}", text(&self.programs.path("kubectl"))));
         ginkgo.arg(format!("--report-dir={}", text(&scratch)));
