@@ -117,10 +117,7 @@ impl<'a> Suite<'a> {
             Some(specs) => ginkgo.args(specs.iter().map(|name| format!(r"--focus=\Q{name}\E$"))),
             None => ginkgo.arg(r"--focus=\[Conformance\]"),
         };
-        ginkgo
-            .arg(self.programs.suite())
-            .arg("--")
-            .arg("--provider=skeleton")
+        ginkgo.arg(self.programs.suite()).arg("--").arg("--provider=skeleton");
         ginkgo.arg(format!("--kubeconfig={}", text(&self.cluster.kubeconfig())));
         ginkgo.arg(format!("--kubectl-path={}", text(&self.programs.path("kubectl"))));
         ginkgo.arg(format!("--report-dir={}", text(&scratch)));
