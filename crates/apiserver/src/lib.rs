@@ -18,6 +18,8 @@ mod definitions;
 mod discovery;
 mod expiry;
 mod handler;
+mod health;
+mod metrics;
 mod object;
 mod plain;
 mod policy;
@@ -91,6 +93,7 @@ pub(crate) struct Server {
     allocating: tokio::sync::Mutex<()>,
     charging: tokio::sync::Mutex<()>,
     pages: expiry::Pages,
+    metrics: metrics::Metrics,
     ready: AtomicBool,
     shutdown: CancellationToken,
 }
@@ -136,6 +139,7 @@ impl ApiServer {
             allocating: tokio::sync::Mutex::default(),
             charging: tokio::sync::Mutex::default(),
             pages: expiry::Pages::default(),
+            metrics: metrics::Metrics::default(),
             ready: AtomicBool::new(false),
             shutdown,
         });
@@ -167,13 +171,23 @@ impl ApiServer {
     pub async fn handle(&self, certificate: Option<&UserInfo>, request: Request<Body>) -> Response<Body> {
         let accept = request.headers().get(http::header::ACCEPT).cloned();
         let accept = || accept.map(|value| (http::header::ACCEPT, value)).into_iter().collect();
-        let answer = self.answer(certificate, request);
-        warnings::collect(answer.unwrap_or_else(|status| handler::render::failure(&accept(), &status))).await
-    }
-
-    async fn answer(&self, certificate: Option<&UserInfo>, request: Request<Body>) -> Outcome {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let running = self.0.metrics.begin(&info);
+        let answer = self.answer(certificate, query, info, request);
+        let answer = answer.unwrap_or_else(|status| handler::render::failure(&accept(), &status));
+        let response = warnings::collect(answer).await;
+        running.end(response.status());
+        response
+    }
+
+    async fn answer(
+        &self,
+        certificate: Option<&UserInfo>,
+        query: Query,
+        info: RequestInfo,
+        request: Request<Body>,
+    ) -> Outcome {
         let user = self.0.authenticate(certificate, request.headers())?;
         let user = self.0.impersonate(user, request.headers())?;
         self.0.authorize(&user, &info)?;

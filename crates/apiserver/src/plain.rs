@@ -8,11 +8,12 @@ use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::Server;
 use crate::discovery;
-use crate::request::RequestInfo;
+use crate::health;
+use crate::metrics;
+use crate::request::{Query, RequestInfo};
 use crate::respond::{self, Outcome};
 
 const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
@@ -24,11 +25,13 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) 
     }
     let path = info.path.trim_end_matches('/');
     let headers = request.headers();
+    if let Some(answer) =
+        health::answer(server, path, &Query::parse(request.uri().query().unwrap_or_default()))
+    {
+        return answer;
+    }
     match path {
-        "/livez" | "/healthz" | "/livez/ping" | "/healthz/ping" => {
-            return Ok(respond::text(StatusCode::OK, "ok"));
-        }
-        "/readyz" => return Ok(readyz(server, request.uri().query().unwrap_or_default())),
+        "/metrics" => return Ok(metrics::answer(server)),
         "/version" => return Ok(respond::json(StatusCode::OK, &version(&server.config.version))),
         "/openid/v1/jwks" => return Ok(respond::json(StatusCode::OK, &server.tokens.key_set())),
         "/.well-known/openid-configuration" => {
@@ -55,23 +58,6 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) 
     }
     let (address, port) = server.config.advertise;
     discovery::answer(server, path, headers, &format!("{address}:{port}")).ok_or_else(Status::unknown_path)
-}
-
-fn readyz(server: &Server, query: &str) -> Response<Body> {
-    let ready = server.ready.load(Ordering::Acquire) && !server.shutdown.is_cancelled();
-    let mark = if ready {
-        "[+]poststarthook/bootstrap ok"
-    } else {
-        "[-]poststarthook/bootstrap failed: not finished"
-    };
-    match (ready, query.contains("verbose")) {
-        (true, false) => respond::text(StatusCode::OK, "ok"),
-        (true, true) => respond::text(StatusCode::OK, format!("[+]ping ok\n{mark}\nreadyz check passed\n")),
-        (false, _) => respond::text(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("[+]ping ok\n{mark}\nreadyz check failed\n"),
-        ),
-    }
 }
 
 fn version(git_version: &str) -> serde_json::Value {

@@ -138,9 +138,19 @@ impl<V: View> Store<V> {
         self.hub.revision()
     }
 
+    /// Whether the newest write was refused by the log; the next may be taken again.
+    pub fn is_refusing_writes(&self) -> bool {
+        self.writer.is_refusing()
+    }
+
     /// The collection of a name; it need not hold anything yet.
     pub fn collection(&self, name: &str) -> Arc<Collection<V::Attributes>> {
         self.hub.collection(name)
+    }
+
+    /// How many objects each collection holds, by name; empty ones are left out.
+    pub fn sizes(&self) -> Vec<(String, usize)> {
+        self.hub.sizes()
     }
 
     /// One object, as of now.

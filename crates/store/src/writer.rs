@@ -1,6 +1,7 @@
 //! The one writer: compares, numbers and logs the writes of all callers in batches, then shows them to readers.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use tokio::sync::oneshot;
@@ -22,6 +23,7 @@ struct Request<V: View> {
 /// A handle on the writer thread, which ends with the last handle.
 pub struct Writer<V: View> {
     requests: mpsc::Sender<Request<V>>,
+    refusing: Arc<AtomicBool>,
 }
 
 impl<V: View> Writer<V> {
@@ -38,11 +40,18 @@ impl<V: View> Writer<V> {
         }
         hub.publish(newest.max(horizon));
         let (requests, receiver) = mpsc::channel();
+        let refusing = Arc::new(AtomicBool::new(false));
+        let thread = Thread { log, hub, trimmed, refusing: refusing.clone() };
         std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || Thread { log, hub, trimmed }.run(&receiver))
+            .spawn(move || thread.run(&receiver))
             .map_err(|error| LogError::Writer(error.to_string()))?;
-        Ok(Self { requests })
+        Ok(Self { requests, refusing })
+    }
+
+    /// Whether the log refused what was written last.
+    pub fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
     }
 
     /// Queues writes that belong together and waits until all are durable and visible, or none.
@@ -59,6 +68,7 @@ struct Thread<V: View> {
     hub: Arc<Hub<V>>,
     /// What the hub's history no longer holds and the log may forget with the next batch.
     trimmed: Trimmed,
+    refusing: Arc<AtomicBool>,
 }
 
 impl<V: View> Thread<V> {
@@ -111,7 +121,9 @@ impl<V: View> Thread<V> {
             return;
         }
         let forget = std::mem::take(&mut self.trimmed.revisions);
-        if let Err(error) = self.log.append(&records, &forget, self.trimmed.horizon) {
+        let appended = self.log.append(&records, &forget, self.trimmed.horizon);
+        self.refusing.store(appended.is_err(), Ordering::Relaxed);
+        if let Err(error) = appended {
             tracing::error!(%error, "writes refused");
             self.trimmed.revisions = forget;
             for request in accepted {

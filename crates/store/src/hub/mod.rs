@@ -127,6 +127,15 @@ impl<V: View> Hub<V> {
         collections.entry(name.to_owned()).or_insert_with(|| Arc::new(Collection::new(floor))).clone()
     }
 
+    /// How many objects each collection holds; empty ones are left out.
+    pub fn sizes(&self) -> Vec<(String, usize)> {
+        let collections = self.collections.read().unwrap_or_else(PoisonError::into_inner);
+        let sizes = collections.iter().map(|(name, collection)| (name.clone(), collection.len()));
+        let mut sizes: Vec<_> = sizes.filter(|(_, size)| *size > 0).collect();
+        sizes.sort_unstable();
+        sizes
+    }
+
     /// Takes a record of the log in.
     pub fn load(&self, record: Record, horizon: Revision, trimmed: &mut Trimmed) {
         if record.revision > horizon {
