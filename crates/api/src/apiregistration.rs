@@ -1,6 +1,6 @@
 //! APIService: a group version that another server answers.
 
-use coxswain_meta::{ErrorList, FieldError, Path};
+use coxswain_meta::{ErrorList, FieldError, Path, names};
 use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
@@ -52,34 +52,56 @@ fn row(v: &Value, now: i64) -> Vec<Value> {
 fn validate(service: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, path) = (&service["spec"], Path::new("spec"));
-    let wanted = format!("{}.{}", text(spec, "version"), text(spec, "group"));
+    let (group, version) = (text(spec, "group"), text(spec, "version"));
+    let wanted = format!("{version}.{group}");
     let called = crate::value::name(service);
-    if called != wanted {
+    if called != wanted && names::path_segment_name(called).is_empty() {
         let why = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
         errors.push(FieldError::invalid(&Path::new("metadata").child("name"), called, why));
     }
-    for field in ["groupPriorityMinimum", "versionPriority"] {
+    match group {
+        "" if version != "v1" => {
+            let rule = "only v1 may have an empty group and it better be legacy kube";
+            errors.push(FieldError::required(&path.child("group"), rule));
+        }
+        "" => {}
+        group => errors.invalid_each(&path.child("group"), group, names::dns1123_subdomain(group)),
+    }
+    errors.invalid_each(&path.child("version"), version, names::dns1035_label(version));
+    for (field, most) in [("groupPriorityMinimum", 20000), ("versionPriority", 1000)] {
         let priority = int(spec, field).unwrap_or(0);
-        let most = if field == "versionPriority" { 1000 } else { 20000 };
         if priority <= 0 || priority > most {
             let why = format!("must be positive and less than {most}");
             errors.push(FieldError::invalid(&path.child(field), priority, why));
         }
     }
-    let to = &spec["service"];
-    if has(spec, "service") {
-        for field in ["namespace", "name"] {
-            if !filled(to, field) {
-                errors.push(FieldError::required(&path.child("service").child(field), ""));
-            }
+    let insecure = path.child("insecureSkipTLSVerify");
+    if !has(spec, "service") {
+        if filled(spec, "caBundle") {
+            let shown = format!("{} bytes", crate::base64::decode(text(spec, "caBundle")).len());
+            let why = "local APIServices may not have a caBundle";
+            errors.push(FieldError::invalid(&path.child("caBundle"), shown, why));
         }
-        if flag(spec, "insecureSkipTLSVerify") && filled(spec, "caBundle") {
-            let why = "may not be true if caBundle is present";
-            errors.push(FieldError::invalid(&path.child("insecureSkipTLSVerify"), true, why));
+        if flag(spec, "insecureSkipTLSVerify") {
+            let why = "local APIServices may not have insecureSkipTLSVerify";
+            errors.push(FieldError::invalid(&insecure, true, why));
         }
-    } else if filled(spec, "caBundle") || flag(spec, "insecureSkipTLSVerify") {
-        let why = "local APIServices may not have a caBundle";
-        errors.push(FieldError::invalid(&path.child("caBundle"), "", why));
+        return errors;
+    }
+    let (to, at) = (&spec["service"], path.child("service"));
+    for field in ["namespace", "name"] {
+        if !filled(to, field) {
+            errors.push(FieldError::required(&at.child(field), ""));
+        }
+    }
+    let port = int(to, "port").unwrap_or(443);
+    let broken = names::port_number(port);
+    if !broken.is_empty() {
+        let why = format!("port is not valid: {}", broken.join(", "));
+        errors.push(FieldError::invalid(&at.child("port"), port, why));
+    }
+    if flag(spec, "insecureSkipTLSVerify") && filled(spec, "caBundle") {
+        errors.push(FieldError::invalid(&insecure, true, "may not be true if caBundle is present"));
     }
     errors
 }

@@ -214,6 +214,11 @@ impl Kind {
             }
         }
         (self.hooks.prepare_create)(object);
+        // A fresh status has the zero values that Go writes.
+        let status = self.schema().and_then(|t| t.get("status"));
+        if let (Some(field), Some(status)) = (status, object.get_mut("status")) {
+            crate::schema::normalise_field(status, field);
+        }
     }
 
     /// Before validation at update: keeps status and the server's metadata, raises the generation when the spec changed.
@@ -293,7 +298,7 @@ pub static KINDS: &[Kind] = &[
     core::config::CONFIG_MAP,
     core::endpoints::KIND,
     core::event::KIND,
-    core::misc::LIMIT_RANGE,
+    core::limits::LIMIT_RANGE,
     core::namespace::KIND,
     core::node::KIND,
     core::volume::CLAIM,
@@ -301,7 +306,7 @@ pub static KINDS: &[Kind] = &[
     core::pod::KIND,
     core::misc::POD_TEMPLATE,
     apps::CONTROLLER,
-    core::misc::RESOURCE_QUOTA,
+    core::limits::RESOURCE_QUOTA,
     core::config::SECRET,
     core::misc::SERVICE_ACCOUNT,
     core::service::KIND,

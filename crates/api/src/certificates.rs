@@ -1,13 +1,14 @@
 //! CertificateSigningRequest.
 
-use coxswain_meta::{ErrorList, FieldError, Path};
+use coxswain_meta::{ErrorList, FieldError, Path, names};
 use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
+use crate::check::texts;
 use crate::objectmeta::immutable;
 use crate::table::{AGE, NAME, age, column, name, or};
 use crate::time::human_duration;
-use crate::value::{filled, int, items, text};
+use crate::value::{int, items, text};
 
 pub(crate) const SIGNING_REQUEST: Kind = Kind {
     short_names: &["csr"],
@@ -54,18 +55,86 @@ const COLUMNS: &[Column] = &[
     column("Condition", "What became of it."),
 ];
 
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
+/// `domain/name`.
+fn signer_name(errors: &mut ErrorList, name: &str, at: &Path) {
+    if name.is_empty() {
+        errors.push(FieldError::required(at, ""));
+        return;
+    }
+    if name == "kubernetes.io/legacy-unknown" {
+        let rule = "the legacy signerName is not allowed via this API version";
+        errors.push(FieldError::invalid(at, name, rule));
+        return;
+    }
+    let parts: Vec<&str> = name.split('/').collect();
+    let [domain, path] = parts[..] else {
+        let rule = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        errors.push(FieldError::invalid(at, name, rule));
+        return;
+    };
+    errors.invalid_each(at, domain, names::dns1123_subdomain(domain));
+    if !domain.contains('.') {
+        let rule = "should be a domain with at least two segments separated by dots";
+        errors.push(FieldError::invalid(at, domain, rule));
+    }
+    for part in path.split('.') {
+        errors.invalid_each(at, part, names::dns1123_label(part));
+    }
+}
+
 fn validate(request: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, path) = (&request["spec"], Path::new("spec"));
-    if text(spec, "request").is_empty() {
-        errors.push(FieldError::required(&path.child("request"), ""));
+    let request = text(spec, "request");
+    let pem = String::from_utf8(crate::base64::decode(request)).unwrap_or_default();
+    if !pem.contains("-----BEGIN CERTIFICATE REQUEST-----")
+        || !pem.contains("-----END CERTIFICATE REQUEST-----")
+    {
+        let shown = if request.is_empty() { Value::Null } else { request.into() };
+        let rule = "PEM block type must be CERTIFICATE REQUEST";
+        errors.push(FieldError::invalid(&path.child("request"), shown, rule));
     }
-    if !filled(spec, "usages") {
-        errors.push(FieldError::required(&path.child("usages"), ""));
+    let (usages, at) = (texts(spec, "usages"), path.child("usages"));
+    if usages.is_empty() {
+        errors.push(FieldError::required(&at, ""));
     }
-    if text(spec, "signerName").is_empty() {
-        errors.push(FieldError::required(&path.child("signerName"), ""));
+    for (i, usage) in usages.iter().enumerate() {
+        if !USAGES.contains(usage) {
+            errors.push(FieldError::not_supported(&at.index(i), *usage, USAGES));
+        }
     }
+    for (i, usage) in usages.iter().enumerate() {
+        if usages[..i].contains(usage) {
+            errors.push(FieldError::duplicate(&at.index(i), *usage));
+        }
+    }
+    signer_name(&mut errors, text(spec, "signerName"), &path.child("signerName"));
     if let Some(seconds) = int(spec, "expirationSeconds").filter(|s| *s < 600) {
         let rule = "may not specify a duration less than 600 seconds (10 minutes)";
         errors.push(FieldError::invalid(&path.child("expirationSeconds"), seconds, rule));

@@ -1,6 +1,6 @@
 //! EndpointSlice.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use coxswain_meta::{ErrorList, FieldError, Path, names};
 use serde_json::Value;
@@ -73,26 +73,91 @@ fn validate(slice: &Value) -> ErrorList {
         for (j, ip) in addresses.iter().filter_map(Value::as_str).enumerate() {
             address(&mut errors, family, ip, &at.child("addresses").index(j));
         }
-        let hostname = text(endpoint, "hostname");
-        if !hostname.is_empty() {
+        if let Some(node) = endpoint["nodeName"].as_str() {
+            errors.invalid_each(&at.child("nodeName"), node, names::dns1123_subdomain(node));
+        }
+        if let Some(hostname) = endpoint["hostname"].as_str() {
             errors.invalid_each(&at.child("hostname"), hostname, names::dns1123_label(hostname));
         }
+        hints(&mut errors, &endpoint["hints"], &at.child("hints"));
     }
     ports(&mut errors, items(slice, "ports"));
     errors
 }
 
-fn address(errors: &mut ErrorList, family: &str, ip: &str, at: &Path) {
-    let rule = match family {
-        "IPv4" if ip.parse::<Ipv4Addr>().is_err() => "must be a valid IPv4 address",
-        "IPv6" if ip.parse::<Ipv6Addr>().is_err() => "must be a valid IPv6 address",
-        "FQDN" => {
-            errors.invalid_each(at, ip, names::dns1123_subdomain(ip));
+/// Most zones or nodes that one endpoint is meant for.
+const MOST_HINTS: usize = 8;
+
+fn hints(errors: &mut ErrorList, hints: &Value, path: &Path) {
+    type Rule = fn(&str) -> Vec<String>;
+    let lists: [(&str, Rule); 2] = [("forZones", names::label_value), ("forNodes", names::dns1123_subdomain)];
+    for (key, rule) in lists {
+        let (list, at) = (items(hints, key), path.child(key));
+        if list.len() > MOST_HINTS {
+            errors.push(FieldError::too_many(&at, list.len(), MOST_HINTS));
             return;
         }
+        for (i, hint) in list.iter().enumerate() {
+            let (name, at) = (text(hint, "name"), at.index(i).child("name"));
+            if list[..i].iter().any(|other| text(other, "name") == name) {
+                errors.push(FieldError::duplicate(&at, name));
+            }
+            errors.invalid_each(&at, name, rule(name));
+        }
+    }
+}
+
+fn address(errors: &mut ErrorList, family: &str, ip: &str, at: &Path) {
+    match family {
+        "FQDN" => {
+            let name = ip.strip_suffix('.').unwrap_or(ip);
+            let broken = names::dns1123_subdomain(name);
+            if ip.is_empty() {
+                errors.push(FieldError::required(at, ""));
+            } else if !broken.is_empty() {
+                errors.push(FieldError::invalid(at, name, broken.join(",")));
+            } else if !name.contains('.') {
+                let rule = "should be a domain with at least two segments separated by dots";
+                errors.push(FieldError::invalid(at, name, rule));
+            }
+            return;
+        }
+        "IPv4" | "IPv6" => net::valid_ip(errors, ip, at),
         _ => return,
+    }
+    let all = Path::new(at.as_str().rsplit_once('[').map_or("", |(list, _)| list));
+    match (ip.parse::<IpAddr>(), family) {
+        (Ok(IpAddr::V6(_)), "IPv4") => {
+            errors.push(FieldError::invalid(&all, ip, "must be an IPv4 address"));
+        }
+        (Ok(IpAddr::V4(_)), "IPv6") => {
+            errors.push(FieldError::invalid(&all, ip, "must be an IPv6 address"));
+        }
+        (Ok(ip), _) => special_address(errors, ip, at),
+        (Err(_), _) => {}
+    }
+}
+
+/// Addresses that endpoints may not have.
+fn special_address(errors: &mut ErrorList, ip: IpAddr, at: &Path) {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.segments()[0] & 0xffc0 == 0xfe80,
     };
-    errors.push(FieldError::invalid(at, ip, rule));
+    let link_multicast = match ip {
+        IpAddr::V4(ip) => ip.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(ip) => ip.segments()[0] & 0xff0f == 0xff02,
+    };
+    for (broken, rule) in [
+        (ip.is_unspecified(), "may not be unspecified (0.0.0.0 or ::)"),
+        (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        (link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        (link_multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+    ] {
+        if broken {
+            errors.push(FieldError::invalid(at, ip.to_string(), rule));
+        }
+    }
 }
 
 fn ports(errors: &mut ErrorList, ports: &[Value]) {
@@ -109,8 +174,8 @@ fn ports(errors: &mut ErrorList, ports: &[Value]) {
             errors.push(FieldError::duplicate(&at.child("name"), name));
         }
         net::valid_protocol(errors, text(port, "protocol"), &at.child("protocol"));
-        if let Some(number) = int(port, "port") {
-            net::valid_port(errors, number, &at.child("port"));
+        if let Some(protocol) = port["appProtocol"].as_str() {
+            errors.invalid_each(&at.child("appProtocol"), protocol, names::qualified_name(protocol));
         }
     }
 }

@@ -1,22 +1,20 @@
 //! RuntimeClass.
 
-use coxswain_meta::{ErrorList, Path, names};
+use coxswain_meta::{ErrorList, FieldError, Path, names};
+use serde_json::Value;
 
 use crate::catalogue::{Hooks, Kind, kind};
-use crate::objectmeta::immutable;
+use crate::check::required_name;
+use crate::core::pod;
+use crate::objectmeta::{self, immutable};
 use crate::table::{AGE, NAME, age, column, name};
-use crate::value::text;
+use crate::value::{items, text};
 
 pub(crate) const RUNTIME_CLASS: Kind = Kind {
     namespaced: false,
     columns: &[NAME, column("Handler", "Configuration of the container runtime."), AGE],
     hooks: Hooks {
-        validate: |v| {
-            let mut errors = ErrorList::new();
-            let handler = text(v, "handler");
-            errors.invalid_each(&Path::new("handler"), handler, names::dns1123_label(handler));
-            errors
-        },
+        validate,
         validate_update: |new, old| {
             let mut errors = ErrorList::new();
             immutable(&mut errors, new, old, "handler", &Path::root());
@@ -27,3 +25,21 @@ pub(crate) const RUNTIME_CLASS: Kind = Kind {
     },
     ..kind!("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "runtimeclass")
 };
+
+fn validate(class: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    required_name(&mut errors, class, "handler", names::dns1123_label, &Path::root());
+    let (scheduling, path) = (&class["scheduling"], Path::new("scheduling"));
+    objectmeta::labels(&mut errors, scheduling, "nodeSelector", &path);
+    let (list, at) = (items(scheduling, "tolerations"), path.child("tolerations"));
+    pod::tolerations(&mut errors, list, &at);
+    for (i, toleration) in list.iter().enumerate() {
+        let same = |other: &Value| {
+            ["key", "operator", "value", "effect"].iter().all(|k| other[*k] == toleration[*k])
+        };
+        if list[..i].iter().any(same) {
+            errors.push(FieldError::duplicate(&at.index(i), toleration.clone()));
+        }
+    }
+    errors
+}

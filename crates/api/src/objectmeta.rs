@@ -185,6 +185,21 @@ pub fn immutable(errors: &mut ErrorList, new: &Value, old: &Value, key: &str, pa
     }
 }
 
+/// The same for a struct, which upstream shows in its internal form.
+pub fn immutable_struct(
+    errors: &mut ErrorList,
+    new: &Value,
+    old: &Value,
+    key: &str,
+    definition: &str,
+    path: &Path,
+) {
+    if new.get(key) != old.get(key) {
+        let shown = crate::schema::internal(new.get(key).unwrap_or(&Value::Null), definition);
+        errors.push(FieldError::invalid_without_value(&path.child(key), format!("{shown}: {IMMUTABLE}")));
+    }
+}
+
 /// Checks a `LabelSelector`.
 pub fn label_selector(errors: &mut ErrorList, selector: &Value, path: &Path) {
     labels(errors, selector, "matchLabels", path);

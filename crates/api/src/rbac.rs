@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::catalogue::{Column, Hooks, Kind, kind};
 use crate::objectmeta;
 use crate::table::{AGE, NAME, age, column, name, wide};
-use crate::value::{child, filled, items, items_mut, set_default, text};
+use crate::value::{child, filled, has, items, items_mut, set_default, text};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -27,11 +27,7 @@ pub(crate) const CLUSTER_ROLE: Kind = Kind {
     hooks: Hooks {
         validate: |v| {
             let mut errors = rules(v, false);
-            let selectors = items(&v["aggregationRule"], "clusterRoleSelectors");
-            for (i, selector) in selectors.iter().enumerate() {
-                let at = Path::new("aggregationRule").child("clusterRoleSelectors").index(i);
-                objectmeta::label_selector(&mut errors, selector, &at);
-            }
+            errors.extend(aggregation(v));
             errors
         },
         ..ROLE.hooks
@@ -106,6 +102,27 @@ fn rules(role: &Value, namespaced: bool) -> ErrorList {
     errors
 }
 
+fn aggregation(role: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if !has(role, "aggregationRule") {
+        return errors;
+    }
+    let path = Path::new("aggregationRule").child("clusterRoleSelectors");
+    let selectors = items(&role["aggregationRule"], "clusterRoleSelectors");
+    if selectors.is_empty() {
+        let rule = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+        errors.push(FieldError::required(&path, rule));
+    }
+    for (i, selector) in selectors.iter().enumerate() {
+        let before = errors.len();
+        crate::objectmeta::label_selector(&mut errors, selector, &path.index(i));
+        if errors.len() > before {
+            errors.push(FieldError::invalid(&path.index(i), Value::Null, "invalid label selector."));
+        }
+    }
+    errors
+}
+
 fn default_binding(binding: &mut Value) {
     if let Some(role) = child(binding, "roleRef") {
         set_default(role, "apiGroup", GROUP);
@@ -132,12 +149,12 @@ fn binding(binding: &Value, namespaced: bool) -> ErrorList {
         name => errors.invalid_each(&at.child("name"), name, names::path_segment_name(name)),
     }
     for (i, subject) in items(binding, "subjects").iter().enumerate() {
-        validate_subject(&mut errors, subject, &Path::new("subjects").index(i));
+        validate_subject(&mut errors, subject, namespaced, &Path::new("subjects").index(i));
     }
     errors
 }
 
-fn validate_subject(errors: &mut ErrorList, subject: &Value, at: &Path) {
+fn validate_subject(errors: &mut ErrorList, subject: &Value, namespaced: bool, at: &Path) {
     let (kind, name, group) = (text(subject, "kind"), text(subject, "name"), text(subject, "apiGroup"));
     if name.is_empty() {
         errors.push(FieldError::required(&at.child("name"), ""));
@@ -147,10 +164,13 @@ fn validate_subject(errors: &mut ErrorList, subject: &Value, at: &Path) {
             if !name.is_empty() {
                 errors.invalid_each(&at.child("name"), name, names::dns1123_subdomain(name));
             }
-            if text(subject, "namespace").is_empty() {
+            if !group.is_empty() {
+                errors.push(FieldError::not_supported(&at.child("apiGroup"), group, &[""]));
+            }
+            if !namespaced && text(subject, "namespace").is_empty() {
                 errors.push(FieldError::required(&at.child("namespace"), ""));
             }
-            ""
+            return;
         }
         "User" | "Group" => GROUP,
         other => {
@@ -170,8 +190,9 @@ fn validate_subject(errors: &mut ErrorList, subject: &Value, at: &Path) {
 fn fixed_role(new: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     if new["roleRef"] != old["roleRef"] {
-        let at = Path::new("roleRef");
-        errors.push(FieldError::invalid(&at, new["roleRef"].clone(), "cannot change roleRef"));
+        let shown = crate::schema::internal(&new["roleRef"], "io.k8s.api.rbac.v1.RoleRef");
+        let rule = format!("{shown}: cannot change roleRef");
+        errors.push(FieldError::invalid_without_value(&Path::new("roleRef"), rule));
     }
     errors
 }

@@ -16,6 +16,8 @@ use crate::value::{filled, flag, has, int, items, items_mut, present, set, text}
 const GROUP: &str = "resource.k8s.io";
 const MOST_REQUESTS: usize = 32;
 const MOST_DEVICES: usize = 128;
+const CLAIM_SPEC: &str = "io.k8s.api.resource.v1.ResourceClaimSpec";
+const TEMPLATE_SPEC: &str = "io.k8s.api.resource.v1.ResourceClaimTemplateSpec";
 
 pub(crate) const CLASS: Kind = Kind {
     namespaced: false,
@@ -46,7 +48,7 @@ pub(crate) const CLAIM: Kind = Kind {
         },
         validate_update: |new, old| {
             let mut errors = ErrorList::new();
-            objectmeta::immutable(&mut errors, new, old, "spec", &Path::root());
+            objectmeta::immutable_struct(&mut errors, new, old, "spec", CLAIM_SPEC, &Path::root());
             errors
         },
         row: claim_row,
@@ -71,7 +73,7 @@ pub(crate) const TEMPLATE: Kind = Kind {
         },
         validate_update: |new, old| {
             let mut errors = ErrorList::new();
-            objectmeta::immutable(&mut errors, new, old, "spec", &Path::root());
+            objectmeta::immutable_struct(&mut errors, new, old, "spec", TEMPLATE_SPEC, &Path::root());
             errors
         },
         ..Hooks::PLAIN
@@ -181,7 +183,10 @@ fn validate_claim(errors: &mut ErrorList, spec: &Value, path: &Path) {
         let attribute = ["matchAttribute", "distinctAttribute"].into_iter().find(|k| has(constraint, k));
         match attribute {
             Some(key) => qualified(errors, text(constraint, key), true, &at.child(key)),
-            None => errors.push(FieldError::required(&at.child("matchAttribute"), "")),
+            None => {
+                let rule = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+                errors.push(FieldError::required(&at, rule));
+            }
         }
     }
     configurations(errors, devices, &path, Some(&known));
@@ -221,10 +226,7 @@ fn validate_request(errors: &mut ErrorList, request: &Value, path: &Path) {
 }
 
 fn label(errors: &mut ErrorList, name: &str, path: &Path) {
-    match name {
-        "" => errors.push(FieldError::required(path, "")),
-        name => errors.invalid_each(path, name, names::dns1123_label(name)),
-    }
+    errors.invalid_each(path, name, names::dns1123_label(name));
 }
 
 fn exact(errors: &mut ErrorList, request: &Value, path: &Path) {
@@ -314,7 +316,11 @@ fn qualified(errors: &mut ErrorList, whole: &str, full: bool, path: &Path) {
     match domain {
         Some("") => errors.push(FieldError::required(path, "the prefix must not be empty")),
         Some(domain) => driver_name(errors, domain, path),
-        None if full => errors.push(FieldError::invalid(path, whole, "must include a prefix")),
+        None if full => {
+            let rule = "a fully qualified name must be a domain and a name separated by a slash";
+            errors.push(FieldError::invalid(path, whole, rule));
+            return;
+        }
         None => {}
     }
     match id {
@@ -363,7 +369,7 @@ fn validate_slice(slice: &Value) -> ErrorList {
     for (i, device) in devices.iter().enumerate() {
         let at = path.child("devices").index(i);
         if devices[..i].iter().any(|other| other["name"] == device["name"]) {
-            errors.push(FieldError::duplicate(&at.child("name"), device["name"].clone()));
+            errors.push(FieldError::duplicate(&at, device["name"].clone()));
         }
         validate_device(&mut errors, device, &at);
     }
@@ -397,8 +403,8 @@ fn validate_device(errors: &mut ErrorList, device: &Value, path: &Path) {
         qualified(errors, key, false, &at);
         let set: Vec<&String> = attribute.as_object().into_iter().flatten().map(|(k, _)| k).collect();
         match set.len() {
-            0 => errors.push(FieldError::required(&at, "exactly one value must be specified")),
             1 => {}
+            0 => errors.push(FieldError::invalid(&at, "", "exactly one value must be specified")),
             _ => {
                 let rule = "exactly one value must be specified";
                 errors.push(FieldError::invalid(&at, attribute.clone(), rule));

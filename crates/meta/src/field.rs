@@ -131,6 +131,11 @@ impl FieldError {
         Self::new(ErrorKind::Invalid, path, Some(value.into()), detail)
     }
 
+    /// `Invalid value: detail`
+    pub fn invalid_without_value(path: &Path, detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, path, None, detail)
+    }
+
     /// `Invalid value: <value>: detail`, for a wrong JSON type.
     pub fn type_invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(ErrorKind::TypeInvalid, path, Some(value.into()), detail)

@@ -12,6 +12,11 @@ const WILDCARD_RULE: &str = "a wildcard DNS-1123 subdomain must start with '*.',
      which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character";
 
 fn max_length(n: usize) -> String {
+    format!("must be no more than {n} characters")
+}
+
+/// Label keys and values are measured in other words.
+fn max_bytes(n: usize) -> String {
     format!("must be no more than {n} bytes")
 }
 
@@ -125,7 +130,8 @@ pub fn qualified_name(value: &str) -> Vec<String> {
             if prefix.is_empty() {
                 errors.push("prefix part must be non-empty".to_owned());
             } else {
-                errors.extend(dns1123_subdomain(prefix).into_iter().map(|e| format!("prefix part {e}")));
+                let broken = dns1123_subdomain(prefix).into_iter();
+                errors.extend(broken.map(|e| format!("prefix part {}", if e == max_length(253) { max_bytes(253) } else { e })));
             }
             *name
         }
@@ -139,7 +145,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     if name.is_empty() {
         errors.push("name part must be non-empty".to_owned());
     } else if name.len() > 63 {
-        errors.push(format!("name part {}", max_length(63)));
+        errors.push(format!("name part {}", max_bytes(63)));
     }
     if !is_token(name) {
         let rule = format!("name part {QUALIFIED_RULE}");
@@ -152,7 +158,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
 pub fn label_value(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 63 {
-        errors.push(max_length(63));
+        errors.push(max_bytes(63));
     }
     if !value.is_empty() && !is_token(value) {
         let rule = format!("a valid label must be an empty string or {}", &QUALIFIED_RULE["must ".len()..]);
@@ -291,7 +297,7 @@ mod tests {
             ]
         );
         assert_eq!(dns1123_label("a.b"), ["must not contain dots"]);
-        assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 characters"]);
         assert_eq!(
             label_value("-"),
             [

@@ -3,13 +3,15 @@
 use coxswain_meta::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
-use super::{count_or_percent, fixed_selector, is_none, not_negative, selector_and_template};
+use super::{at_most_all, count_or_percent, fixed_selector, is_empty, is_none, not_negative, selector_of};
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::core::pod;
+use crate::objectmeta;
+use crate::prepare;
 use crate::table::{
     AGE, CONTAINERS, IMAGES, NAME, SELECTOR, age, column, containers, count, labels, name, number, selector,
 };
-use crate::value::{child, set_default, text};
+use crate::value::{self, child, set_default, text};
 
 pub(crate) const KIND: Kind = Kind {
     short_names: &["ds"],
@@ -17,7 +19,15 @@ pub(crate) const KIND: Kind = Kind {
     subresources: &[Subresource::status("apps", "v1", "DaemonSet")],
     status: true,
     columns: COLUMNS,
-    hooks: Hooks { default, validate, validate_update: fixed_selector, row, ..Hooks::COUNTED },
+    hooks: Hooks {
+        default,
+        prepare_create,
+        prepare_update,
+        validate,
+        validate_update: fixed_selector,
+        row,
+        ..Hooks::COUNTED
+    },
     ..kind!("apps", "v1", "DaemonSet", "daemonsets", "daemonset")
 };
 
@@ -52,35 +62,70 @@ fn default(set: &mut Value) {
     }
 }
 
+/// The number of the template, which older clients read from an annotation.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn prepare_create(set: &mut Value) {
+    prepare::create_counted(set);
+    if let Some(annotations) = child(set, "metadata").and_then(|m| child(m, "annotations")) {
+        value::set(annotations, TEMPLATE_GENERATION, "1");
+    }
+}
+
+fn prepare_update(new: &mut Value, old: &Value) {
+    prepare::update_counted(new, old);
+    let before = text(&old["metadata"]["annotations"], TEMPLATE_GENERATION).parse::<i64>().unwrap_or(0);
+    let generation = before + i64::from(new["spec"]["template"] != old["spec"]["template"]);
+    if let Some(annotations) = child(new, "metadata").and_then(|m| child(m, "annotations")) {
+        value::set(annotations, TEMPLATE_GENERATION, generation.to_string());
+    }
+}
+
 fn validate(set: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, path) = (&set["spec"], Path::new("spec"));
-    selector_and_template(&mut errors, spec, "empty selector is invalid for daemonset", &path);
+    let (selector, at) = (&spec["selector"], path.child("selector"));
+    let (template, template_at) = (&spec["template"], path.child("template"));
+    objectmeta::label_selector(&mut errors, selector, &at);
+    if let Some(parsed) = selector_of(selector) {
+        pod::validate_selected(&mut errors, template, &parsed, &template_at);
+    }
+    if selector.is_object() && is_empty(selector) {
+        errors.push(FieldError::invalid(&at, selector.clone(), "empty selector is invalid for daemonset"));
+    }
+    pod::validate_template(&mut errors, template, &template_at);
+    pod::validate_lasting(&mut errors, template, "DaemonSet", &template_at);
     not_negative(&mut errors, spec, "minReadySeconds", &path);
-    not_negative(&mut errors, spec, "revisionHistoryLimit", &path);
     let (strategy, at) = (&spec["updateStrategy"], path.child("updateStrategy"));
     match text(strategy, "type") {
         "OnDelete" => {}
         "RollingUpdate" => {
-            let (rolling, at) = (&strategy["rollingUpdate"], at.child("rollingUpdate"));
-            count_or_percent(&mut errors, rolling, "maxUnavailable", false, &at);
-            count_or_percent(&mut errors, rolling, "maxSurge", false, &at);
-            let (unavailable, surge) = (is_none(&rolling["maxUnavailable"]), is_none(&rolling["maxSurge"]));
-            if unavailable == surge {
-                let value = rolling["maxSurge"].clone();
-                let rule = if surge {
-                    "cannot be 0 when maxUnavailable is 0"
-                } else {
-                    "may not be set when maxUnavailable is non-zero"
-                };
-                errors.push(FieldError::invalid(&at.child("maxSurge"), value, rule));
-            }
+            rolling_update(&mut errors, &strategy["rollingUpdate"], &at.child("rollingUpdate"));
         }
         other => {
-            errors.push(FieldError::not_supported(&at.child("type"), other, &["OnDelete", "RollingUpdate"]));
+            errors.push(FieldError::not_supported(&at.child("type"), other, &["RollingUpdate", "OnDelete"]));
         }
     }
+    not_negative(&mut errors, spec, "revisionHistoryLimit", &path);
     errors
+}
+
+fn rolling_update(errors: &mut ErrorList, rolling: &Value, at: &Path) {
+    for key in ["maxUnavailable", "maxSurge"] {
+        count_or_percent(errors, rolling, key, at);
+        at_most_all(errors, rolling, key, at);
+    }
+    match (is_none(&rolling["maxUnavailable"]), is_none(&rolling["maxSurge"])) {
+        (false, false) => {
+            let rule = "may not be set when maxUnavailable is non-zero";
+            errors.push(FieldError::invalid(&at.child("maxSurge"), rolling["maxSurge"].clone(), rule));
+        }
+        (true, true) => {
+            let rule = "cannot be 0 when maxSurge is 0";
+            errors.push(FieldError::required(&at.child("maxUnavailable"), rule));
+        }
+        _ => {}
+    }
 }
 
 fn row(set: &Value, now: i64) -> Vec<Value> {

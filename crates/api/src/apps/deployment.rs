@@ -2,9 +2,11 @@
 
 use coxswain_meta::labels::Selector;
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{count_or_percent, counts, fixed_selector, is_none, not_negative, selector_and_template};
+use super::{
+    at_most_all, count_or_percent, counts, fixed_selector, is_none, not_negative, selector_and_template,
+};
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::core::pod;
 use crate::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, age, column, containers, count, name, number};
@@ -66,7 +68,7 @@ fn validate(deployment: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, path) = (&deployment["spec"], Path::new("spec"));
     not_negative(&mut errors, spec, "replicas", &path);
-    selector_and_template(&mut errors, spec, "empty selector is invalid for deployment", &path);
+    selector_and_template(&mut errors, spec, &path);
     strategy(&mut errors, &spec["strategy"], &path.child("strategy"));
     for key in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         not_negative(&mut errors, spec, key, &path);
@@ -90,20 +92,24 @@ fn strategy(errors: &mut ErrorList, strategy: &Value, path: &Path) {
         "Recreate" => {}
         "RollingUpdate" => {
             let rolling = &strategy["rollingUpdate"];
-            count_or_percent(errors, rolling, "maxUnavailable", false, &at);
-            count_or_percent(errors, rolling, "maxSurge", true, &at);
+            count_or_percent(errors, rolling, "maxUnavailable", &at);
+            count_or_percent(errors, rolling, "maxSurge", &at);
             if is_none(&rolling["maxUnavailable"]) && is_none(&rolling["maxSurge"]) {
                 let rule = "may not be 0 when `maxSurge` is 0";
                 let value = rolling["maxUnavailable"].clone();
                 errors.push(FieldError::invalid(&at.child("maxUnavailable"), value, rule));
             }
+            at_most_all(errors, rolling, "maxUnavailable", &at);
         }
         other => {
-            errors.push(FieldError::not_supported(
-                &path.child("type"),
-                other,
-                &["Recreate", "RollingUpdate"],
-            ));
+            // Upstream shows its internal form of the strategy.
+            let rolling = &strategy["rollingUpdate"];
+            let shown = match rolling.is_object() {
+                true => json!({"MaxUnavailable": rolling["maxUnavailable"], "MaxSurge": rolling["maxSurge"]}),
+                false => Value::Null,
+            };
+            let shown = json!({"Type": other, "RollingUpdate": shown});
+            errors.push(FieldError::not_supported(path, shown, &["Recreate", "RollingUpdate"]));
         }
     }
 }

@@ -61,55 +61,77 @@ pub(crate) fn not_negative(errors: &mut ErrorList, object: &Value, key: &str, pa
     }
 }
 
-/// A count or percentage that is at least 0 and, in percent, at most 100 unless `unbounded`.
-fn count_or_percent(errors: &mut ErrorList, object: &Value, key: &str, unbounded: bool, path: &Path) {
-    let at = path.child(key);
+/// A count or percentage that is at least 0.
+fn count_or_percent(errors: &mut ErrorList, object: &Value, key: &str, path: &Path) {
     match &object[key] {
-        Value::String(text) => {
-            let broken = names::percent(text);
-            if broken.is_empty() {
-                let percent = text.trim_end_matches('%').parse::<u64>().unwrap_or(u64::MAX);
-                if percent > 100 && !unbounded {
-                    errors.push(FieldError::invalid(&at, text.as_str(), "must not be greater than 100%"));
-                }
-            }
-            errors.invalid_each(&at, text, broken);
-        }
+        Value::String(text) => errors.invalid_each(&path.child(key), text, names::percent(text)),
         _ => not_negative(errors, object, key, path),
+    }
+}
+
+/// A percentage is at most 100.
+fn at_most_all(errors: &mut ErrorList, object: &Value, key: &str, path: &Path) {
+    let percent = object[key].as_str().filter(|text| names::percent(text).is_empty());
+    if percent.is_some_and(|text| text.trim_end_matches('%').parse::<u64>().unwrap_or(u64::MAX) > 100) {
+        errors.push(FieldError::invalid(
+            &path.child(key),
+            object[key].clone(),
+            "must not be greater than 100%",
+        ));
     }
 }
 
 /// Whether a count or percentage is zero.
 fn is_none(value: &Value) -> bool {
     match value {
+        // What is no percentage counts as none.
+        Value::String(text) if !names::percent(text).is_empty() => text.parse::<i64>().unwrap_or(0) == 0,
         Value::String(text) => text.trim_end_matches('%').parse::<u64>() == Ok(0),
         other => other.as_i64().unwrap_or(0) == 0,
     }
 }
 
-/// Checks a required label selector and the pod template it must match; `empty_rule` is the message for an empty selector.
-fn selector_and_template(errors: &mut ErrorList, spec: &Value, empty_rule: &str, path: &Path) {
-    let at = path.child("selector");
-    let selector = &spec["selector"];
-    if selector.is_object() {
-        objectmeta::label_selector(errors, selector, &at);
-        let empty = entries(selector, "matchLabels").next().is_none()
-            && items(selector, "matchExpressions").is_empty();
-        if empty {
-            errors.push(FieldError::invalid(&at, selector.clone(), empty_rule));
-        }
-    } else {
-        errors.push(FieldError::required(&at, ""));
+/// The selector of a controller: none where it is broken, nothing where there is none.
+fn selector_of(selector: &Value) -> Option<Selector> {
+    let mut broken = ErrorList::new();
+    objectmeta::label_selector(&mut broken, selector, &Path::root());
+    match selector.is_object() {
+        true if !broken.is_empty() => None,
+        true => Selector::from_label_selector(selector).ok(),
+        false => Some(Selector::nothing()),
     }
-    match Selector::from_label_selector(selector) {
-        Ok(parsed) if selector.is_object() => {
-            pod::validate_controlled_template(errors, &spec["template"], &parsed, &path.child("template"));
+}
+
+fn is_empty(selector: &Value) -> bool {
+    entries(selector, "matchLabels").next().is_none() && items(selector, "matchExpressions").is_empty()
+}
+
+/// Checks a label selector, which must be there and select something.
+fn required_selector(errors: &mut ErrorList, selector: &Value, empty_rule: &str, at: &Path) {
+    if !selector.is_object() {
+        errors.push(FieldError::required(at, ""));
+        return;
+    }
+    objectmeta::label_selector(errors, selector, at);
+    if is_empty(selector) {
+        errors.push(FieldError::invalid(at, selector.clone(), empty_rule));
+    }
+}
+
+/// Checks a required label selector and the pod template it must match, as for Deployments and ReplicaSets.
+fn selector_and_template(errors: &mut ErrorList, spec: &Value, path: &Path) {
+    let (selector, at) = (&spec["selector"], path.child("selector"));
+    required_selector(errors, selector, "empty selector is invalid for deployment", &at);
+    let (template, path) = (&spec["template"], path.child("template"));
+    match selector_of(selector) {
+        Some(parsed) => {
+            if !parsed.is_everything() {
+                pod::validate_selected(errors, template, &parsed, &path);
+            }
+            pod::validate_template(errors, template, &path);
+            pod::validate_lasting(errors, template, "ReplicaSet", &path);
         }
-        Ok(_) => pod::validate_template(errors, &spec["template"], &path.child("template")),
-        Err(_) => {
-            let rule = "invalid label selector";
-            errors.push(FieldError::invalid(&at, selector.clone(), rule));
-        }
+        None => errors.push(FieldError::invalid(&at, selector.clone(), "invalid label selector")),
     }
 }
 

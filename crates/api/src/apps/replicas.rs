@@ -10,7 +10,7 @@ use crate::core::pod;
 use crate::table::{
     AGE, CONTAINERS, IMAGES, NAME, SELECTOR, age, containers, count, labels, name, number, selector,
 };
-use crate::value::{child, filled, set, set_default};
+use crate::value::{child, filled, has, set, set_default};
 
 pub(crate) const REPLICA_SET: Kind = Kind {
     short_names: &["rs"],
@@ -94,7 +94,7 @@ fn validate(set: &Value) -> ErrorList {
     let (spec, path) = (&set["spec"], Path::new("spec"));
     not_negative(&mut errors, spec, "replicas", &path);
     not_negative(&mut errors, spec, "minReadySeconds", &path);
-    selector_and_template(&mut errors, spec, "empty selector is invalid for deployment", &path);
+    selector_and_template(&mut errors, spec, &path);
     errors
 }
 
@@ -145,8 +145,21 @@ fn validate_controller(controller: &Value) -> ErrorList {
     if !filled(spec, "selector") {
         errors.push(FieldError::required(&path.child("selector"), ""));
     }
-    not_negative(&mut errors, spec, "replicas", &path);
+    if has(spec, "replicas") {
+        not_negative(&mut errors, spec, "replicas", &path);
+    } else {
+        errors.push(FieldError::required(&path.child("replicas"), ""));
+    }
+    let (template, path) = (&spec["template"], path.child("template"));
+    if !has(spec, "template") {
+        errors.push(FieldError::required(&path, ""));
+        return errors;
+    }
     let selector = Selector::from_map(&spec["selector"]);
-    pod::validate_controlled_template(&mut errors, &spec["template"], &selector, &path.child("template"));
+    if !selector.is_everything() {
+        pod::validate_selected(&mut errors, template, &selector, &path);
+    }
+    pod::validate_template(&mut errors, template, &path);
+    pod::validate_lasting(&mut errors, template, "ReplicationController", &path);
     errors
 }

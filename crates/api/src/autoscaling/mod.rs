@@ -1,6 +1,7 @@
 //! HorizontalPodAutoscaler, stored as autoscaling/v2 and served as v1 too.
 
-use coxswain_meta::{ErrorList, FieldError, Path};
+mod validate;
+
 use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
@@ -18,7 +19,7 @@ pub(crate) const HPA_V2: Kind = Kind {
     subresources: &[Subresource::status("autoscaling", "v2", "HorizontalPodAutoscaler")],
     status: true,
     columns: COLUMNS,
-    hooks: Hooks { default, validate, row, ..Hooks::STATUS },
+    hooks: Hooks { default, validate: validate::validate, row, ..Hooks::STATUS },
     ..kind!(
         "autoscaling",
         "v2",
@@ -86,29 +87,6 @@ fn default(hpa: &mut Value) {
             }
         }
     }
-}
-
-fn validate(hpa: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let (spec, path) = (&hpa["spec"], Path::new("spec"));
-    let (min, max) = (int(spec, "minReplicas").unwrap_or(1), int(spec, "maxReplicas").unwrap_or(0));
-    if min < 1 {
-        let rule = "must be greater than or equal to 1";
-        errors.push(FieldError::invalid(&path.child("minReplicas"), min, rule));
-    }
-    if max < 1 {
-        errors.push(FieldError::invalid(&path.child("maxReplicas"), max, "must be greater than 0"));
-    }
-    if max < min {
-        let rule = "must be greater than or equal to `minReplicas`";
-        errors.push(FieldError::invalid(&path.child("maxReplicas"), max, rule));
-    }
-    for key in ["kind", "name"] {
-        if text(&spec["scaleTargetRef"], key).is_empty() {
-            errors.push(FieldError::required(&path.child("scaleTargetRef").child(key), ""));
-        }
-    }
-    errors
 }
 
 /// v1 → v2.

@@ -1,12 +1,12 @@
 //! Job and CronJob.
 
-use coxswain_meta::{ErrorList, FieldError, Path};
+mod cron;
+mod validate;
+
 use serde_json::{Value, json};
 
-use crate::apps::not_negative;
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::core::pod;
-use crate::objectmeta::{self, immutable};
 use crate::table::{
     AGE, CONTAINERS, IMAGES, NAME, SELECTOR, age, boolean, column, containers, count, name, number, or,
     selector, since, tristate,
@@ -23,19 +23,9 @@ pub(crate) const JOB: Kind = Kind {
     hooks: Hooks {
         default: default_job,
         prepare_create: prepare_job,
-        validate: |v| {
-            let mut errors = ErrorList::new();
-            let path = Path::new("spec");
-            validate_job_spec(&mut errors, &v["spec"], &path);
-            let (spec, at) = (&v["spec"], path.child("selector"));
-            if spec["selector"].is_object() {
-                objectmeta::label_selector(&mut errors, &spec["selector"], &at);
-            } else {
-                errors.push(FieldError::required(&at, ""));
-            }
-            errors
-        },
-        validate_update: validate_job_update,
+        validate: validate::job,
+        validate_new: validate::new_job,
+        validate_update: validate::job_update,
         selectable: |v| vec![("status.successful", number(&v["status"], "succeeded").to_string())],
         row: job_row,
         ..Hooks::COUNTED
@@ -59,7 +49,13 @@ pub(crate) const CRON_JOB: Kind = Kind {
     subresources: &[Subresource::status("batch", "v1", "CronJob")],
     status: true,
     columns: CRON_COLUMNS,
-    hooks: Hooks { default: default_cron, validate: validate_cron, row: cron_row, ..Hooks::COUNTED },
+    hooks: Hooks {
+        default: default_cron,
+        validate: validate::cron_job,
+        validate_new: validate::new_cron_job,
+        row: cron_row,
+        ..Hooks::COUNTED
+    },
     ..kind!("batch", "v1", "CronJob", "cronjobs", "cronjob")
 };
 const CRON_COLUMNS: &[Column] = &[
@@ -94,6 +90,13 @@ fn default_job(job: &mut Value) {
         set_default(spec, "manualSelector", false);
         let replacement = if has(spec, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
         set_default(spec, "podReplacementPolicy", replacement);
+        if let Some(policy) = crate::value::present(spec, "podFailurePolicy") {
+            for rule in crate::value::items_mut(policy, "rules") {
+                for pattern in crate::value::items_mut(rule, "onPodConditions") {
+                    set_default(pattern, "status", "True");
+                }
+            }
+        }
         if let Some(template) = child(spec, "template") {
             pod::default_template(template);
         }
@@ -116,50 +119,15 @@ fn prepare_job(job: &mut Value) {
             set(labels, &format!("{prefix}job-name"), job_name.as_str());
         }
     }
-}
-
-fn validate_job_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
-    let numbers =
-        ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"];
-    for key in numbers {
-        not_negative(errors, spec, key, path);
-    }
-    match text(spec, "completionMode") {
-        "" | "NonIndexed" => {}
-        "Indexed" if !has(spec, "completions") => {
-            let rule = "when completion mode is Indexed";
-            errors.push(FieldError::required(&path.child("completions"), rule));
-        }
-        "Indexed" => {}
-        other => {
-            let at = path.child("completionMode");
-            errors.push(FieldError::not_supported(&at, other, &["Indexed", "NonIndexed"]));
+    // The job gets its pods' labels where it had none of its own: upstream shares one map.
+    let labels = job["spec"]["template"]["metadata"]["labels"].clone();
+    if let Some(metadata) = child(job, "metadata") {
+        let own = metadata.get("labels").and_then(Value::as_object);
+        let shared = own.is_none_or(|own| own.iter().all(|(key, value)| labels.get(key) == Some(value)));
+        if shared {
+            set(metadata, "labels", labels);
         }
     }
-    let at = path.child("template");
-    pod::validate_template(errors, &spec["template"], &at);
-    if text(&spec["template"]["spec"], "restartPolicy") == "Always" {
-        let rule = "valid values: \"OnFailure\", \"Never\"";
-        errors.push(FieldError::required(&at.child("spec.restartPolicy"), rule));
-    }
-}
-
-fn validate_job_update(new: &Value, old: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let path = Path::new("spec");
-    let (new, old) = (&new["spec"], &old["spec"]);
-    let mut keys = vec!["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"];
-    // A suspended job that never started may still have its template's placement changed.
-    if !(flag(old, "suspend") && flag(new, "suspend")) {
-        keys.push("template");
-    }
-    if text(new, "completionMode") != "Indexed" {
-        keys.push("completions");
-    }
-    for key in keys {
-        immutable(&mut errors, new, old, key, &path);
-    }
-    errors
 }
 
 fn job_row(job: &Value, now: i64) -> Vec<Value> {
@@ -215,41 +183,6 @@ fn default_cron(cron: &mut Value) {
     if let Some(template) = template {
         pod::default_template(template);
     }
-}
-
-fn validate_cron(cron: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let (spec, path) = (&cron["spec"], Path::new("spec"));
-    let schedule = text(spec, "schedule");
-    let fields = schedule.split_whitespace().count();
-    if schedule.is_empty() {
-        errors.push(FieldError::required(&path.child("schedule"), ""));
-    } else if schedule.starts_with("TZ=") || schedule.starts_with("CRON_TZ=") {
-        let rule = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-        errors.push(FieldError::invalid(&path.child("schedule"), schedule, rule));
-    } else if !schedule.starts_with('@') && fields != 5 {
-        let shown: Vec<&str> = schedule.split_whitespace().collect();
-        let rule = format!("expected exactly 5 fields, found {fields}: [{}]", shown.join(" "));
-        errors.push(FieldError::invalid(&path.child("schedule"), schedule, rule));
-    }
-    match text(spec, "concurrencyPolicy") {
-        "Allow" | "Forbid" | "Replace" => {}
-        other => {
-            let at = path.child("concurrencyPolicy");
-            errors.push(FieldError::not_supported(&at, other, &["Allow", "Forbid", "Replace"]));
-        }
-    }
-    for key in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
-        not_negative(&mut errors, spec, key, &path);
-    }
-    validate_job_spec(&mut errors, &spec["jobTemplate"]["spec"], &path.child("jobTemplate.spec"));
-    // Names of its jobs get eleven characters more and must stay DNS labels.
-    let own = crate::value::name(cron);
-    if own.len() > 52 {
-        let at = Path::new("metadata").child("name");
-        errors.push(FieldError::invalid(&at, own, "must be no more than 52 characters"));
-    }
-    errors
 }
 
 fn cron_row(cron: &Value, now: i64) -> Vec<Value> {

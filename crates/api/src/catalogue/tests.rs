@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::schema;
 
+const PEM: &[u8] = b"-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n";
+
 /// The least a client has to write of each kind that wants more than metadata.
 fn minimal(kind: &Kind) -> Value {
     let template = |policy: &str| {
@@ -33,16 +35,16 @@ fn minimal(kind: &Kind) -> Value {
             "reportingController": "c", "reportingInstance": "i", "regarding": {"namespace": "d"}})
         }
         "PersistentVolume" => {
-            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}}})
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/d"}}})
         }
         "PersistentVolumeClaim" => {
             json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
         }
         "HorizontalPodAutoscaler" => {
-            json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})
+            json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
         }
         "CertificateSigningRequest" => {
-            json!({"spec": {"request": "eA==", "signerName": "a/b", "usages": ["client auth"]}})
+            json!({"spec": {"request": crate::base64::encode(PEM), "signerName": "a.example/b", "usages": ["client auth"]}})
         }
         "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": []}),
         "Ingress" => json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}}),

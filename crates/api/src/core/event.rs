@@ -118,7 +118,11 @@ fn validate_new(event: &Value) -> ErrorList {
         errors.push(FieldError::required(&Path::new("eventTime"), ""));
     }
     if !matches!(text(event, "type"), "Normal" | "Warning") {
-        errors.push(FieldError::invalid(&Path::new("type"), text(event, "type"), "has invalid value: "));
+        errors.push(FieldError::invalid(
+            &Path::new("type"),
+            "",
+            format!("has invalid value: {}", text(event, "type")),
+        ));
     }
     if text(event, "note").len() > 1024 {
         errors.push(FieldError::invalid(&Path::new("note"), "", "can have at most 1024 bytes"));

@@ -4,6 +4,7 @@ pub(crate) mod binding;
 pub(crate) mod config;
 pub(crate) mod endpoints;
 pub(crate) mod event;
+pub(crate) mod limits;
 pub(crate) mod misc;
 pub(crate) mod namespace;
 pub(crate) mod node;

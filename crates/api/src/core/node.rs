@@ -1,9 +1,10 @@
 //! Node.
 
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
+use crate::check::texts;
 use crate::net;
 use crate::prepare;
 use crate::table::{AGE, NAME, age, column, name, or, wide};
@@ -30,6 +31,7 @@ pub(crate) const KIND: Kind = Kind {
         // A node is created by its kubelet, status included.
         prepare_create: prepare::create_plain,
         validate,
+        validate_new,
         validate_update,
         selectable: |v| vec![("spec.unschedulable", flag(&v["spec"], "unschedulable").to_string())],
         row,
@@ -51,6 +53,15 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn default(node: &mut Value) {
+    if let Some(spec) = present(node, "spec") {
+        // The first block is named in both ways.
+        let (one, many) = (text(spec, "podCIDR").to_owned(), items(spec, "podCIDRs").to_vec());
+        match many.first() {
+            None if !one.is_empty() => set(spec, "podCIDRs", vec![one]),
+            Some(first) if one.is_empty() => set(spec, "podCIDR", first.clone()),
+            _ => {}
+        }
+    }
     let Some(status) = present(node, "status") else { return };
     if !has(status, "allocatable") && has(status, "capacity") {
         let capacity = status["capacity"].clone();
@@ -60,21 +71,37 @@ fn default(node: &mut Value) {
 
 fn validate(node: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
-    let path = Path::new("spec");
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for (i, taint) in items(&node["spec"], "taints").iter().enumerate() {
-        let at = path.child("taints").index(i);
+        // Upstream reports taints under the metadata.
+        let at = Path::new("metadata").child("taints").index(i);
         let (key, value, effect) = (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
         errors.invalid_each(&at.child("key"), key, names::qualified_name(key));
-        errors.invalid_each(&at.child("value"), value, names::label_value(value));
+        let broken = names::label_value(value);
+        if !broken.is_empty() {
+            errors.push(FieldError::invalid(&at.child("value"), value, broken.join(";")));
+        }
         crate::core::pod::taint_effect(&mut errors, effect, false, &at.child("effect"));
         if seen.contains(&(key, effect)) {
-            errors.push(FieldError::duplicate(&at, taint.clone()));
+            let shown =
+                json!({"Key": key, "Value": value, "Effect": effect, "TimeAdded": taint["timeAdded"]});
+            let rule = "taints must be unique by key and effect pair";
+            errors.push(FieldError { detail: rule.into(), ..FieldError::duplicate(&at, shown) });
         }
         seen.push((key, effect));
     }
-    for (i, cidr) in items(&node["spec"], "podCIDRs").iter().enumerate() {
-        net::valid_cidr(&mut errors, cidr.as_str().unwrap_or_default(), &path.child("podCIDRs").index(i));
+    errors
+}
+
+fn validate_new(node: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (blocks, at) = (texts(&node["spec"], "podCIDRs"), Path::new("spec").child("podCIDRs"));
+    for (i, block) in blocks.iter().enumerate() {
+        net::valid_cidr(&mut errors, block, &at.index(i));
+    }
+    if blocks.len() > 1 && (blocks.len() > 2 || blocks[0].contains(':') == blocks[1].contains(':')) {
+        let rule = "may specify no more than one CIDR for each IP family";
+        errors.push(FieldError::invalid(&at, node["spec"]["podCIDRs"].clone(), rule));
     }
     errors
 }

@@ -267,6 +267,16 @@ fn traffic(errors: &mut ErrorList, spec: &Value, kind: &str, path: &Path) {
     if !internal.is_empty() && !policies.contains(&internal) {
         errors.push(FieldError::not_supported(&path.child("internalTrafficPolicy"), internal, policies));
     }
+    crate::check::one_of(
+        errors,
+        spec,
+        "ipFamilyPolicy",
+        &["PreferDualStack", "RequireDualStack", "SingleStack"],
+        path,
+    );
+    if let Some(class) = spec["loadBalancerClass"].as_str().filter(|_| kind == "LoadBalancer") {
+        errors.invalid_each(&path.child("loadBalancerClass"), class, names::qualified_name(class));
+    }
     let distribution = text(spec, "trafficDistribution");
     let known = &["PreferClose", "PreferSameNode", "PreferSameZone"];
     if !distribution.is_empty() && !known.contains(&distribution) {

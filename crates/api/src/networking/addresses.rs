@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::catalogue::{Hooks, Kind, Subresource, kind};
 use crate::check::{optional_name, required_name, texts};
 use crate::net;
-use crate::objectmeta::{IMMUTABLE, immutable};
+use crate::objectmeta::{IMMUTABLE, immutable_struct};
 use crate::prepare;
 use crate::table::{AGE, NAME, age, column, name};
 use crate::value::{has, text};
@@ -32,7 +32,8 @@ pub(crate) const IP_ADDRESS: Kind = Kind {
         validate: validate_address,
         validate_update: |new, old| {
             let mut errors = ErrorList::new();
-            immutable(&mut errors, &new["spec"], &old["spec"], "parentRef", &Path::new("spec"));
+            let (definition, path) = ("io.k8s.api.networking.v1.ParentReference", Path::new("spec"));
+            immutable_struct(&mut errors, &new["spec"], &old["spec"], "parentRef", definition, &path);
             errors
         },
         selectable: |v| {
@@ -45,8 +46,6 @@ pub(crate) const IP_ADDRESS: Kind = Kind {
             ]
         },
         row: |v, now| vec![name(v), parent(&v["spec"]["parentRef"]).into(), age(v, now)],
-        prepare_create: prepare::first_generation,
-        prepare_update: prepare::raise_generation,
         ..Hooks::PLAIN
     },
     ..kind!("networking.k8s.io", "v1", "IPAddress", "ipaddresses", "ipaddress")
@@ -64,6 +63,7 @@ pub(crate) const SERVICE_CIDR: Kind = Kind {
             errors
         },
         validate_update: validate_blocks_update,
+        prepare_create: prepare::create_status,
         row: |v, now| vec![name(v), texts(&v["spec"], "cidrs").join(",").into(), age(v, now)],
         ..Hooks::COUNTED
     },

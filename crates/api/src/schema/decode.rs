@@ -204,6 +204,11 @@ pub fn normalise(object: &mut Value, type_ref: TypeRef) {
     }
 }
 
+/// The same for the value of a field.
+pub fn normalise_field(value: &mut Value, field: &Field) {
+    normalise_value(value, &field.ty);
+}
+
 fn normalise_fields(map: &mut Map<String, Value>, target: TypeRef) {
     map.retain(|name, value| {
         let Some(field) = target.get(name) else { return false };
@@ -255,6 +260,8 @@ fn is_left_out(value: &Value, field: &Field) -> bool {
 fn normalise_value(value: &mut Value, ty: &Type) {
     match (ty, value) {
         (Type::Ref(target) | Type::Either(_, target), Value::Object(map)) => normalise_fields(map, *target),
+        // A null among structs is a struct that nobody filled.
+        (Type::Ref(target), value @ Value::Null) => *value = zero(&Type::Ref(*target)),
         (Type::Either(Alternative::Array, target), Value::Array(items)) => {
             items.iter_mut().for_each(|item| normalise_value(item, &Type::Ref(*target)));
         }
@@ -269,6 +276,7 @@ fn normalise_value(value: &mut Value, ty: &Type) {
         (Type::Map(inner), Value::Object(map)) => {
             map.values_mut().for_each(|item| normalise_value(item, inner));
         }
+        (Type::Quantity, value) if value.is_null() => *value = "0".into(),
         (Type::Quantity, value) => {
             if let Ok(quantity) = Quantity::from_json(value) {
                 *value = Value::String(quantity.to_string());

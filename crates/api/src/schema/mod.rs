@@ -6,12 +6,14 @@
 //! `*` anything, `@N` the N-th type, `[T` a list of T, `{T` a map of T, `AN`, `BN`, `SN` the N-th type or an array of it, a
 //! boolean, an array of strings. `!` marks required fields, `#=` the protobuf field number (two for fields of a message that
 //! JSON inlines), `-` fields whose zero value JSON leaves out (`~` of structs too), `+` fields that always have a value in Go (no pointers),
-//! `go=` the Go type where it has a name, `in=` the structs that embed the field.
+//! `go=` the Go type where it has a name, `in=` the structs that embed the field,
+//! `name=` Go's name where it is another.
 
 mod decode;
 mod json;
 mod parse;
 mod protobuf;
+mod shown;
 mod wire;
 
 use std::collections::HashMap;
@@ -20,10 +22,11 @@ use std::sync::LazyLock;
 use coxswain_meta::Status;
 use coxswain_meta::patch::strategic::{self, SchemaNode};
 
-pub use decode::{Decoded, check, normalise};
+pub use decode::{Decoded, check, normalise, normalise_field};
 pub use json::{write as write_json, yaml as write_yaml};
 pub use parse::{parse_json_strict, parse_yaml_strict};
 pub use protobuf::{decode as decode_protobuf, decode_message as decode_protobuf_message};
+pub use shown::{changes, internal};
 pub use wire::{
     encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, field as write_field,
 };
@@ -131,6 +134,8 @@ pub struct Field {
     numbers: [u8; 3],
     /// The Go type, where it has a name.
     go_type: Option<&'static str>,
+    /// Go's name, where it is not the JSON name with a capital.
+    go_name: Option<&'static str>,
     /// The embedded structs on the way to the field, joined by dots.
     embedded: &'static str,
     /// `x-kubernetes-patch-strategy`.
@@ -193,6 +198,7 @@ impl Field {
             plain: false,
             numbers: [0; 3],
             go_type: None,
+            go_name: None,
             embedded: "",
             patch: "",
             merge_key: None,
@@ -212,6 +218,7 @@ impl Field {
                 Some(("list", "s")) => field.list_type = ListType::Set,
                 Some(("keys", keys)) => field.map_keys = keys,
                 Some(("go", name)) => field.go_type = Some(name),
+                Some(("name", name)) => field.go_name = Some(name),
                 Some(("in", names)) => field.embedded = names,
                 Some(("patch", strategy)) => field.patch = strategy,
                 Some(("by", key)) => field.merge_key = Some(key),

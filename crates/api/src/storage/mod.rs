@@ -6,7 +6,8 @@ use coxswain_meta::{ErrorList, FieldError, Path};
 use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
-use crate::objectmeta::{IMMUTABLE, immutable};
+use crate::core::volume::protect;
+use crate::objectmeta::{IMMUTABLE, immutable, immutable_struct};
 use crate::prepare;
 use crate::table::{AGE, NAME, age, boolean, column, count, joined, name, or};
 pub(crate) use validate::driver_name;
@@ -50,7 +51,6 @@ pub(crate) const CSI_DRIVER: Kind = Kind {
     columns: DRIVER_COLUMNS,
     hooks: Hooks {
         default: default_driver,
-        prepare_create: prepare::first_generation,
         prepare_update: prepare::raise_generation,
         validate: |v| {
             let mut errors = ErrorList::new();
@@ -105,7 +105,8 @@ pub(crate) const ATTACHMENT: Kind = Kind {
         validate: validate_attachment,
         validate_update: |new, old| {
             let mut errors = ErrorList::new();
-            immutable(&mut errors, new, old, "spec", &Path::root());
+            let definition = "io.k8s.api.storage.v1.VolumeAttachmentSpec";
+            immutable_struct(&mut errors, new, old, "spec", definition, &Path::root());
             errors
         },
         row: |v, now| {
@@ -155,6 +156,7 @@ pub(crate) const ATTRIBUTES: Kind = Kind {
     namespaced: false,
     columns: &[NAME, column("DriverName", "The CSI driver."), AGE],
     hooks: Hooks {
+        prepare_create: |v| protect(v, "kubernetes.io/vac-protection"),
         validate: |v| {
             let mut errors = ErrorList::new();
             provisioner(&mut errors, v, "driverName");

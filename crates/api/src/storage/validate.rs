@@ -84,7 +84,10 @@ pub(super) fn validate_class(class: &Value) -> ErrorList {
                 errors.push(FieldError::duplicate(&at.child("key"), key));
             }
         }
-        if terms[..i].contains(term) {
+        // Upstream compares with as many empty terms as there are terms, besides those before.
+        let empty = if expressions.is_empty() { terms.len() } else { 0 };
+        let same = terms[..i].iter().filter(|other| *other == term).count();
+        for _ in 0..empty + same {
             errors.push(FieldError::duplicate(&path, ""));
         }
     }

@@ -87,15 +87,45 @@ fn container(container: &mut Value, host_network: bool) {
     }
 }
 
-/// `Always` for the tag `latest`, also when it is implied.
+/// `Always` for the tag `latest`, also when it is implied; not for what is no image reference at all.
 fn pull_policy(image: &str) -> &'static str {
     let (name, digest) = image.split_once('@').map_or((image, false), |(name, _)| (name, true));
-    let last = name.rsplit('/').next().unwrap_or(name);
-    match last.split_once(':') {
-        Some((_, "latest")) => "Always",
+    let (path, last) = name.rsplit_once('/').map_or(("", name), |(path, last)| (path, last));
+    let (repository, tag) = last.split_once(':').map_or((last, None), |(r, t)| (r, Some(t)));
+    if !is_reference(path, repository, tag) {
+        return "IfNotPresent";
+    }
+    match tag {
+        Some("latest") => "Always",
         None if !digest => "Always",
         _ => "IfNotPresent",
     }
+}
+
+const LONGEST_REPOSITORY: usize = 255;
+
+/// Whether the parts of an image reference are what registries take.
+fn is_reference(path: &str, last: &str, tag: Option<&str>) -> bool {
+    let component = |part: &str| {
+        part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+            && part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+    let host = parts.next_if(|first| first.contains(['.', ':']) || *first == "localhost");
+    let host_is_fine =
+        host.is_none_or(|host| host.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-[]".contains(&b)));
+    let tag_is_fine = tag.is_none_or(|tag| {
+        (1..=128).contains(&tag.len())
+            && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+            && !tag.starts_with(['.', '-'])
+    });
+    host_is_fine
+        && tag_is_fine
+        && parts.all(component)
+        && component(last)
+        && !path.starts_with('/')
+        && path.len() + last.len() < LONGEST_REPOSITORY
 }
 
 fn probe(probe: &mut Value) {
@@ -130,8 +160,10 @@ fn volume(volume: &mut Value) {
             items_mut(source, "sources").iter_mut().for_each(projection);
         }
     }
-    if let Some(path) = present(volume, "hostPath") {
-        set_default(path, "type", "");
+    for kind in ["hostPath", "iscsi", "rbd", "azureDisk", "scaleIO"] {
+        if let Some(source) = present(volume, kind) {
+            super::sources::default(kind, source);
+        }
     }
     if let Some(image) = present(volume, "image") {
         let policy = pull_policy(text(image, "reference"));

@@ -40,7 +40,7 @@ pub(super) fn validate(errors: &mut ErrorList, container: &Value, at: &Path) {
         }
     }
     for (i, source) in items(container, "envFrom").iter().enumerate() {
-        let at = at.child("envFrom").index(i);
+        let (all, at) = (at.child("envFrom"), at.child("envFrom").index(i));
         let prefix = text(source, "prefix");
         if !prefix.is_empty() {
             errors.invalid_each(&at.child("prefix"), prefix, names::env_var_name(prefix));
@@ -52,13 +52,13 @@ pub(super) fn validate(errors: &mut ErrorList, container: &Value, at: &Path) {
         }
         match given.len() {
             0 => errors.push(FieldError::invalid(
-                &at,
+                &all,
                 "",
                 "must specify one of: `configMapRef` or `secretRef`",
             )),
             1 => {}
             _ => errors.push(FieldError::invalid(
-                &at,
+                &all,
                 "",
                 "may not have more than one field specified at a time",
             )),

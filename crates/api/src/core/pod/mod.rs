@@ -7,6 +7,7 @@ mod placement;
 mod probes;
 mod resources;
 mod security;
+pub(crate) mod sources;
 mod spec;
 mod table;
 mod update;
@@ -18,10 +19,10 @@ use serde_json::{Value, json};
 use crate::catalogue::{Hooks, Kind, Subresource, kind};
 use crate::objectmeta;
 use crate::prepare;
-use crate::value::{child, entries, filled, flag, items, set, text};
+use crate::value::{child, entries, filled, flag, has, items, set, text};
 
 pub(crate) use defaults::template as default_template;
-pub(crate) use placement::taint_effect;
+pub(crate) use placement::{node_selector, taint_effect, tolerations};
 pub use update::{QosClass, qos_class, validate_ephemeral_containers};
 
 const CONNECT: &[&str] = &["create", "get"];
@@ -123,11 +124,13 @@ fn selectable(pod: &Value) -> Vec<(&'static str, String)> {
 fn prepare_create(pod: &mut Value) {
     let qos = qos_class(pod).as_str();
     let gates = filled(&pod["spec"], "schedulingGates");
+    let created = pod["metadata"]["creationTimestamp"].clone();
     set(pod, "status", json!({"phase": "Pending", "qosClass": qos}));
     if gates && let Some(status) = child(pod, "status") {
         let message = "Scheduling is blocked due to non-empty scheduling gates";
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
-            "message": message, "lastProbeTime": null, "lastTransitionTime": null});
+            "message": message, "lastProbeTime": null,
+            "lastTransitionTime": created});
         set(status, "conditions", vec![condition]);
     }
     prepare::first_generation(pod);
@@ -154,9 +157,9 @@ fn validate(pod: &Value) -> ErrorList {
 
 /// Checks a `PodTemplateSpec`.
 pub(crate) fn validate_template(errors: &mut ErrorList, template: &Value, path: &Path) {
-    let metadata = path.child("metadata");
-    objectmeta::labels(errors, &template["metadata"], "labels", &metadata);
-    objectmeta::annotations(errors, &template["metadata"], &metadata);
+    // Upstream names the parts of the template's metadata without it.
+    objectmeta::labels(errors, &template["metadata"], "labels", path);
+    objectmeta::annotations(errors, &template["metadata"], path);
     spec::validate(errors, &template["spec"], &path.child("spec"), false);
     if filled(&template["spec"], "ephemeralContainers") {
         let rule = "ephemeral containers not allowed in pod template";
@@ -164,26 +167,30 @@ pub(crate) fn validate_template(errors: &mut ErrorList, template: &Value, path: 
     }
 }
 
-/// Checks a controller's pod template: it must match the selector and restart always.
-pub(crate) fn validate_controlled_template(
+/// Checks that a pod template has the labels that its controller selects.
+pub(crate) fn validate_selected(
     errors: &mut ErrorList,
     template: &Value,
     selector: &coxswain_meta::labels::Selector,
     path: &Path,
 ) {
-    if !template.is_object() {
-        errors.push(FieldError::required(path, ""));
-        return;
-    }
-    let labels = template["metadata"].get("labels").cloned().unwrap_or_else(|| json!({}));
-    if !selector.is_everything() && !selector.matches_json(&labels) {
+    let labels = template["metadata"].get("labels").cloned().unwrap_or_default();
+    if !selector.matches_json(&labels) {
         let rule = "`selector` does not match template `labels`";
         errors.push(FieldError::invalid(&path.child("metadata.labels"), labels, rule));
     }
-    validate_template(errors, template, path);
-    let policy = text(&template["spec"], "restartPolicy");
-    if policy != "Always" && !policy.is_empty() {
+}
+
+/// Checks that a controller's pods restart always and have no deadline.
+pub(crate) fn validate_lasting(errors: &mut ErrorList, template: &Value, controller: &str, path: &Path) {
+    let spec = &template["spec"];
+    let policy = text(spec, "restartPolicy");
+    if policy != "Always" {
         errors.push(FieldError::not_supported(&path.child("spec.restartPolicy"), policy, &["Always"]));
+    }
+    if has(spec, "activeDeadlineSeconds") {
+        let rule = format!("activeDeadlineSeconds in {controller} is not Supported");
+        errors.push(FieldError::forbidden(&path.child("spec.activeDeadlineSeconds"), rule));
     }
 }
 

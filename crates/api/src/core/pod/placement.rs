@@ -19,7 +19,8 @@ pub(crate) fn taint_effect(errors: &mut ErrorList, effect: &str, allow_empty: bo
     }
 }
 
-pub(super) fn tolerations(errors: &mut ErrorList, tolerations: &[Value], path: &Path) {
+/// Checks tolerations.
+pub(crate) fn tolerations(errors: &mut ErrorList, tolerations: &[Value], path: &Path) {
     for (i, toleration) in tolerations.iter().enumerate() {
         let at = path.index(i);
         let (key, operator, value) =
@@ -93,8 +94,8 @@ fn weight(errors: &mut ErrorList, term: &Value, at: &Path) {
     }
 }
 
-/// Checks a `NodeSelector`.
-fn node_selector(errors: &mut ErrorList, selector: &Value, path: &Path) {
+/// Checks a node selector.
+pub(crate) fn node_selector(errors: &mut ErrorList, selector: &Value, path: &Path) {
     let terms = items(selector, "nodeSelectorTerms");
     let at = path.child("nodeSelectorTerms");
     if terms.is_empty() {

@@ -3,7 +3,7 @@
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
 use serde_json::Value;
 
-use super::{env, volume_kinds};
+use super::{env, sources, volume_kinds};
 use crate::value::{has, int, items, text};
 
 const HOST_PATH_TYPES: &[&str] =
@@ -41,7 +41,6 @@ fn source(errors: &mut ErrorList, volume: &Value, at: &Path) {
         }
         match kind {
             "emptyDir" => empty_dir(errors, value, &at),
-            "hostPath" => host_path(errors, value, &at),
             "secret" => {
                 required(errors, value, "secretName", &at);
                 files(errors, value, &at);
@@ -56,9 +55,9 @@ fn source(errors: &mut ErrorList, volume: &Value, at: &Path) {
             }
             "projected" => projected(errors, value, &at),
             "persistentVolumeClaim" => required(errors, value, "claimName", &at),
-            "nfs" => ["server", "path"].iter().for_each(|key| required(errors, value, key, &at)),
-            "csi" => required(errors, value, "driver", &at),
-            _ => {}
+            "ephemeral" => sources::ephemeral(errors, value, &at),
+            "gitRepo" => sources::git(errors, value, &at),
+            other => sources::source(errors, other, value, &at, false),
         }
     }
 }
@@ -83,7 +82,7 @@ fn empty_dir(errors: &mut ErrorList, value: &Value, at: &Path) {
     }
 }
 
-fn host_path(errors: &mut ErrorList, value: &Value, at: &Path) {
+pub(super) fn host_path(errors: &mut ErrorList, value: &Value, at: &Path) {
     let path = text(value, "path");
     if path.is_empty() {
         errors.push(FieldError::required(&at.child("path"), ""));
@@ -96,7 +95,7 @@ fn host_path(errors: &mut ErrorList, value: &Value, at: &Path) {
     }
 }
 
-fn no_backsteps(errors: &mut ErrorList, path: &str, at: &Path) {
+pub(super) fn no_backsteps(errors: &mut ErrorList, path: &str, at: &Path) {
     if path.split('/').any(|part| part == "..") {
         errors.push(FieldError::invalid(at, path, "must not contain '..'"));
     }

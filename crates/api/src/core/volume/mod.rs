@@ -1,14 +1,16 @@
 //! PersistentVolume and PersistentVolumeClaim.
 
-use coxswain_meta::{ErrorList, FieldError, Path, Quantity};
+mod validate;
+
 use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
+use crate::core::pod::sources;
 use crate::prepare;
 use crate::table::{AGE, NAME, age, column, int_or_string, name, or, wide};
 use crate::value::{child, has, items, present, set, set_default, text};
 
-const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+pub(crate) use validate::claim_spec;
 
 pub(crate) const VOLUME: Kind = Kind {
     short_names: &["pv"],
@@ -18,8 +20,13 @@ pub(crate) const VOLUME: Kind = Kind {
     columns: VOLUME_COLUMNS,
     hooks: Hooks {
         default: default_volume,
-        prepare_create: |v| set(v, "status", json!({"phase": "Pending"})),
-        validate: validate_volume,
+        prepare_create: |v| {
+            let created = v["metadata"]["creationTimestamp"].clone();
+            set(v, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": created}));
+            protect(v, "kubernetes.io/pv-protection");
+        },
+        validate: validate::volume,
+        validate_update: validate::volume_update,
         row: volume_row,
         ..Hooks::STATUS
     },
@@ -46,10 +53,17 @@ pub(crate) const CLAIM: Kind = Kind {
     columns: CLAIM_COLUMNS,
     hooks: Hooks {
         default: default_claim,
-        prepare_create: |v| set(v, "status", json!({"phase": "Pending"})),
-        prepare_update: prepare::update_status,
-        validate: validate_claim,
-        validate_update: validate_claim_update,
+        prepare_create: |v| {
+            set(v, "status", json!({"phase": "Pending"}));
+            protect(v, "kubernetes.io/pvc-protection");
+            present(v, "spec").into_iter().for_each(data_sources);
+        },
+        prepare_update: |new, old| {
+            prepare::update_status(new, old);
+            present(new, "spec").into_iter().for_each(data_sources);
+        },
+        validate: validate::claim,
+        validate_update: validate::claim_update,
         row: claim_row,
         ..Hooks::STATUS
     },
@@ -73,9 +87,53 @@ fn default_volume(volume: &mut Value) {
     }
     let Some(spec) = child(volume, "spec") else { return };
     set_default(spec, "persistentVolumeReclaimPolicy", "Retain");
-    set_default(spec, "volumeMode", "Filesystem");
-    if let Some(path) = present(spec, "hostPath") {
-        set_default(path, "type", "");
+    default_mode(spec);
+    for kind in ["hostPath", "iscsi", "rbd", "azureDisk", "scaleIO"] {
+        if let Some(source) = present(spec, kind) {
+            sources::default(kind, source);
+        }
+    }
+}
+
+fn default_mode(spec: &mut Value) {
+    if !has(spec, "volumeMode") {
+        set(spec, "volumeMode", "Filesystem");
+    }
+}
+
+/// What is in use is not removed: a finalizer that a controller takes away.
+pub(crate) fn protect(object: &mut Value, finalizer: &str) {
+    let Some(metadata) = child(object, "metadata") else { return };
+    let mut finalizers = items(metadata, "finalizers").to_vec();
+    if !finalizers.iter().any(|f| f == finalizer) {
+        finalizers.push(finalizer.into());
+    }
+    set(metadata, "finalizers", finalizers);
+}
+
+/// The two fields for a claim's data are one: what only the older names is named by both, and what it cannot hold is dropped.
+fn data_sources(spec: &mut Value) {
+    let known = |source: &Value| {
+        (text(source, "apiGroup").is_empty() && text(source, "kind") == "PersistentVolumeClaim")
+            || (text(source, "apiGroup") == "snapshot.storage.k8s.io"
+                && text(source, "kind") == "VolumeSnapshot")
+    };
+    if has(spec, "dataSource") && !known(&spec["dataSource"]) {
+        crate::value::remove(spec, "dataSource");
+    }
+    let named = has(&spec["dataSourceRef"], "namespace");
+    match (has(spec, "dataSource"), has(spec, "dataSourceRef")) {
+        (true, false) => {
+            let source = spec["dataSource"].clone();
+            set(spec, "dataSourceRef", source);
+        }
+        (false, true) if !named => {
+            let source = spec["dataSourceRef"].clone();
+            if known(&source) {
+                set(spec, "dataSource", source);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -90,90 +148,7 @@ fn default_claim(claim: &mut Value) {
 
 /// Defaults of a claim's spec, also in claim templates.
 pub(crate) fn default_claim_spec(spec: &mut Value) {
-    set_default(spec, "volumeMode", "Filesystem");
-}
-
-fn access_modes(errors: &mut ErrorList, spec: &Value, rule: &str, path: &Path) {
-    let modes = items(spec, "accessModes");
-    let at = path.child("accessModes");
-    if modes.is_empty() {
-        errors.push(FieldError::required(&at, rule));
-    }
-    for mode in modes.iter().filter_map(Value::as_str).filter(|m| !ACCESS_MODES.contains(m)) {
-        errors.push(FieldError::not_supported(&at, mode, ACCESS_MODES));
-    }
-    if modes.len() > 1 && modes.iter().any(|m| m == "ReadWriteOncePod") {
-        let rule = "may not use ReadWriteOncePod with other access modes";
-        errors.push(FieldError::forbidden(&at, rule));
-    }
-}
-
-fn volume_mode(errors: &mut ErrorList, spec: &Value, path: &Path) {
-    let (mode, known) = (text(spec, "volumeMode"), &["Block", "Filesystem"]);
-    if !mode.is_empty() && !known.contains(&mode) {
-        errors.push(FieldError::not_supported(&path.child("volumeMode"), mode, known));
-    }
-}
-
-fn validate_volume(volume: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let (spec, path) = (&volume["spec"], Path::new("spec"));
-    access_modes(&mut errors, spec, "", &path);
-    if !has(&spec["capacity"], "storage") {
-        errors.push(FieldError::required(&path.child("capacity"), ""));
-    }
-    let (policy, known) = (text(spec, "persistentVolumeReclaimPolicy"), &["Delete", "Recycle", "Retain"]);
-    if !known.contains(&policy) {
-        errors.push(FieldError::not_supported(&path.child("persistentVolumeReclaimPolicy"), policy, known));
-    }
-    volume_mode(&mut errors, spec, &path);
-    errors
-}
-
-fn validate_claim(claim: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let (spec, path) = (&claim["spec"], Path::new("spec"));
-    access_modes(&mut errors, spec, "at least 1 access mode is required", &path);
-    crate::objectmeta::label_selector(&mut errors, &spec["selector"], &path.child("selector"));
-    let storage = &spec["resources"]["requests"]["storage"];
-    match Quantity::from_json(storage) {
-        Err(_) => errors.push(FieldError::required(&path.child("resources").key("storage"), "")),
-        Ok(size) if size.is_negative() || size.is_zero() => {
-            let at = path.child("resources").key("storage");
-            errors.push(FieldError::invalid(&at, size.to_string(), "must be greater than zero"));
-        }
-        Ok(_) => {}
-    }
-    volume_mode(&mut errors, spec, &path);
-    errors
-}
-
-fn validate_claim_update(new: &Value, old: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let (new, old) = (&new["spec"], &old["spec"]);
-    let size = |spec: &Value| {
-        Quantity::from_json(&spec["resources"]["requests"]["storage"]).unwrap_or(Quantity::ZERO)
-    };
-    let mut masked = new.clone();
-    for key in ["resources", "volumeAttributesClassName"] {
-        set(&mut masked, key, old[key].clone());
-    }
-    if !has(old, "volumeName") {
-        set(&mut masked, "volumeName", old["volumeName"].clone());
-    }
-    let plain = |v: &Value| {
-        let fields = v.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null());
-        fields.map(|(k, v)| (k.clone(), v.clone())).collect::<Vec<_>>()
-    };
-    if plain(&masked) != plain(old) {
-        let rule = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-        errors.push(FieldError::forbidden(&Path::new("spec"), rule));
-    }
-    if size(new) < size(old) {
-        let at = Path::new("spec").child("resources.requests.storage");
-        errors.push(FieldError::forbidden(&at, "field can not be less than previous value"));
-    }
-    errors
+    default_mode(spec);
 }
 
 /// `RWO,ROX,RWX,RWOP`

@@ -1,0 +1,238 @@
+//! Values as upstream's messages show them: Go's structs written out, every field in its order, nothing left out.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::{Field, Type, TypeRef, by_name};
+
+/// Fields that the internal pod spec keeps elsewhere, or not at all.
+const NOT_IN_POD_SPEC: &[&str] =
+    &["serviceAccount", "hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace", "hostUsers"];
+/// Lines around a change.
+const CONTEXT: usize = 3;
+
+/// A value of a type on one line.
+pub fn internal(value: &Value, definition: &str) -> String {
+    let mut writer = Writer { out: String::new(), indent: None };
+    if let Some(target) = by_name(definition) {
+        writer.value(value, &Type::Ref(target), true);
+    }
+    writer.out
+}
+
+/// The changes from one value of a type to another, as a unified diff of their lines; of the fields of one embedded struct alone
+/// where that is named.
+pub fn changes(old: &Value, new: &Value, definition: &str, embedded: &str) -> String {
+    let Some(target) = by_name(definition) else { return String::new() };
+    let lines = |value: &Value| {
+        let mut writer = Writer { out: String::new(), indent: Some(0) };
+        let mut members = Vec::new();
+        collect(value, target, false, &mut members);
+        members.retain(|(_, _, field)| embedded.is_empty() || field.embedded == embedded);
+        writer.members(members);
+        writer.out.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    unified(&lines(old), &lines(new))
+}
+
+struct Writer {
+    out: String,
+    /// The depth, where every member has a line.
+    indent: Option<usize>,
+}
+
+impl Writer {
+    fn value(&mut self, value: &Value, ty: &Type, plain: bool) {
+        match (ty, value) {
+            (Type::Ref(target), Value::Object(_)) => self.fields(value, *target),
+            (Type::Ref(target), Value::Null) if plain => self.fields(&Value::Null, *target),
+            (Type::List(inner), Value::Array(items)) => {
+                self.block('[', ']', items.iter(), |writer, item| writer.value(item, inner, true));
+            }
+            (ty, Value::Object(map)) => {
+                let inner = if let Type::Map(inner) = ty { inner } else { &Type::Any };
+                self.block('{', '}', map.iter(), |writer, (key, item)| {
+                    writer.name(key);
+                    writer.value(item, inner, true);
+                });
+            }
+            (_, Value::Array(items)) => {
+                self.block('[', ']', items.iter(), |writer, item| writer.value(item, &Type::Any, true));
+            }
+            (ty, Value::Null) if plain => self.out.push_str(match ty {
+                Type::String => "\"\"",
+                Type::Int32 | Type::Int64 | Type::Number | Type::IntOrString => "0",
+                Type::Bool => "false",
+                Type::Quantity => "\"0\"",
+                _ => "null",
+            }),
+            (_, scalar) => self.out.push_str(&scalar.to_string()),
+        }
+    }
+
+    fn fields(&mut self, object: &Value, target: TypeRef) {
+        // The types of the metadata package carry their JSON names inside too.
+        let tagged = target.name().contains(".apimachinery.");
+        let mut members = Vec::new();
+        collect(object, target, tagged, &mut members);
+        self.members(members);
+    }
+
+    fn members(&mut self, members: Vec<(String, Value, &'static Field)>) {
+        self.block('{', '}', members.into_iter(), |writer, (name, value, field)| {
+            writer.name(&name);
+            writer.value(&value, &field.ty, field.plain);
+        });
+    }
+
+    fn name(&mut self, name: &str) {
+        // Infallible: a String takes all.
+        let _ = write!(self.out, "{}:", Value::from(name));
+        if self.indent.is_some() {
+            self.out.push(' ');
+        }
+    }
+
+    fn block<T>(
+        &mut self,
+        open: char,
+        close: char,
+        items: impl Iterator<Item = T>,
+        mut write: impl FnMut(&mut Self, T),
+    ) {
+        self.out.push(open);
+        self.indent = self.indent.map(|depth| depth + 1);
+        let mut empty = true;
+        for item in items {
+            if !std::mem::take(&mut empty) {
+                self.out.push(',');
+            }
+            self.line();
+            write(self, item);
+        }
+        self.indent = self.indent.map(|depth| depth - 1);
+        if !empty {
+            self.line();
+        }
+        self.out.push(close);
+    }
+
+    fn line(&mut self) {
+        if let Some(depth) = self.indent {
+            self.out.push('\n');
+            self.out.extend(std::iter::repeat_n(' ', depth));
+        }
+    }
+}
+
+/// The members of a struct as Go writes them: names, values and facts.
+fn collect(object: &Value, target: TypeRef, tagged: bool, out: &mut Vec<(String, Value, &'static Field)>) {
+    let pod_spec = target.short_name() == "PodSpec";
+    for field in target.declared().filter(|field| field.numbers[0] != 0) {
+        let value = object.get(field.name).cloned().unwrap_or_default();
+        if pod_spec && NOT_IN_POD_SPEC.contains(&field.name) {
+            continue;
+        }
+        if tagged {
+            if !value.is_null() {
+                out.push((field.name.to_owned(), value, field));
+            }
+            continue;
+        }
+        // Embedded metadata has no name of its own.
+        if field.name == "metadata"
+            && let Type::Ref(meta) = field.ty
+        {
+            collect(&value, meta, true, out);
+            continue;
+        }
+        let mut name = field.name.to_owned();
+        if let Some(first) = name.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        out.push((field.go_name.map_or(name, str::to_owned), value, field));
+    }
+}
+
+/// A unified diff, hunk by hunk.
+fn unified(old: &[String], new: &[String]) -> String {
+    let edits = edits(old, new);
+    let changed: Vec<usize> = (0..edits.len()).filter(|i| edits[*i].0 != ' ').collect();
+    let mut out = String::new();
+    let mut next = 0;
+    while next < changed.len() {
+        let start = changed[next].saturating_sub(CONTEXT);
+        let mut last = changed[next];
+        while next < changed.len() && changed[next] <= last + 2 * CONTEXT {
+            last = changed[next];
+            next += 1;
+        }
+        let hunk = &edits[start..(last + CONTEXT + 1).min(edits.len())];
+        let count = |not: char| hunk.iter().filter(|(sign, _)| *sign != not).count();
+        let before = |not: char| edits[..start].iter().filter(|(sign, _)| *sign != not).count();
+        let range = |not: char| match (before(not), count(not)) {
+            (at, 1) => format!("{}", at + 1),
+            (at, 0) => format!("{at},0"),
+            (at, n) => format!("{},{n}", at + 1),
+        };
+        // Infallible: a String takes all.
+        let _ = writeln!(out, "@@ -{} +{} @@", range('+'), range('-'));
+        for (sign, line) in hunk {
+            let _ = writeln!(out, "{sign}{line}");
+        }
+    }
+    out
+}
+
+/// The lines of both, marked by where they are: the longest common subsequence stays.
+fn edits<'a>(old: &'a [String], new: &'a [String]) -> Vec<(char, &'a str)> {
+    let width = new.len() + 1;
+    let mut common = vec![0u32; (old.len() + 1) * width];
+    for i in (0..old.len()).rev() {
+        for j in (0..new.len()).rev() {
+            common[i * width + j] = match old[i] == new[j] {
+                true => common[(i + 1) * width + j + 1] + 1,
+                false => common[(i + 1) * width + j].max(common[i * width + j + 1]),
+            };
+        }
+    }
+    let (mut i, mut j, mut out) = (0, 0, Vec::new());
+    while i < old.len() || j < new.len() {
+        if i < old.len() && j < new.len() && old[i] == new[j] {
+            out.push((' ', old[i].as_str()));
+            (i, j) = (i + 1, j + 1);
+        } else if i < old.len()
+            && (j == new.len() || common[(i + 1) * width + j] >= common[i * width + j + 1])
+        {
+            out.push(('-', old[i].as_str()));
+            i += 1;
+        } else {
+            out.push(('+', new[j].as_str()));
+            j += 1;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn structs_are_shown_whole() {
+        let spec = json!({"attacher": "a", "nodeName": "n", "source": {"persistentVolumeName": "v"}});
+        assert_eq!(
+            internal(&spec, "io.k8s.api.storage.v1.VolumeAttachmentSpec"),
+            r#"{"Attacher":"a","Source":{"PersistentVolumeName":"v","InlineVolumeSpec":null},"NodeName":"n"}"#
+        );
+        let mut changed = spec.clone();
+        changed["nodeName"] = json!("m");
+        assert_eq!(
+            changes(&spec, &changed, "io.k8s.api.storage.v1.VolumeAttachmentSpec", ""),
+            "@@ -4,5 +4,5 @@\n   \"PersistentVolumeName\": \"v\",\n   \"InlineVolumeSpec\": null\n  },\n- \"NodeName\": \"n\"\n+ \"NodeName\": \"m\"\n }\n"
+        );
+    }
+}
