@@ -4,6 +4,7 @@
 
 mod certificates;
 mod classes;
+mod escalation;
 mod limits;
 mod pod_security;
 pub mod quota;
@@ -76,6 +77,14 @@ const VALIDATORS: &[(&str, Operation, Validator)] = &[
     ("persistentvolumeclaims", Operation::Update, classes::resize),
     ("certificatesigningrequests.certificates.k8s.io", Operation::Update, certificates::signing),
     ("pods", Operation::Create, classes::overhead),
+    ("roles.rbac.authorization.k8s.io", Operation::Create, escalation::role),
+    ("roles.rbac.authorization.k8s.io", Operation::Update, escalation::role),
+    ("clusterroles.rbac.authorization.k8s.io", Operation::Create, escalation::role),
+    ("clusterroles.rbac.authorization.k8s.io", Operation::Update, escalation::role),
+    ("rolebindings.rbac.authorization.k8s.io", Operation::Create, escalation::binding),
+    ("rolebindings.rbac.authorization.k8s.io", Operation::Update, escalation::binding),
+    ("clusterrolebindings.rbac.authorization.k8s.io", Operation::Create, escalation::binding),
+    ("clusterrolebindings.rbac.authorization.k8s.io", Operation::Update, escalation::binding),
     ("*", Operation::Create, pod_security),
     ("*", Operation::Update, pod_security),
 ];

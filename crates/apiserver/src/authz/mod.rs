@@ -1,5 +1,6 @@
 //! Who may do what: role-based access control over the roles and bindings in the store.
 
+pub mod escalation;
 mod rules;
 
 use std::collections::HashMap;
