@@ -5,6 +5,7 @@
 mod clusterrole;
 mod context;
 mod deployment;
+mod disruption;
 mod discovery;
 mod endpointslice;
 mod expectations;
