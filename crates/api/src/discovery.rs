@@ -139,7 +139,7 @@ fn address(errors: &mut ErrorList, family: &str, ip: &str, at: &Path) {
 }
 
 /// Addresses that endpoints may not have.
-fn special_address(errors: &mut ErrorList, ip: IpAddr, at: &Path) {
+pub(crate) fn special_address(errors: &mut ErrorList, ip: IpAddr, at: &Path) {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.segments()[0] & 0xffc0 == 0xfe80,

@@ -143,6 +143,21 @@ fn finalizers(errors: &mut ErrorList, finalizers: &[Value], path: &Path) {
     }
 }
 
+/// Finalizers without a domain are Kubernetes' own; most kinds check that too.
+pub fn known_finalizers(metadata: &Value) -> ErrorList {
+    let path = Path::new("metadata").child("finalizers");
+    let mut errors = ErrorList::new();
+    for (i, finalizer) in items(metadata, "finalizers").iter().enumerate() {
+        let name = finalizer.as_str().unwrap_or_default();
+        let at = path.index(i);
+        if !name.contains('/') && !["kubernetes", "orphan", "foregroundDeletion"].contains(&name) {
+            let rule = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(&at, name, rule));
+        }
+    }
+    errors
+}
+
 /// Checks changed metadata against the old.
 pub fn validate_object_meta_update(new: &Value, old: &Value) -> ErrorList {
     let path = Path::new("metadata");

@@ -152,9 +152,19 @@ impl FieldError {
         Self::new(ErrorKind::NotSupported, path, Some(value.into()), detail)
     }
 
+    /// `Unsupported value: <shown>: detail`, for a value that is written out already.
+    pub fn not_supported_shown(path: &Path, shown: &str, detail: &str) -> Self {
+        Self::new(ErrorKind::NotSupported, path, None, format!("{shown}: {detail}"))
+    }
+
     /// `Duplicate value: <value>`
     pub fn duplicate(path: &Path, value: impl Into<Value>) -> Self {
         Self::new(ErrorKind::Duplicate, path, Some(value.into()), "")
+    }
+
+    /// `Duplicate value: <shown>`, for a value that is written out already.
+    pub fn duplicate_shown(path: &Path, shown: &str) -> Self {
+        Self::new(ErrorKind::Duplicate, path, None, shown)
     }
 
     /// `Forbidden: detail`

@@ -8,6 +8,7 @@ use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::core::pod;
 use crate::objectmeta;
 use crate::prepare;
+use crate::schema;
 use crate::table::{
     AGE, CONTAINERS, IMAGES, NAME, SELECTOR, age, column, containers, count, labels, name, number, selector,
 };
@@ -102,8 +103,10 @@ fn validate(set: &Value) -> ErrorList {
         "RollingUpdate" => {
             rolling_update(&mut errors, &strategy["rollingUpdate"], &at.child("rollingUpdate"));
         }
-        other => {
-            errors.push(FieldError::not_supported(&at.child("type"), other, &["RollingUpdate", "OnDelete"]));
+        _ => {
+            let shown = schema::internal(strategy, "io.k8s.api.apps.v1.DaemonSetUpdateStrategy");
+            let known = "supported values: \"RollingUpdate\", \"OnDelete\"";
+            errors.push(FieldError::not_supported_shown(&at, &shown, known));
         }
     }
     not_negative(&mut errors, spec, "revisionHistoryLimit", &path);

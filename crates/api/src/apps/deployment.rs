@@ -2,13 +2,14 @@
 
 use coxswain_meta::labels::Selector;
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     at_most_all, count_or_percent, counts, fixed_selector, is_none, not_negative, selector_and_template,
 };
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::core::pod;
+use crate::schema;
 use crate::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, age, column, containers, count, name, number};
 use crate::value::{child, has, int, set_default, text};
 
@@ -101,15 +102,11 @@ fn strategy(errors: &mut ErrorList, strategy: &Value, path: &Path) {
             }
             at_most_all(errors, rolling, "maxUnavailable", &at);
         }
-        other => {
+        _ => {
             // Upstream shows its internal form of the strategy.
-            let rolling = &strategy["rollingUpdate"];
-            let shown = match rolling.is_object() {
-                true => json!({"MaxUnavailable": rolling["maxUnavailable"], "MaxSurge": rolling["maxSurge"]}),
-                false => Value::Null,
-            };
-            let shown = json!({"Type": other, "RollingUpdate": shown});
-            errors.push(FieldError::not_supported(path, shown, &["Recreate", "RollingUpdate"]));
+            let shown = schema::internal(strategy, "io.k8s.api.apps.v1.DeploymentStrategy");
+            let known = "supported values: \"Recreate\", \"RollingUpdate\"";
+            errors.push(FieldError::not_supported_shown(path, &shown, known));
         }
     }
 }

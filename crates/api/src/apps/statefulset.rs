@@ -7,6 +7,7 @@ use super::{not_negative, required_selector, selector_of};
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::optional_name;
 use crate::core::{pod, volume};
+use crate::schema;
 use crate::table::{AGE, CONTAINERS, IMAGES, NAME, age, column, containers, name, number};
 use crate::value::{child, has, int, items, items_mut, set, set_default, text};
 
@@ -118,22 +119,16 @@ fn update_strategy(errors: &mut ErrorList, strategy: &Value, at: &Path) {
     match text(strategy, "type") {
         "" => errors.push(FieldError::required(at, "")),
         "OnDelete" if rolling.is_object() => {
-            let shown =
-                json!({"Partition": rolling["partition"], "MaxUnavailable": rolling["maxUnavailable"]});
-            let rule = "only allowed for updateStrategy 'RollingUpdate'";
-            errors.push(FieldError::invalid(&path, shown, rule));
+            let shown = schema::internal(rolling, "io.k8s.api.apps.v1.RollingUpdateStatefulSetStrategy");
+            let rule = format!("{shown}: only allowed for updateStrategy 'RollingUpdate'");
+            errors.push(FieldError::invalid_without_value(&path, rule));
         }
         "OnDelete" => {}
         "RollingUpdate" => not_negative(errors, rolling, "partition", &path),
-        other => {
-            let rolling = match rolling.is_object() {
-                true => {
-                    json!({"Partition": rolling["partition"], "MaxUnavailable": rolling["maxUnavailable"]})
-                }
-                false => Value::Null,
-            };
-            let shown = json!({"Type": other, "RollingUpdate": rolling});
-            errors.push(FieldError::invalid(at, shown, "must be 'RollingUpdate' or 'OnDelete'"));
+        _ => {
+            let shown = schema::internal(strategy, "io.k8s.api.apps.v1.StatefulSetUpdateStrategy");
+            let rule = format!("{shown}: must be 'RollingUpdate' or 'OnDelete'");
+            errors.push(FieldError::invalid_without_value(at, rule));
         }
     }
 }

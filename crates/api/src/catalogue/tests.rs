@@ -50,6 +50,7 @@ fn minimal(kind: &Kind) -> Value {
         "Ingress" => json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}}),
         "RuntimeClass" => json!({"handler": "h"}),
         "RoleBinding" | "ClusterRoleBinding" => json!({"roleRef": {"kind": "ClusterRole", "name": "r"}}),
+        "ControllerRevision" => json!({"data": {"a": "b"}}),
         "StorageClass" => json!({"provisioner": "p"}),
         "CSIStorageCapacity" => json!({"storageClassName": "c"}),
         "VolumeAttributesClass" => json!({"driverName": "d", "parameters": {"a": "b"}}),

@@ -1,9 +1,10 @@
 //! Endpoints: the older, unsliced form of a service's backends.
 
-use coxswain_meta::{ErrorList, FieldError, Path};
+use coxswain_meta::{ErrorList, FieldError, Path, names};
 use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, kind};
+use crate::check::optional_name;
 use crate::table::{AGE, NAME, age, column, name};
 use crate::value::{int, items, items_mut, set_default, text};
 
@@ -32,21 +33,38 @@ fn validate(endpoints: &Value) -> ErrorList {
         }
         for key in ["addresses", "notReadyAddresses"] {
             for (j, address) in items(subset, key).iter().enumerate() {
-                let at = path.child(key).index(j).child("ip");
-                crate::net::valid_ip(&mut errors, text(address, "ip"), &at);
+                validate_address(&mut errors, address, &path.child(key).index(j));
             }
         }
         let ports = items(subset, "ports");
         for (j, port) in ports.iter().enumerate() {
             let at = path.child("ports").index(j);
-            if ports.len() > 1 && text(port, "name").is_empty() {
-                errors.push(FieldError::required(&at.child("name"), ""));
+            match text(port, "name") {
+                "" if ports.len() > 1 => errors.push(FieldError::required(&at.child("name"), "")),
+                "" => {}
+                name => errors.invalid_each(&at.child("name"), name, names::dns1123_label(name)),
             }
             crate::net::valid_port(&mut errors, int(port, "port").unwrap_or(0), &at.child("port"));
             crate::net::valid_protocol(&mut errors, text(port, "protocol"), &at.child("protocol"));
+            if let Some(protocol) = port["appProtocol"].as_str() {
+                errors.invalid_each(&at.child("appProtocol"), protocol, names::qualified_name(protocol));
+            }
         }
     }
     errors
+}
+
+fn validate_address(errors: &mut ErrorList, address: &Value, path: &Path) {
+    let (ip, at) = (text(address, "ip"), path.child("ip"));
+    crate::net::valid_ip(errors, ip, &at);
+    optional_name(errors, address, "hostname", names::dns1123_label, path);
+    if let Some(node) = address["nodeName"].as_str() {
+        errors.invalid_each(&path.child("nodeName"), node, names::dns1123_subdomain(node));
+    }
+    match ip.parse() {
+        Ok(ip) => crate::discovery::special_address(errors, ip, &at),
+        Err(_) => errors.push(FieldError::invalid(&at, ip, "must be a valid IP address")),
+    }
 }
 
 fn row(endpoints: &Value, now: i64) -> Vec<Value> {

@@ -1,9 +1,10 @@
 //! Events, as the core group and as events.k8s.io serve them. Both are stored in the core form.
 
-use coxswain_meta::{ErrorList, FieldError, Path};
+use coxswain_meta::{ErrorList, FieldError, Path, names};
 use serde_json::{Map, Value};
 
 use crate::catalogue::{Column, Hooks, Kind, kind};
+use crate::objectmeta::{IMMUTABLE, immutable_struct};
 use crate::table::{NAME, column, number, or, since, wide};
 use crate::value::{has, int, name, text};
 
@@ -30,7 +31,14 @@ pub(crate) const NEW_KIND: Kind = Kind {
         "type",
     ],
     field_aliases: &[("regarding.", "involvedObject."), ("reportingController", "reportingComponent")],
-    hooks: Hooks { validate: validate_new, to_storage, from_storage, ..KIND.hooks },
+    hooks: Hooks {
+        validate: validate_newer,
+        validate_new,
+        validate_update,
+        to_storage,
+        from_storage,
+        ..KIND.hooks
+    },
     ..KIND
 };
 
@@ -92,40 +100,121 @@ fn from_storage(event: &mut Value) {
     }
 }
 
-fn validate(event: &Value) -> ErrorList {
+/// What both forms must satisfy, in the core form; `controller` is what the form at hand calls the reporting controller.
+fn common(event: &Value, controller: &str) -> ErrorList {
     let mut errors = ErrorList::new();
     let namespace = text(&event["metadata"], "namespace");
     let involved = text(&event["involvedObject"], "namespace");
     // Events about cluster-scoped objects live in the default namespace (or kube-system, for nodes of old).
-    let fits =
-        involved == namespace || (involved.is_empty() && matches!(namespace, "default" | "kube-system"));
+    let new = has(event, "eventTime");
+    let fits = match involved {
+        "" => namespace == "default" || namespace.is_empty() || (new && namespace == "kube-system"),
+        involved => new || involved == namespace,
+    };
     if !fits {
         let path = Path::new("involvedObject").child("namespace");
         errors.push(FieldError::invalid(&path, involved, "does not match event.namespace"));
     }
+    if !new {
+        return errors;
+    }
+    let reporter = text(event, "reportingComponent");
+    if reporter.is_empty() {
+        errors.push(FieldError::required(&Path::new(controller), ""));
+    }
+    errors.invalid_each(&Path::new(controller), reporter, names::qualified_name(reporter));
+    for (key, most) in [("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)] {
+        let value = text(event, key);
+        if value.is_empty() && key != "message" {
+            errors.push(FieldError::required(&Path::new(key), ""));
+        }
+        if value.len() > most {
+            let rule = format!("can have at most {most} characters");
+            errors.push(FieldError::invalid(&Path::new(key), "", rule));
+        }
+    }
     errors
+}
+
+fn validate(event: &Value) -> ErrorList {
+    common(event, "reportingComponent")
+}
+
+/// Objects come here in the served form.
+fn in_core_form(event: &Value) -> Value {
+    let mut core = event.clone();
+    to_storage(&mut core);
+    core
+}
+
+fn validate_newer(event: &Value) -> ErrorList {
+    common(&in_core_form(event), "reportingController")
+}
+
+fn series(errors: &mut ErrorList, event: &Value) {
+    if !has(event, "series") {
+        return;
+    }
+    if int(&event["series"], "count").unwrap_or(0) < 2 {
+        errors.push(FieldError::invalid(&Path::new("series.count"), "", "should be at least 2"));
+    }
+    if !has(&event["series"], "lastObservedTime") {
+        errors.push(FieldError::required(&Path::new("series.lastObservedTime"), ""));
+    }
 }
 
 fn validate_new(event: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
-    // Objects come here in the served form.
-    for key in ["reportingController", "reportingInstance", "action", "reason"] {
-        if text(event, key).is_empty() {
-            errors.push(FieldError::required(&Path::new(key), ""));
-        }
-    }
-    if !has(event, "eventTime") {
+    let event = in_core_form(event);
+    series(&mut errors, &event);
+    if !has(&event, "eventTime") {
         errors.push(FieldError::required(&Path::new("eventTime"), ""));
     }
-    if !matches!(text(event, "type"), "Normal" | "Warning") {
-        errors.push(FieldError::invalid(
-            &Path::new("type"),
-            "",
-            format!("has invalid value: {}", text(event, "type")),
-        ));
+    if !matches!(text(&event, "type"), "Normal" | "Warning") {
+        let rule = format!("has invalid value: {}", text(&event, "type"));
+        errors.push(FieldError::invalid(&Path::new("type"), "", rule));
     }
-    if text(event, "note").len() > 1024 {
-        errors.push(FieldError::invalid(&Path::new("note"), "", "can have at most 1024 bytes"));
+    let unset = |key: &str| match key {
+        "count" => int(&event, key).unwrap_or(0) == 0,
+        "source" => ["component", "host"].iter().all(|part| text(&event["source"], part).is_empty()),
+        key => !has(&event, key),
+    };
+    for key in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+        if !unset(key) {
+            errors.push(FieldError::invalid(&Path::new(key), "", "needs to be unset"));
+        }
+    }
+    errors
+}
+
+fn validate_update(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (new, old) = (in_core_form(new), in_core_form(old));
+    if new["series"] != old["series"] {
+        series(&mut errors, &new);
+    }
+    let reference = "io.k8s.api.core.v1.ObjectReference";
+    immutable_struct(&mut errors, &new, &old, "involvedObject", reference, &Path::root());
+    for (key, reported) in [
+        ("reason", "reason"),
+        ("message", "message"),
+        ("source", "source"),
+        ("firstTimestamp", "firstTimestamp"),
+        ("lastTimestamp", "lastTimestamp"),
+        ("count", "count"),
+        ("type", "type"),
+        ("eventTime", "eventTime"),
+        ("action", "action"),
+        ("related", "related"),
+        ("reportingComponent", "reportingController"),
+        ("reportingInstance", "reportingInstance"),
+    ] {
+        if new.get(key) != old.get(key) {
+            // Texts that are gone are empty in Go.
+            let empty = if matches!(key, "related" | "eventTime") { Value::Null } else { "".into() };
+            let shown = new.get(key).cloned().unwrap_or(empty);
+            errors.push(FieldError::invalid(&Path::new(reported), shown, IMMUTABLE));
+        }
     }
     errors
 }

@@ -208,9 +208,9 @@ fn validate_port(
         }
     }
     if earlier.iter().any(|p| int(p, "port") == Some(number) && text(p, "protocol") == protocol) {
-        let shown = json!({"Name": "", "Protocol": protocol, "AppProtocol": null, "Port": number, "TargetPort": 0,
-            "NodePort": 0});
-        errors.push(FieldError::duplicate(at, shown));
+        let shown = json!({ "protocol": protocol, "port": number });
+        let shown = crate::schema::internal(&shown, "io.k8s.api.core.v1.ServicePort");
+        errors.push(FieldError::duplicate_shown(at, &shown));
     }
 }
 
@@ -278,15 +278,16 @@ fn traffic(errors: &mut ErrorList, spec: &Value, kind: &str, path: &Path) {
         errors.invalid_each(&path.child("loadBalancerClass"), class, names::qualified_name(class));
     }
     let distribution = text(spec, "trafficDistribution");
-    let known = &["PreferClose", "PreferSameNode", "PreferSameZone"];
+    let known = &["PreferClose", "PreferSameZone", "PreferSameNode"];
     if !distribution.is_empty() && !known.contains(&distribution) {
         errors.push(FieldError::not_supported(&path.child("trafficDistribution"), distribution, known));
     }
     if kind != "LoadBalancer" {
         for key in ["allocateLoadBalancerNodePorts", "loadBalancerSourceRanges", "loadBalancerClass"] {
             if has(spec, key) {
+                let shown = if key == "loadBalancerSourceRanges" { "LoadBalancerSourceRanges" } else { key };
                 let rule = "may only be used when `type` is 'LoadBalancer'";
-                errors.push(FieldError::forbidden(&path.child(key), rule));
+                errors.push(FieldError::forbidden(&path.child(shown), rule));
             }
         }
     }

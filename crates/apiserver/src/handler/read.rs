@@ -57,7 +57,7 @@ impl Call {
     /// The selection of a request, checked against the fields that the kind can be selected by.
     pub fn selection(&self) -> Result<Selection, Status> {
         let labels = labels::Selector::parse(self.query.get("labelSelector").unwrap_or_default())
-            .map_err(|error| Status::bad_request(format!("unable to parse requirement: {}", error.0)))?;
+            .map_err(|error| Status::bad_request(error.0))?;
         let fields = fields::Selector::parse(self.query.get("fieldSelector").unwrap_or_default())
             .map_err(|error| Status::bad_request(error.0))?;
         for term in fields.terms() {

@@ -148,8 +148,16 @@ fn stable(value: &Value) -> Value {
             .filter(|(key, _)| {
                 !matches!(
                     key.as_str(),
-                    "uid" | "resourceVersion" | "creationTimestamp" | "managedFields" | "continue"
+                    "uid"
+                        | "resourceVersion"
+                        | "creationTimestamp"
+                        | "managedFields"
+                        | "continue"
+                        | "lastTransitionTime"
+                        | "lastPhaseTransitionTime"
                 )
+                // Columns are described in other words.
+                && !(*key == "description" && map.contains_key("priority"))
             })
             .map(|(key, inner)| (key.clone(), stable(inner)))
             .collect(),
@@ -176,6 +184,10 @@ fn walk(at: &str, a: &Value, b: &Value, differ: &mut impl FnMut(&str, &Value, &V
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
             for key in x.keys().chain(y.keys().filter(|key| !x.contains_key(*key))) {
+                // Both servers choose node ports at random.
+                if key == "nodePort" && x.contains_key(key) && y.contains_key(key) {
+                    continue;
+                }
                 let get = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
                 walk(&format!("{at}.{key}"), &get(x), &get(y), differ);
             }

@@ -8,7 +8,7 @@ use crate::net;
 use crate::value::{has, int, items, text};
 
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
-const MESSAGE_POLICIES: &[&str] = &["FallbackToLogsOnError", "File"];
+const MESSAGE_POLICIES: &[&str] = &["File", "FallbackToLogsOnError"];
 
 /// What containers may refer to.
 pub(super) struct Scope<'a> {
@@ -20,9 +20,10 @@ pub(super) struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    pub(super) fn new(spec: &'a Value, is_pod: bool) -> Self {
+    /// `volumes` are the names of those that may be mounted.
+    pub(super) fn new(spec: &'a Value, volumes: Vec<&'a str>, is_pod: bool) -> Self {
         Scope {
-            volumes: names_of(spec, "volumes"),
+            volumes,
             claims: names_of(spec, "resourceClaims"),
             grace_seconds: int(spec, "terminationGracePeriodSeconds"),
             host_users: spec["hostUsers"].as_bool().unwrap_or(true),

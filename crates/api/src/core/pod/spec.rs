@@ -13,8 +13,8 @@ const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 
 /// Checks a pod spec; `is_pod` is false in templates, which are judged a little less.
 pub(super) fn validate(errors: &mut ErrorList, spec: &Value, path: &Path, is_pod: bool) {
-    volumes::validate(errors, spec, &path.child("volumes"));
-    let scope = containers::Scope::new(spec, is_pod);
+    let volumes = volumes::validate(errors, spec, &path.child("volumes"));
+    let scope = containers::Scope::new(spec, volumes, is_pod);
     containers::validate_all(errors, spec, path, &scope);
     one_of(errors, spec, "restartPolicy", RESTART_POLICIES, path);
     one_of(errors, spec, "dnsPolicy", DNS_POLICIES, path);
@@ -76,8 +76,6 @@ fn identity(errors: &mut ErrorList, spec: &Value, path: &Path) {
         let at = path.child("imagePullSecrets").index(i).child("name");
         if name.is_empty() {
             errors.push(FieldError::required(&at, ""));
-        } else {
-            errors.invalid_each(&at, name, names::dns1123_subdomain(name));
         }
     }
     if let Some(seconds) = int(spec, "activeDeadlineSeconds")

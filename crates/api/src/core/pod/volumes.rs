@@ -9,23 +9,28 @@ use crate::value::{has, int, items, text};
 const HOST_PATH_TYPES: &[&str] =
     &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
-/// Checks the volumes of a pod spec.
-pub(super) fn validate(errors: &mut ErrorList, spec: &Value, path: &Path) {
-    let mut taken: Vec<&str> = Vec::new();
+/// Checks the volumes of a pod spec; the names of those that are fine, which mounts may use.
+pub(super) fn validate<'a>(errors: &mut ErrorList, spec: &'a Value, path: &Path) -> Vec<&'a str> {
+    let mut valid: Vec<&str> = Vec::new();
     for (i, volume) in items(spec, "volumes").iter().enumerate() {
         let at = path.index(i);
-        source(errors, volume, &at);
+        let mut found = ErrorList::new();
+        source(&mut found, volume, &at);
         let name = text(volume, "name");
         if name.is_empty() {
-            errors.push(FieldError::required(&at.child("name"), ""));
+            found.push(FieldError::required(&at.child("name"), ""));
         } else {
-            errors.invalid_each(&at.child("name"), name, names::dns1123_label(name));
+            found.invalid_each(&at.child("name"), name, names::dns1123_label(name));
         }
-        if taken.contains(&name) {
-            errors.push(FieldError::duplicate(&at.child("name"), name));
+        if valid.contains(&name) {
+            found.push(FieldError::duplicate(&at.child("name"), name));
         }
-        taken.push(name);
+        if found.is_empty() {
+            valid.push(name);
+        }
+        errors.extend(found);
     }
+    valid
 }
 
 fn source(errors: &mut ErrorList, volume: &Value, at: &Path) {
@@ -139,31 +144,42 @@ fn files(errors: &mut ErrorList, value: &Value, at: &Path) {
     }
 }
 
-fn projected(errors: &mut ErrorList, value: &Value, at: &Path) {
-    mode(errors, value, "defaultMode", at);
+fn projected(errors: &mut ErrorList, value: &Value, volume: &Path) {
+    mode(errors, value, "defaultMode", volume);
+    let mut taken: Vec<&str> = Vec::new();
     for (i, projection) in items(value, "sources").iter().enumerate() {
-        let at = at.child("sources").index(i);
+        let at = volume.child("sources").index(i);
         let kinds = env::projection_sources(projection);
-        if kinds.len() > 1 {
-            errors.push(FieldError::forbidden(&at, "may not specify more than 1 volume type"));
-        }
-        for kind in kinds {
-            let (source, at) = (&projection[kind], at.child(kind));
-            match kind {
+        for kind in &kinds {
+            let (source, at) = (&projection[*kind], at.child(kind));
+            match *kind {
                 "secret" | "configMap" => {
                     required(errors, source, "name", &at);
                     files(errors, source, &at);
                 }
                 "downwardAPI" => env::downward_files(errors, source, &at),
-                "serviceAccountToken" => token(errors, source, &at),
+                "serviceAccountToken" => token(errors, source, &at, volume),
                 _ if has(source, "path") => file_path(errors, text(source, "path"), &at.child("path")),
                 _ => {}
             }
+            for path in items(source, "items").iter().map(|file| text(file, "path")).filter(|p| !p.is_empty())
+            {
+                if taken.contains(&path) {
+                    let shown = if *kind == "downwardAPI" { path } else { text(source, "name") };
+                    errors.push(FieldError::invalid(volume, shown, "conflicting duplicate paths"));
+                }
+                taken.push(path);
+            }
+        }
+        if kinds.len() > 1 {
+            let rule = "may not specify more than 1 volume type per source";
+            errors.push(FieldError::forbidden(&at, rule));
         }
     }
 }
 
-fn token(errors: &mut ErrorList, token: &Value, at: &Path) {
+/// A token's path is reported at the volume.
+fn token(errors: &mut ErrorList, token: &Value, at: &Path, volume: &Path) {
     let seconds = int(token, "expirationSeconds").unwrap_or(3600);
     if seconds < 600 {
         let rule = "may not specify a duration less than 10 minutes";
@@ -172,5 +188,5 @@ fn token(errors: &mut ErrorList, token: &Value, at: &Path) {
         let rule = "may not specify a duration larger than 2^32 seconds";
         errors.push(FieldError::invalid(&at.child("expirationSeconds"), seconds, rule));
     }
-    file_path(errors, text(token, "path"), &at.child("path"));
+    file_path(errors, text(token, "path"), &volume.child("path"));
 }

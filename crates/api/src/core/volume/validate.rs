@@ -121,8 +121,9 @@ pub(super) fn volume_update(new: &Value, old: &Value) -> ErrorList {
     }
     objectmeta::immutable(&mut errors, new, old, "volumeMode", &Path::root());
     if has(old, "nodeAffinity") && new["nodeAffinity"] != old["nodeAffinity"] {
-        let rule = format!("{IMMUTABLE}, except for updating from beta label to GA");
-        errors.push(FieldError::invalid(&Path::new("nodeAffinity"), new["nodeAffinity"].clone(), rule));
+        let shown = schema::internal(&new["nodeAffinity"], "io.k8s.api.core.v1.VolumeNodeAffinity");
+        let rule = format!("{shown}: {IMMUTABLE}, except for updating from beta label to GA");
+        errors.push(FieldError::invalid_without_value(&Path::new("nodeAffinity"), rule));
     }
     errors
 }
