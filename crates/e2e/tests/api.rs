@@ -17,10 +17,11 @@ fn an_api_server_without_a_node() -> anyhow::Result<()> {
     }
     let cluster = Cluster::start(Options { no_node: true, ..Options::default() })?;
     // A failed step panics, so that the log is shown.
-    let steps: [(&str, Step); 5] = [
+    let steps: [(&str, Step); 6] = [
         ("kubectl creates, applies, patches and explains", kubectl_works),
         ("a watch tells of every change", watches),
         ("strangers and service accounts are refused", rbac_refuses),
+        ("quotas, limits and pod security of a namespace hold", namespace_policies_hold),
         ("what was acknowledged survives SIGKILL", acknowledged_survives),
         ("SIGTERM ends it cleanly", ends_cleanly),
     ];
@@ -119,6 +120,71 @@ fn rbac_refuses(cluster: &Cluster) -> anyhow::Result<()> {
         "--as=system:serviceaccount:default:default",
     ])?;
     anyhow::ensure!(answer.stdout.trim() == "no", "{answer:?}");
+    let author = "--as=system:serviceaccount:default:author";
+    cluster.kubectl(&[
+        "create",
+        "rolebinding",
+        "authors",
+        "--clusterrole=admin",
+        "--serviceaccount=default:author",
+    ])?;
+    cluster.kubectl(&["create", "role", "held", "--verb=get", "--resource=secrets", author])?;
+    let granted =
+        cluster.try_kubectl(&["create", "role", "beyond", "--verb=get", "--resource=nodes", author])?;
+    anyhow::ensure!(
+        !granted.ok && granted.stderr.contains("attempting to grant RBAC permissions"),
+        "{granted:?}"
+    );
+    Ok(())
+}
+
+fn namespace_policies_hold(cluster: &Cluster) -> anyhow::Result<()> {
+    let refused = |arguments: &[&str], why: &str| {
+        let ran = cluster.try_kubectl(&[arguments, &["-n", "ruled"]].concat())?;
+        anyhow::ensure!(!ran.ok && ran.stderr.contains(why), "{arguments:?}: {ran:?}");
+        Ok(())
+    };
+    cluster.kubectl(&["create", "namespace", "ruled"])?;
+    let api = cluster.api()?;
+    api.wait("the account of the namespace", "/api/v1/namespaces/ruled/serviceaccounts", LONG, |accounts| {
+        accounts.contains_key("ruled/default").then_some(())
+    })?;
+    let limits = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "limits"},
+        "spec": {"limits": [{"type": "Container", "default": {"cpu": "500m"}, "defaultRequest": {"cpu": "100m"}}]}});
+    api.write("POST", "/api/v1/namespaces/ruled/limitranges", &limits)?;
+    cluster.kubectl(&["create", "quota", "few", "--hard=pods=1,requests.cpu=1", "-n", "ruled"])?;
+    let counted = |pods: &'static str| {
+        api.wait(&format!("{pods} counted pods"), "/api/v1/namespaces/ruled/resourcequotas", LONG, |quotas| {
+            (quotas.get("ruled/few")?["status"]["used"]["pods"] == pods).then_some(())
+        })
+    };
+    counted("0")?;
+    cluster.kubectl(&["run", "first", "--image=none", "-n", "ruled"])?;
+    let set = cluster.kubectl(&[
+        "get",
+        "pod",
+        "first",
+        "-n",
+        "ruled",
+        "-o",
+        "jsonpath={.spec.containers[0].resources.requests.cpu}",
+    ])?;
+    anyhow::ensure!(set == "100m", "the limit range fills in: {set}");
+    refused(
+        &["run", "second", "--image=none"],
+        "exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1",
+    )?;
+    cluster.kubectl(&["delete", "pod", "first", "-n", "ruled", "--force", "--grace-period=0"])?;
+    counted("0")?;
+    cluster.kubectl(&["label", "namespace", "ruled", "pod-security.kubernetes.io/enforce=baseline"])?;
+    let host = r#"--overrides={"spec":{"hostNetwork":true}}"#;
+    refused(
+        &["run", "third", "--image=none", host],
+        "violates PodSecurity \"baseline:latest\": host namespaces",
+    )?;
+    // What was refused was never charged.
+    cluster.kubectl(&["run", "fourth", "--image=none", "-n", "ruled"])?;
+    cluster.kubectl(&["delete", "namespace", "ruled", "--wait=false"])?;
     Ok(())
 }
 
