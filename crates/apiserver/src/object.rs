@@ -23,8 +23,9 @@ pub struct Attributes {
     pub labels: BTreeMap<String, String>,
     /// The kind's selectable fields.
     pub fields: Vec<(&'static str, String)>,
-    /// The object as a protobuf message, once somebody asked for it.
-    pub message: OnceLock<Bytes>,
+    /// The object as a protobuf message, once somebody asked for it, and the revision that is written in it: the last state of
+    /// a deleted object shares these attributes, not its revision.
+    pub message: OnceLock<(Revision, Bytes)>,
 }
 
 /// How the store sees objects.

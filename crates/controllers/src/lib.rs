@@ -5,8 +5,8 @@
 mod clusterrole;
 mod context;
 mod deployment;
-mod disruption;
 mod discovery;
+mod disruption;
 mod endpointslice;
 mod expectations;
 mod garbagecollector;

@@ -131,7 +131,9 @@ pub fn qualified_name(value: &str) -> Vec<String> {
                 errors.push("prefix part must be non-empty".to_owned());
             } else {
                 let broken = dns1123_subdomain(prefix).into_iter();
-                errors.extend(broken.map(|e| format!("prefix part {}", if e == max_length(253) { max_bytes(253) } else { e })));
+                errors.extend(broken.map(|e| {
+                    format!("prefix part {}", if e == max_length(253) { max_bytes(253) } else { e })
+                }));
             }
             *name
         }

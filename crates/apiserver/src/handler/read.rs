@@ -100,8 +100,9 @@ impl Call {
         let now = self.server.store.revision();
         let window = Window::of(self, now)?;
         let collection = self.collection();
-        if window.limit == usize::MAX && window.at == now && window.after.is_none() {
-            let mut objects = collection.list(&selection.prefix);
+        let whole = window.limit == usize::MAX && window.at == now && window.after.is_none();
+        // Writes that come in meanwhile belong to a later revision than the one the list names.
+        if let Some(mut objects) = whole.then(|| collection.list_at(&selection.prefix, now)).flatten() {
             objects.retain(|object| selection.takes(object));
             let objects = self.server.served(&self.kind, objects).await?;
             let meta = render::list_meta(now, None);

@@ -57,7 +57,10 @@ fn message(kind: &Resource, object: &Stored) -> Option<Bytes> {
     let type_ref = kind.schema()?;
     let derive = || Bytes::from(schema::encode_protobuf_message(&document(kind, &object.bytes), type_ref));
     if is_storage(kind) {
-        return Some(object.attributes.message.get_or_init(derive).clone());
+        let (of, message) = object.attributes.message.get_or_init(|| (object.revision, derive()));
+        if *of == object.revision {
+            return Some(message.clone());
+        }
     }
     Some(derive())
 }
@@ -224,4 +227,30 @@ pub fn table(kind: &Resource, objects: &[Value], include: &str, list_meta: Value
     table.insert("columnDefinitions".into(), columns.into());
     table.insert("rows".into(), rows.into());
     Value::Object(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use coxswain_api::catalogue;
+    use coxswain_store::{Expect, Key, MemoryLog, Store};
+
+    use super::*;
+    use crate::object::{ObjectView, attributes, encode};
+
+    #[tokio::test]
+    async fn the_last_state_of_a_deleted_object_tells_its_own_revision_in_protobuf_too() {
+        let kind = catalogue::find("", "v1", "configmaps").map(Resource::BuiltIn).expect("the kind");
+        let store = Store::open(Box::new(MemoryLog), ObjectView, Default::default()).expect("a store");
+        let object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "n"}});
+        let key = Key::new("configmaps", "n/a");
+        let put = store.put(key.clone(), Expect::Absent, encode(&object), attributes(&kind, &object)).await;
+        let written = put.expect("written");
+        let deleted = store.delete(key, written.revision).await.map_err(|_| "a conflict");
+        for object in [written, deleted.expect("deleted")] {
+            let bytes = protobuf(&kind, &object).expect("a message");
+            let told = schema::decode_protobuf(&bytes).expect("decodes");
+            assert_eq!(told["metadata"]["resourceVersion"], object.revision.to_string());
+        }
+    }
 }

@@ -72,14 +72,13 @@ impl<A> Collection<A> {
 
     /// Every object whose name starts with `prefix`, as of now.
     pub fn list(&self, prefix: &str) -> Vec<Arc<Object<A>>> {
+        self.read().by_prefix(prefix)
+    }
+
+    /// The same, unless there are writes after a revision already.
+    pub fn list_at(&self, prefix: &str, at: Revision) -> Option<Vec<Arc<Object<A>>>> {
         let state = self.read();
-        let range = (Bound::Included(prefix), Bound::Unbounded);
-        state
-            .current
-            .range::<str, _>(range)
-            .take_while(|(name, _)| name.starts_with(prefix))
-            .map(|(_, o)| o.clone())
-            .collect()
+        (state.newest <= at).then(|| state.by_prefix(prefix))
     }
 
     /// Objects by `prefix` that `select` takes, behind the name `after`, at most `limit`, as they were at a revision.
@@ -170,6 +169,12 @@ impl<A> Collection<A> {
 }
 
 impl<A> State<A> {
+    fn by_prefix(&self, prefix: &str) -> Vec<Arc<Object<A>>> {
+        let range = (Bound::Included(prefix), Bound::Unbounded);
+        let named = self.current.range::<str, _>(range).take_while(|(name, _)| name.starts_with(prefix));
+        named.map(|(_, object)| object.clone()).collect()
+    }
+
     fn set(&mut self, event: &Event<A>) {
         match event.kind {
             EventKind::Put => self.current.insert(event.object.name.clone(), event.object.clone()),
