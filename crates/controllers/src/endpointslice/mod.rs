@@ -1,5 +1,6 @@
 //! EndpointSlices and Endpoints of services that select pods.
 
+mod mirror;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -33,8 +34,12 @@ struct Controller {
     endpoints: Informer<Endpoints>,
 }
 
-/// Runs the controller.
+/// Runs the controller, and the one for services without a selector.
 pub async fn run(context: &Context) {
+    tokio::join!(run_selecting(context), mirror::run(context));
+}
+
+async fn run_selecting(context: &Context) {
     let controller = Arc::new(Controller {
         client: context.client(),
         services: context.informer(),

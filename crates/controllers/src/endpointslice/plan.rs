@@ -111,6 +111,37 @@ pub fn groups(service: &Service, pods: &[Arc<Pod>]) -> Groups {
     groups
 }
 
+/// What somebody else's Endpoints say, of the addresses that are `wanted`.
+pub fn of_subsets(subsets: &[EndpointSubset], wanted: impl Fn(&str) -> bool) -> Groups {
+    let mut groups = Groups::new();
+    for subset in subsets {
+        let port = |port: &LegacyPort| PortNumber {
+            name: port.name.clone().unwrap_or_default(),
+            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".into()),
+            number: port.port,
+            app_protocol: port.app_protocol.clone(),
+        };
+        let numbers: Vec<PortNumber> = subset.ports.iter().flatten().map(port).collect();
+        let ready = subset.addresses.iter().flatten().map(|address| (address, true));
+        let unready = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
+        let endpoints = ready.chain(unready).filter(|(address, _)| wanted(&address.ip)).map(mirror);
+        groups.entry(numbers).or_default().extend(endpoints);
+    }
+    groups.retain(|_, endpoints| !endpoints.is_empty());
+    groups
+}
+
+fn mirror((address, ready): (&EndpointAddress, bool)) -> Endpoint {
+    Endpoint {
+        addresses: vec![address.ip.clone()],
+        conditions: Some(EndpointConditions { ready: Some(ready), ..EndpointConditions::default() }),
+        hostname: address.hostname.clone(),
+        node_name: address.node_name.clone(),
+        target_ref: address.target_ref.clone(),
+        ..Endpoint::default()
+    }
+}
+
 fn slice_ports(numbers: &[PortNumber]) -> Vec<EndpointPort> {
     let port = |port: &PortNumber| EndpointPort {
         name: Some(port.name.clone()),
@@ -296,5 +327,20 @@ mod tests {
             ),
             (1, 1)
         );
+    }
+
+    #[test]
+    fn other_peoples_endpoints_keep_their_readiness_and_family() {
+        let subsets: Vec<EndpointSubset> = serde_json::from_value(serde_json::json!([{
+            "addresses": [{ "ip": "10.1.2.3" }, { "ip": "fd00::1" }], "notReadyAddresses": [{ "ip": "10.1.2.4" }],
+            "ports": [{ "port": 80 }] }]))
+        .unwrap();
+        let groups = of_subsets(&subsets, |ip| !ip.contains(':'));
+        let (ports, endpoints) = groups.first_key_value().unwrap();
+        assert_eq!((groups.len(), ports[0].number, ports[0].protocol.as_str()), (1, 80, "TCP"));
+        let ready = |e: &Endpoint| (e.addresses[0].clone(), e.conditions.as_ref().and_then(|c| c.ready));
+        let expected = [("10.1.2.3".to_owned(), Some(true)), ("10.1.2.4".to_owned(), Some(false))];
+        assert_eq!(endpoints.iter().map(ready).collect::<Vec<_>>(), expected);
+        assert!(of_subsets(&subsets, |_| false).is_empty());
     }
 }
