@@ -93,14 +93,19 @@ impl Controller {
         family: &str,
     ) -> Result<(), kube::Error> {
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
+        let Some(source) = source.filter(|_| !groups.is_empty()) else {
+            for slice in existing {
+                delete(&api, slice).await?;
+            }
+            return Ok(());
+        };
         let changes = plan::changes(existing, groups);
         for (at, endpoints) in changes.update {
             let version = &existing[at].metadata.resource_version;
             let patch = json!({ "metadata": { "resourceVersion": version }, "endpoints": endpoints });
             api.patch(&existing[at].name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
         }
-        for ((ports, endpoints), source) in changes.create.into_iter().zip(std::iter::repeat(source)) {
-            let Some(source) = source else { break };
+        for (ports, endpoints) in changes.create {
             let slice = EndpointSlice {
                 metadata: metadata(source),
                 address_type: family.to_owned(),
