@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 
 use axum::body::Body;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use coxswain_api::catalogue::{ALL_VERBS, KINDS};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
@@ -51,6 +53,14 @@ struct Entry {
     verbs: Vec<&'static str>,
     short_names: Vec<String>,
     categories: Vec<String>,
+    /// Changes with the version that objects are stored in; empty for what is not stored.
+    storage_hash: String,
+}
+
+/// What clients compare to notice another storage version.
+fn storage_hash(group: &str, version: &str, kind: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, format!("{group}/{version}/{kind}").as_bytes());
+    BASE64_STANDARD.encode(&digest.as_ref()[..8])
 }
 
 fn entries(server: &Server) -> Vec<Entry> {
@@ -69,6 +79,7 @@ fn entries(server: &Server) -> Vec<Entry> {
         verbs: vec!["create"],
         short_names: Vec::new(),
         categories: Vec::new(),
+        storage_hash: String::new(),
     }));
     for (backend, resources) in server.backends.resources(server) {
         entries.extend(resources.iter().map(|resource| of_backend(&backend, resource)));
@@ -98,6 +109,7 @@ fn of_backend(backend: &Backend, resource: &Value) -> Entry {
         verbs: ALL_VERBS.iter().copied().filter(|verb| verbs.iter().any(|served| served == verb)).collect(),
         short_names: texts("shortNames"),
         categories: texts("categories"),
+        storage_hash: resource["storageVersionHash"].as_str().unwrap_or_default().to_owned(),
     }
 }
 
@@ -114,12 +126,20 @@ fn of_kind(kind: &Resource) -> Vec<Entry> {
         verbs: verbs.to_vec(),
         short_names: Vec::new(),
         categories: Vec::new(),
+        storage_hash: String::new(),
     };
     let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
     let own = Entry {
         singular: kind.singular().into(),
         short_names: owned(kind.short_names()),
         categories: owned(kind.categories()),
+        storage_hash: match kind.verbs().contains(&"list") {
+            true => {
+                let version = kind.custom().map_or(kind.version(), |custom| custom.definition.storage());
+                storage_hash(kind.group(), version, kind.kind())
+            }
+            false => String::new(),
+        },
         ..entry(kind.plural().into(), (kind.group(), kind.version(), kind.kind()), kind.verbs())
     };
     let subs = kind.subresources();
@@ -187,6 +207,9 @@ fn legacy_resource(entry: &Entry) -> Value {
     }
     if !entry.categories.is_empty() {
         resource["categories"] = json!(entry.categories);
+    }
+    if !entry.storage_hash.is_empty() {
+        resource["storageVersionHash"] = entry.storage_hash.as_str().into();
     }
     resource
 }

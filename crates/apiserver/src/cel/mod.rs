@@ -10,7 +10,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use cel_core::{
-    Activation, CelType, CompileError, Env, EvalError, EvalErrorKind, OptionalValue, Program, Value as Cel,
+    Activation, CelType, CheckErrorKind, CompileError, Env, EvalError, EvalErrorKind, OptionalValue, Program,
+    Value as Cel,
 };
 use serde_json::Value;
 
@@ -109,7 +110,18 @@ fn compile(source: &str, variables: &[&str]) -> Result<Program, String> {
     BASE.functions().values().for_each(|function| env.add_function(function.clone()));
     BASE.variables().iter().for_each(|(name, kind)| env.add_variable(name.clone(), kind.clone()));
     variables.iter().for_each(|name| env.add_variable(*name, CelType::Dyn));
-    let ast = env.compile(source).map_err(|error| fault(&error, source))?;
+    let ast = match env.compile(source) {
+        Ok(ast) => ast,
+        // Variables have any type, and operators are chosen when they run: only names can be wrong here.
+        Err(CompileError::Check(mut errors)) => {
+            errors.retain(|error| matches!(error.kind, CheckErrorKind::UndeclaredReference { .. }));
+            if !errors.is_empty() {
+                return Err(fault(&CompileError::Check(errors), source));
+            }
+            env.parse_only(source).map_err(|error| fault(&error, source))?
+        }
+        Err(error) => return Err(fault(&error, source)),
+    };
     env.program(&ast).map_err(|error| error.to_string())
 }
 

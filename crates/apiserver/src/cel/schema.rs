@@ -56,8 +56,95 @@ fn mentions(source: &str, word: &str) -> bool {
     source.split(|c| !is_part(c)).any(|part| part == word)
 }
 
+/// The most that the rules of a schema may cost on the largest object it allows.
+const BUDGET: u64 = 10_000_000;
+const TOO_COSTLY: &str = "estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)";
+/// How many items a list may have that names no limit: as many as fit into a request.
+const MOST_ITEMS: u64 = 1_000_000;
+
+/// The first field a rule names that its schema does not have, as a fault of compilation.
+fn undefined_field(source: &str, schema: &Structural) -> Option<String> {
+    for (start, _) in source.match_indices("self.") {
+        let before = source[..start].chars().next_back();
+        // Within text, or the end of another name.
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '.')
+            || source[..start].matches(['\'', '"']).count() % 2 == 1
+        {
+            continue;
+        }
+        let mut at = Some(schema);
+        let mut offset = start + "self".len();
+        while let (Some(here), Some(rest)) = (at, source[offset..].strip_prefix('.')) {
+            let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let called = rest[name.len()..].trim_start().starts_with('(');
+            if name.is_empty()
+                || called
+                || here.type_ != "object"
+                || here.preserves_unknown
+                || here.additional.is_some()
+            {
+                break;
+            }
+            let known = here.properties.iter().find(|(known, _)| value::escape(known) == name);
+            if known.is_none()
+                && !(here.embedded && matches!(name.as_str(), "apiVersion" | "kind" | "metadata"))
+            {
+                let column = source[..offset].chars().count() + 1;
+                return Some(format!(
+                    "ERROR: <input>:1:{column}: undefined field '{name}'\n | {source}\n | {}^",
+                    ".".repeat(column - 1)
+                ));
+            }
+            at = known.map(|(_, inner)| inner);
+            offset += 1 + name.len();
+        }
+    }
+    None
+}
+
+/// About what a rule costs on the largest value of its schema: its macros walk over all items, one in another.
+fn cost(source: &str, schema: &Structural) -> u64 {
+    let items = [".all(", ".exists(", ".exists_one(", ".map(", ".filter("];
+    let (mut deepest, mut depths, mut depth) = (0, Vec::new(), 0usize);
+    for (at, c) in source.char_indices() {
+        match c {
+            '(' => {
+                if items.iter().any(|open| source[..=at].ends_with(open)) {
+                    depths.push(depth);
+                    deepest = deepest.max(depths.len());
+                }
+                depth += 1;
+            }
+            ')' => {
+                depth = depth.saturating_sub(1);
+                if depths.last() == Some(&depth) {
+                    depths.pop();
+                }
+            }
+            _ => {}
+        }
+    }
+    largest(schema).saturating_pow(u32::try_from(deepest).unwrap_or(u32::MAX))
+}
+
+/// The items of the largest list or map in a value.
+fn largest(schema: &Structural) -> u64 {
+    let own = match schema.type_.as_str() {
+        "array" => schema.most("maxItems").unwrap_or(MOST_ITEMS),
+        "object" if schema.additional.is_some() => schema.most("maxProperties").unwrap_or(MOST_ITEMS),
+        _ => 1,
+    };
+    let inner = [&schema.items, &schema.additional].into_iter().flatten().map(AsRef::as_ref);
+    own.max(schema.properties.values().chain(inner).map(largest).max().unwrap_or(1))
+}
+
 /// What is wrong with the rules of a schema.
 pub fn check_rules(schema: &Structural, path: &Path, errors: &mut ErrorList) {
+    check_rules_at(schema, path, 1, errors);
+}
+
+/// `times` is how often a value of the schema may occur in an object.
+fn check_rules_at(schema: &Structural, path: &Path, times: u64, errors: &mut ErrorList) {
     for (at, rule) in schema.rules.iter().enumerate() {
         let path = path.child("x-kubernetes-validations").index(at);
         let source = rule["rule"].as_str().unwrap_or_default();
@@ -70,6 +157,11 @@ pub fn check_rules(schema: &Structural, path: &Path, errors: &mut ErrorList) {
                 source,
                 format!("compilation failed: {fault}"),
             ));
+        } else if let Some(fault) = undefined_field(source, schema) {
+            let why = format!("compilation failed: {fault}");
+            errors.push(FieldError::invalid(&path.child("rule"), source, why));
+        } else if cost(source, schema).saturating_mul(times) > BUDGET {
+            errors.push(FieldError::forbidden(&path.child("rule"), TOO_COSTLY));
         }
         if let Some(fault) = parsed.message_expression.as_ref().and_then(Expression::fault) {
             let why = format!("messageExpression compilation failed: {fault}");
@@ -82,11 +174,14 @@ pub fn check_rules(schema: &Structural, path: &Path, errors: &mut ErrorList) {
         }
     }
     for (name, inner) in &schema.properties {
-        check_rules(inner, &path.child("properties").key(name), errors);
+        check_rules_at(inner, &path.child("properties").key(name), times, errors);
     }
-    for (name, inner) in [("items", &schema.items), ("additionalProperties", &schema.additional)] {
+    for (name, inner, limit) in
+        [("items", &schema.items, "maxItems"), ("additionalProperties", &schema.additional, "maxProperties")]
+    {
         if let Some(inner) = inner {
-            check_rules(inner, &path.child(name), errors);
+            let times = times.saturating_mul(schema.most(limit).unwrap_or(MOST_ITEMS));
+            check_rules_at(inner, &path.child(name), times, errors);
         }
     }
 }

@@ -100,7 +100,7 @@ const RESERVED: [&str; 21] = [
 ];
 
 /// A member's name as expressions write it.
-fn escape(name: &str) -> String {
+pub fn escape(name: &str) -> String {
     if RESERVED.contains(&name) {
         return format!("__{name}__");
     }

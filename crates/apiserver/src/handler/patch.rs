@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{Call, FieldManager, check_type, parse, read_body, read_yaml, render};
 use crate::authz::Attributes;
 use crate::object::Meta;
+use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 
 const MEDIA_TYPES: &[&str] = &[
@@ -54,7 +55,10 @@ impl Patch {
         };
         let body = read_body(request).await?;
         let (body, duplicates) = match dialect {
-            Dialect::Apply => read_yaml(&body)?,
+            Dialect::Apply => {
+                let (value, duplicates) = read_yaml(&body)?;
+                (value, places(&body, &duplicates))
+            }
             _ => parse(&body)?,
         };
         Ok(Self { dialect, body, duplicates })
@@ -81,6 +85,29 @@ impl Patch {
             body => body.meta().get("resourceVersion").is_some(),
         }
     }
+}
+
+/// Repeated keys of a YAML document, with the lines where they are.
+fn places(body: &[u8], duplicates: &[String]) -> Vec<String> {
+    let text = String::from_utf8_lossy(body);
+    let place = |duplicate: &String| {
+        let path = duplicate.trim_start_matches("duplicate field \"").trim_end_matches('"');
+        let key = path.rsplit('.').next().unwrap_or_default();
+        let mut seen: Vec<usize> = Vec::new();
+        let line = text.lines().position(|line| {
+            let bare = line.trim_start().trim_start_matches("- ");
+            let indent = line.len() - bare.len();
+            let names = bare.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'));
+            let again = names && seen.contains(&indent);
+            seen.extend(names.then_some(indent));
+            again
+        });
+        let line = line.map_or(0, |at| at + 1);
+        format!(
+            "error converting YAML to JSON: yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map"
+        )
+    };
+    duplicates.iter().map(place).collect()
 }
 
 impl Call {
@@ -234,12 +261,24 @@ impl Call {
         configuration: &mut Value,
         duplicates: Vec<String>,
     ) -> Result<Vec<String>, Status> {
-        let strict = super::Validation::Strict;
-        let untyped = self.kind.custom().is_some() || self.validation()? == strict;
-        let Some(type_ref) = self.kind.schema().filter(|_| !untyped) else {
-            return self.decode(configuration, duplicates);
+        let strict = self.validation()? == super::Validation::Strict;
+        if strict && !duplicates.is_empty() {
+            return Err(Status::bad_request(format!(
+                "error strict decoding YAML: {}",
+                duplicates.join(", ")
+            )));
+        }
+        let unknown = match (&self.kind, self.kind.schema()) {
+            (Resource::BuiltIn(_), Some(type_ref)) if !strict => {
+                coxswain_api::schema::check(configuration, type_ref).unknown
+            }
+            (Resource::Custom(custom), _) => {
+                let mut unknown = custom.prune(&mut configuration.clone())?;
+                unknown.extend(custom.check_metadata(&mut configuration.clone())?);
+                unknown
+            }
+            _ => Vec::new(),
         };
-        let unknown = coxswain_api::schema::check(configuration, type_ref).unknown;
         let errors: Vec<String> = unknown
             .iter()
             .map(|field| {

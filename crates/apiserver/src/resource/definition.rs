@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use coxswain_api::schema;
 use coxswain_meta::jsonpath::JsonPath;
 use coxswain_meta::structural::{self, Structural};
 use coxswain_meta::{ErrorList, Path, Status};
 use coxswain_store::Revision;
 use serde_json::{Value, json};
 
-use crate::cel::schema::Rules;
+use crate::cel::{self, schema::Rules};
 use crate::object::Meta;
 
 /// How objects get from one version to another.
@@ -228,6 +229,28 @@ impl Version {
     }
 }
 
+/// What is wrong with the schemas of a definition.
+pub fn check_schemas(definition: &Value) -> ErrorList {
+    let versions: Vec<&Value> = list(&definition["spec"], "versions").collect();
+    let same = versions.windows(2).all(|pair| pair[0]["schema"] == pair[1]["schema"]);
+    let mut errors = ErrorList::new();
+    for (at, version) in versions.iter().enumerate() {
+        let source = &version["schema"]["openAPIV3Schema"];
+        // Where all versions have one schema, that is where upstream finds it.
+        let path = match same {
+            true if at > 0 => break,
+            true => Path::new("spec").child("validation"),
+            false => Path::new("spec").child("versions").index(at).child("schema"),
+        };
+        let path = path.child("openAPIV3Schema");
+        if source.is_object() {
+            let schema = Structural::parse(source, &path, &mut errors);
+            cel::schema::check_rules(&schema, &path, &mut errors);
+        }
+    }
+    errors
+}
+
 /// One version of a definition: what a custom [`super::Resource`] holds.
 pub struct Custom {
     /// The definition.
@@ -263,6 +286,18 @@ impl Custom {
     pub fn prune(&self, object: &mut Value) -> Result<Vec<String>, Status> {
         let unknown = structural::prune(object, self.schema());
         Ok(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")).collect())
+    }
+
+    /// Checks the metadata of an object against its type and drops what that does not know; wrong types are refused.
+    pub fn check_metadata(&self, object: &mut Value) -> Result<Vec<String>, Status> {
+        let Some(meta) = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") else {
+            return Ok(Vec::new());
+        };
+        let mut unknown = Vec::new();
+        check_metadata(object, self.schema(), true, "", meta, &mut unknown)
+            .map_err(|error| Status::bad_request(error))?;
+        unknown.sort();
+        Ok(unknown)
     }
 
     /// Fills the schema's defaults in.
@@ -369,6 +404,47 @@ impl Custom {
         if let Some(version) = scale.meta().get("resourceVersion") {
             object.meta_mut().insert("resourceVersion".into(), version.clone());
         }
+    }
+}
+
+/// Checks the metadata of a whole resource and of those embedded in it.
+fn check_metadata(
+    value: &mut Value,
+    schema: &Structural,
+    whole: bool,
+    path: &str,
+    meta: schema::TypeRef,
+    unknown: &mut Vec<String>,
+) -> Result<(), String> {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    if let (true, Some(metadata)) = (whole, value.get_mut("metadata")) {
+        let decoded = schema::check(metadata, meta);
+        if let Some(error) = decoded.errors.first() {
+            return Err(error.clone());
+        }
+        let at = below("metadata");
+        unknown.extend(
+            decoded.unknown.iter().map(|field| field.replacen("field \"", &format!("field \"{at}."), 1)),
+        );
+        if metadata.is_object() {
+            schema::normalise(metadata, meta);
+        }
+    }
+    match value {
+        Value::Object(map) => map.iter_mut().try_for_each(|(name, value)| {
+            let skipped = whole && matches!(name.as_str(), "metadata" | "apiVersion" | "kind");
+            match schema.member(name).filter(|_| !skipped) {
+                Some(inner) => check_metadata(value, inner, inner.embedded, &below(name), meta, unknown),
+                None => Ok(()),
+            }
+        }),
+        Value::Array(items) => items.iter_mut().enumerate().try_for_each(|(at, item)| match &schema.items {
+            Some(inner) => {
+                check_metadata(item, inner, inner.embedded, &format!("{path}[{at}]"), meta, unknown)
+            }
+            None => Ok(()),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -237,7 +237,11 @@ impl Resource {
                 }
                 unknown
             }
-            Self::Custom(custom) => custom.prune(object)?,
+            Self::Custom(custom) => {
+                let mut unknown = custom.prune(object)?;
+                unknown.extend(custom.check_metadata(object)?);
+                unknown
+            }
         };
         let faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
         if validation == Validation::Strict && !faults.is_empty() {
@@ -289,7 +293,11 @@ impl Resource {
     /// All that is wrong with a new object.
     pub fn validate_create(&self, object: &Value) -> ErrorList {
         match self {
-            Self::BuiltIn(kind) => kind.validate_create(object),
+            Self::BuiltIn(kind) => {
+                let mut errors = kind.validate_create(object);
+                errors.extend(self.check_schemas(object, None));
+                errors
+            }
             Self::Custom(custom) => {
                 let mut errors = objectmeta::validate_object_meta(
                     &object["metadata"],
@@ -305,12 +313,27 @@ impl Resource {
     /// All that is wrong with a change.
     pub fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         match self {
-            Self::BuiltIn(kind) => kind.validate_update(new, old),
+            Self::BuiltIn(kind) => {
+                let mut errors = kind.validate_update(new, old);
+                errors.extend(self.check_schemas(new, Some(old)));
+                errors
+            }
             Self::Custom(custom) => {
                 let mut errors = objectmeta::validate_object_meta_update(&new["metadata"], &old["metadata"]);
                 errors.extend(custom.validate(new, Some(old)));
                 errors
             }
+        }
+    }
+
+    /// What is wrong with the schemas of a definition, where they are new.
+    fn check_schemas(&self, new: &Value, old: Option<&Value>) -> ErrorList {
+        let is_definition =
+            self.plural() == "customresourcedefinitions" && self.group() == "apiextensions.k8s.io";
+        let versions = |definition: &Value| definition["spec"]["versions"].clone();
+        match is_definition && old.is_none_or(|old| versions(old) != versions(new)) {
+            true => definition::check_schemas(new),
+            false => ErrorList::new(),
         }
     }
 

@@ -144,7 +144,6 @@ pub fn apply<N: Node>(
         }
     }
     let mut claim = claimed(node, configuration);
-    claim.subtract(&NOBODYS);
     claim.subtract_trees(reset);
     let mut merged = live.clone();
     merge(node, &mut merged, configuration);
@@ -156,6 +155,8 @@ pub fn apply<N: Node>(
         others().for_each(|entry| managed.add(&Set::from_json(&entry["fieldsV1"])));
         merged = prune(node, merged, &last, &managed);
     }
+    // What identifies the object counted as applied above, so that it was not taken away.
+    claim.subtract(&NOBODYS);
     if merged == *live && claim == last {
         return Ok(merged);
     }

@@ -9,6 +9,7 @@ use super::*;
 enum Place {
     Root,
     Spec,
+    Metadata,
     Free,
     Ports,
     Port,
@@ -19,7 +20,7 @@ enum Place {
 impl Node for Place {
     fn relation(self, _: &Value) -> Relation {
         match self {
-            Place::Root | Place::Spec | Place::Free | Place::Port => Relation::Map,
+            Place::Root | Place::Spec | Place::Metadata | Place::Free | Place::Port => Relation::Map,
             Place::Ports => Relation::Keyed,
             Place::Finalizers => Relation::Set,
             Place::Leaf => Relation::Atomic,
@@ -29,6 +30,8 @@ impl Node for Place {
     fn member(self, name: &str) -> Member<Self> {
         let node = match (self, name) {
             (Place::Root, "spec") => Place::Spec,
+            (Place::Root, "metadata") => Place::Metadata,
+            (Place::Metadata, "labels") => Place::Free,
             (Place::Root, "labels") => Place::Free,
             (Place::Spec, "ports") => Place::Ports,
             (Place::Root, "finalizers") => Place::Finalizers,
@@ -145,6 +148,14 @@ fn updates_take_fields_over_and_lists_keep_their_order() {
         scenario.live,
         json!({"spec": {"ports": [{"port": 9}, {"port": 2, "name": "y"}, {"port": 1}]}})
     );
+}
+
+#[test]
+fn identity_is_never_taken_away() {
+    let mut scenario = Scenario::new(json!({}));
+    scenario.apply("a", json!({"metadata": {"name": "x", "labels": {"l": "1"}}}), false);
+    scenario.apply("a", json!({"metadata": {"name": "x"}, "spec": {"replicas": 1}}), false);
+    assert_eq!(scenario.live, json!({"metadata": {"name": "x"}, "spec": {"replicas": 1}}));
 }
 
 #[test]

@@ -212,6 +212,11 @@ impl Structural {
         }
     }
 
+    /// A limit that is a number, such as `maxItems`.
+    pub fn most(&self, name: &str) -> Option<u64> {
+        self.checks.numbers.get(name)?.as_u64()
+    }
+
     /// The format of text, such as `date-time`.
     pub fn format(&self) -> &str {
         &self.checks.format
