@@ -77,11 +77,16 @@ impl RequestInfo {
             rest => ("", rest),
         };
         let part = |at: usize| rest.get(at).copied().unwrap_or_default().to_owned();
-        let (name, watch) = (part(1), watch || query.is_true("watch"));
+        let (mut name, watch) = (part(1), watch || query.is_true("watch"));
+        let verb = resource_verb(method, name.is_empty(), watch);
+        if name.is_empty() && matches!(verb, "list" | "watch") {
+            // A list of one is allowed to those who may see that one.
+            name = only_name(query.get("fieldSelector").unwrap_or_default()).unwrap_or_default().to_owned();
+        }
         Self {
             path: path.to_owned(),
             is_resource: true,
-            verb: resource_verb(method, name.is_empty(), watch),
+            verb,
             group: group.to_owned(),
             version: version.to_owned(),
             namespace: namespace.to_owned(),
@@ -95,6 +100,13 @@ impl RequestInfo {
                 .unwrap_or_default(),
         }
     }
+}
+
+/// The name that a field selector asks for.
+fn only_name(selector: &str) -> Option<&str> {
+    let mut terms = selector.split(',').filter_map(|term| term.trim().strip_prefix("metadata.name="));
+    let name = terms.next()?.trim_start_matches('=');
+    (!name.is_empty() && !name.contains(['/', '%', '\\', ' ']) && name != "." && name != "..").then_some(name)
 }
 
 fn decode(part: &str) -> String {
@@ -138,6 +150,7 @@ mod tests {
             ("GET /apis/apps/v1/deployments?watch=true", "watch apps v1  deployments   "),
             ("DELETE /api/v1/namespaces/a/pods", "deletecollection  v1 a pods   "),
             ("PUT /api/v1/namespaces/a/finalize", "update  v1 a namespaces a finalize "),
+            ("GET /api/v1/pods?fieldSelector=spec.nodeName=n,metadata.name=b", "list  v1  pods b  "),
             ("GET /api/v1/namespaces/a", "get  v1 a namespaces a  "),
             ("GET /api/v1/namespaces", "list  v1  namespaces   "),
             ("GET /api/v1/nodes/n/proxy/logs/x", "get  v1  nodes n proxy /logs/x"),

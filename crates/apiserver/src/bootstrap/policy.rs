@@ -26,6 +26,9 @@ fn rule(line: &str) -> Option<Value> {
         [groups, resources] => {
             json!({ "verbs": split(verbs), "apiGroups": split(groups), "resources": split(resources) })
         }
+        [groups, resources, names] => {
+            json!({ "verbs": split(verbs), "apiGroups": split(groups), "resources": split(resources), "resourceNames": split(names) })
+        }
         _ => return None,
     })
 }
@@ -48,10 +51,13 @@ pub fn objects() -> Vec<(&'static str, Value)> {
                 }
             }
             (false, ["role", name, label @ ..]) => {
-                objects.push((
-                    "clusterroles",
-                    json!({ "metadata": metadata(name, label.first().copied()), "rules": [] }),
-                ));
+                let (namespace, name) = home(name);
+                let plural = if namespace.is_some() { "roles" } else { "clusterroles" };
+                let mut metadata = metadata(name, label.first().copied());
+                if let Some(namespace) = namespace {
+                    metadata["namespace"] = namespace.into();
+                }
+                objects.push((plural, json!({ "metadata": metadata, "rules": [] })));
             }
             (false, ["aggregate", name, own, selected]) => {
                 let own = Some(*own).filter(|own| *own != "-");
@@ -61,7 +67,8 @@ pub fn objects() -> Vec<(&'static str, Value)> {
                 ));
             }
             (false, ["bind", role, kind, subject]) => {
-                objects.push(("clusterrolebindings", binding(role, kind, subject, &objects)))
+                let plural = if home(role).0.is_some() { "rolebindings" } else { "clusterrolebindings" };
+                objects.push((plural, binding(role, kind, subject, &objects)));
             }
             _ => {}
         }
@@ -69,18 +76,29 @@ pub fn objects() -> Vec<(&'static str, Value)> {
     objects
 }
 
+/// `namespace/name`, or a name of the cluster scope.
+fn home(name: &str) -> (Option<&str>, &str) {
+    name.split_once('/').map_or((None, name), |(namespace, name)| (Some(namespace), name))
+}
+
 /// Bindings are named after their role; one of the anonymous is a subject more of the same binding upstream.
 fn binding(role: &str, kind: &str, subject: &str, before: &[(&str, Value)]) -> Value {
+    let (namespace, role) = home(role);
     let taken = before
         .iter()
-        .any(|(plural, object)| *plural == "clusterrolebindings" && object["metadata"]["name"] == role);
+        .any(|(plural, object)| plural.ends_with("bindings") && object["metadata"]["name"] == role);
     let name = if taken { format!("{role}:{subject}") } else { role.to_owned() };
     let subject = match subject.split_once('/') {
         Some((namespace, name)) => json!({ "kind": kind, "namespace": namespace, "name": name }),
         None => json!({ "kind": kind, "apiGroup": GROUP, "name": subject }),
     };
-    json!({ "metadata": metadata(&name, None), "subjects": [subject],
-        "roleRef": { "apiGroup": GROUP, "kind": "ClusterRole", "name": role } })
+    let mut metadata = metadata(&name, None);
+    if let Some(namespace) = namespace {
+        metadata["namespace"] = namespace.into();
+    }
+    let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
+    json!({ "metadata": metadata, "subjects": [subject],
+        "roleRef": { "apiGroup": GROUP, "kind": kind, "name": role } })
 }
 
 #[cfg(test)]

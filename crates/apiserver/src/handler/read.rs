@@ -78,7 +78,9 @@ impl Call {
             true => format!("{namespace}/"),
             false => String::new(),
         };
-        let only = (!self.info.name.is_empty()).then(|| format!("{prefix}{}", self.info.name));
+        // One name may stand for objects of many namespaces.
+        let one = !self.info.name.is_empty() && (!prefix.is_empty() || !self.kind.namespaced());
+        let only = one.then(|| format!("{prefix}{}", self.info.name));
         Ok(Selection { kind: self.kind.clone(), labels, fields, only, prefix })
     }
 
