@@ -10,7 +10,7 @@ use crate::net;
 use crate::objectmeta;
 use crate::prepare;
 use crate::table::{AGE, NAME, age, column, labels, name, or, wide};
-use crate::value::{child, filled, has, int, items, items_mut, remove, set, set_default, text};
+use crate::value::{child, filled, has, int, items, items_mut, present, remove, set, set_default, text};
 
 pub(crate) const KIND: Kind = Kind {
     short_names: &["svc"],
@@ -88,41 +88,96 @@ fn default(service: &mut Value) {
     }
 }
 
-/// What was allocated stays, where the client leaves it out.
+/// What a type brings with it, and which types do.
+const WITH_TYPE: &[(&str, fn(&Value) -> bool)] = &[
+    ("clusterIP", has_cluster_ip),
+    ("clusterIPs", has_cluster_ip),
+    ("ipFamilies", has_cluster_ip),
+    ("ipFamilyPolicy", has_cluster_ip),
+    ("healthCheckNodePort", has_health_check_port),
+    ("allocateLoadBalancerNodePorts", |spec| text(spec, "type") == "LoadBalancer"),
+    ("loadBalancerClass", |spec| text(spec, "type") == "LoadBalancer"),
+    ("externalTrafficPolicy", is_exposed),
+];
+
+fn has_cluster_ip(spec: &Value) -> bool {
+    text(spec, "type") != "ExternalName"
+}
+
+fn has_node_ports(spec: &Value) -> bool {
+    matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
+}
+
+fn has_health_check_port(spec: &Value) -> bool {
+    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
+}
+
+fn is_exposed(spec: &Value) -> bool {
+    has_node_ports(spec) || (text(spec, "type") == "ClusterIP" && filled(spec, "externalIPs"))
+}
+
+/// What was allocated stays where the client leaves it out, and goes with the type that needed it where the client has not
+/// changed it himself.
 fn prepare_update(new: &mut Value, old: &Value) {
     prepare::update_status(new, old);
     let before = &old["spec"];
     let Some(spec) = child(new, "spec") else { return };
-    let has_ip = |kind: &str| kind != "ExternalName";
-    if !has_ip(text(spec, "type")) || !has_ip(text(before, "type")) {
-        return;
-    }
-    if !has(spec, "clusterIP") || text(spec, "clusterIP").is_empty() {
-        for key in ["clusterIP", "clusterIPs"] {
+    let gone: Vec<&str> = WITH_TYPE
+        .iter()
+        .filter(|(_, needs)| needs(before) && !needs(spec))
+        .map(|(field, _)| *field)
+        .filter(|field| spec.get(field) == before.get(field))
+        .collect();
+    gone.into_iter().for_each(|field| remove(spec, field));
+    if has_cluster_ip(spec) && has_cluster_ip(before) {
+        if text(spec, "clusterIP").is_empty() {
+            for key in ["clusterIP", "clusterIPs"] {
+                if let Some(value) = before.get(key) {
+                    set(spec, key, value.clone());
+                }
+            }
+        }
+        for key in ["ipFamilies", "ipFamilyPolicy"] {
             if let Some(value) = before.get(key) {
-                set(spec, key, value.clone());
+                set_default(spec, key, value.clone());
             }
         }
     }
-    for key in ["ipFamilies", "ipFamilyPolicy"] {
-        if let Some(value) = before.get(key) {
-            set_default(spec, key, value.clone());
-        }
-    }
-    if text(spec, "type") == "ClusterIP" {
-        return;
-    }
-    for port in items_mut(spec, "ports").iter_mut().filter(|p| int(p, "nodePort").unwrap_or(0) == 0) {
-        let same =
-            |p: &&Value| text(p, "protocol") == text(port, "protocol") && int(p, "port") == int(port, "port");
-        if let Some(node_port) = items(before, "ports").iter().find(same).and_then(|p| int(p, "nodePort")) {
-            set(port, "nodePort", node_port);
-        }
-    }
-    if text(spec, "externalTrafficPolicy") == "Local"
+    keep_node_ports(spec, before);
+    if has_health_check_port(spec)
         && let Some(value) = before.get("healthCheckNodePort")
     {
         set_default(spec, "healthCheckNodePort", value.clone());
+    }
+    if text(spec, "type") != "LoadBalancer"
+        && let Some(status) = present(new, "status")
+    {
+        set(status, "loadBalancer", json!({}));
+    }
+}
+
+/// Ports keep their node ports by name; a type without node ports gives back those that the client left as they were.
+fn keep_node_ports(spec: &mut Value, before: &Value) {
+    let ports = |spec: &Value| -> Vec<i64> {
+        items(spec, "ports")
+            .iter()
+            .filter_map(|port| int(port, "nodePort"))
+            .filter(|port| *port != 0)
+            .collect()
+    };
+    let (now, then) = (ports(spec), ports(before));
+    if !has_node_ports(spec) {
+        if has_node_ports(before) && now == then {
+            items_mut(spec, "ports").iter_mut().for_each(|port| remove(port, "nodePort"));
+        }
+        return;
+    }
+    for port in items_mut(spec, "ports").iter_mut().filter(|port| int(port, "nodePort").unwrap_or(0) == 0) {
+        let same = items(before, "ports").iter().find(|other| text(other, "name") == text(port, "name"));
+        let kept = same.and_then(|other| int(other, "nodePort")).filter(|kept| !now.contains(kept));
+        if let Some(kept) = kept {
+            set(port, "nodePort", kept);
+        }
     }
 }
 
@@ -358,6 +413,22 @@ mod tests {
         let mut service = json!({"metadata": {"name": "s", "namespace": "d"}, "spec": spec});
         KIND.default(&mut service).expect("defaults");
         service
+    }
+
+    #[test]
+    fn what_a_type_brought_goes_with_it() {
+        let old = json!({"metadata": {"name": "a"}, "spec": {"type": "NodePort", "clusterIP": "10.0.0.1",
+            "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "externalTrafficPolicy": "Cluster", "ports": [{"name": "x", "port": 80, "nodePort": 30000}]},
+            "status": {"loadBalancer": {}}});
+        let mut new = old.clone();
+        new["spec"]["type"] = "ExternalName".into();
+        new["spec"]["externalName"] = "example.org".into();
+        KIND.prepare_update(&mut new, &old);
+        assert_eq!(
+            new["spec"],
+            json!({"type": "ExternalName", "externalName": "example.org", "ports": [{"name": "x", "port": 80}]})
+        );
     }
 
     #[test]
