@@ -29,6 +29,16 @@ impl Failure {
         format!("0/{} nodes are available: {}.", self.nodes, reasons.join(", "))
     }
 
+    /// What is added where no pods could leave for this one.
+    pub fn without_victims(&self) -> String {
+        format!(
+            "{} preemption: 0/{} nodes are available: {} No preemption victims found for incoming pod.",
+            self.message(),
+            self.nodes,
+            self.nodes
+        )
+    }
+
     /// Whether an event may help.
     pub fn is_helped_by(&self, event: Event) -> bool {
         self.nodes == 0 && event == Event::NodeAdded
@@ -36,11 +46,21 @@ impl Failure {
     }
 }
 
-fn reject(pod: &PodInfo, node: &NodeInfo) -> Option<Rejection> {
+/// The first plugin that has something against a node.
+pub fn reject(pod: &PodInfo, node: &NodeInfo) -> Option<Rejection> {
     FILTERS.iter().find_map(|plugin: &'static Filter| {
         let reasons = (plugin.filter)(pod, node);
         (!reasons.is_empty()).then_some(Rejection { plugin, reasons })
     })
+}
+
+/// What stands against a node once those have come to whom its room is promised.
+fn reject_promised(pod: &PodInfo, node: &NodeInfo, snapshot: &Snapshot) -> Option<Rejection> {
+    if !snapshot.has_nominated() {
+        return None;
+    }
+    let mut full = node.clone();
+    if snapshot.add_nominated(pod, &mut full) { reject(pod, &full) } else { None }
 }
 
 /// The index of the best node; among equals, `turn` decides, so that they take turns.
@@ -49,7 +69,7 @@ pub fn schedule(pod: &PodInfo, snapshot: &Snapshot, turn: usize) -> Result<usize
     let mut feasible = Vec::new();
     let mut rejections = Vec::new();
     for (at, node) in nodes.iter().enumerate() {
-        match reject(pod, node) {
+        match reject(pod, node).or_else(|| reject_promised(pod, node, snapshot)) {
             None => feasible.push(at),
             Some(rejection) => rejections.push(rejection),
         }

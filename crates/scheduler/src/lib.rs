@@ -6,6 +6,7 @@ mod cycle;
 mod framework;
 mod plugins;
 mod pod;
+mod preemption;
 mod queue;
 mod resources;
 mod shell;

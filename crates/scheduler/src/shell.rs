@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use coxswain_client::{Change, Client, EventType, Informer, InformerFactory, Recorder};
+use coxswain_meta::labels::Selector;
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cycle::schedule;
+use crate::cycle::{Failure, schedule};
 use crate::framework::Event;
 use crate::pod::{PodInfo, has_ended};
+use crate::preemption::{Budget, Preemption, is_eligible, preempt};
 use crate::queue::{Attempt, Queue};
 use crate::snapshot::Snapshot;
 
@@ -25,14 +28,18 @@ const PARALLEL_BINDS: usize = 32;
 /// Runs the scheduler until `cancel`.
 pub async fn run(factory: Arc<InformerFactory>, cancel: CancellationToken) {
     let (pods, nodes): (Informer<Pod>, Informer<Node>) = (factory.informer(), factory.informer());
-    cancel.run_until_cancelled(async { tokio::join!(pods.synced(), nodes.synced()) }).await;
+    let budgets: Informer<PodDisruptionBudget> = factory.informer();
+    let synced = async { tokio::join!(pods.synced(), nodes.synced(), budgets.synced()) };
+    cancel.run_until_cancelled(synced).await;
     let client = factory.client().clone();
     let scheduler = Scheduler {
         recorder: Recorder::new(client.clone(), NAME, "", cancel.clone()),
         client,
         snapshot: Snapshot::default(),
         queue: Queue::default(),
+        budgets,
         binds: JoinSet::new(),
+        preemptions: JoinSet::new(),
         turn: 0,
     };
     cancel.run_until_cancelled(scheduler.run(pods, nodes)).await;
@@ -50,7 +57,9 @@ struct Scheduler {
     recorder: Recorder,
     snapshot: Snapshot,
     queue: Queue,
+    budgets: Informer<PodDisruptionBudget>,
     binds: JoinSet<Bound>,
+    preemptions: JoinSet<()>,
     turn: usize,
 }
 
@@ -73,6 +82,7 @@ impl Scheduler {
                 change = nodes.recv() => match change { Some(change) => self.node_changed(&change), None => return },
                 change = pods.recv() => match change { Some(change) => self.pod_changed(&change), None => return },
                 Some(Ok(bound)) = self.binds.join_next() => self.bound(bound),
+                Some(_) = self.preemptions.join_next() => {}
                 () = tokio::time::sleep_until(wake_at) => {}
             }
         }
@@ -105,6 +115,7 @@ impl Scheduler {
         let gone = matches!(change, Change::Deleted(_)) || has_ended(pod);
         if gone {
             self.queue.remove(&uid);
+            self.snapshot.withdraw(&uid);
             if self.snapshot.remove_pod(&uid) {
                 self.queue.on_event(Event::CapacityFreed);
             }
@@ -113,7 +124,14 @@ impl Scheduler {
             self.snapshot.put_pod(PodInfo::new(pod));
         } else if !self.snapshot.has_pod(&uid) {
             match wants_node(pod) {
-                true => self.queue.put(PodInfo::new(pod)),
+                true => {
+                    let info = PodInfo::new(pod);
+                    let promised = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_ref());
+                    if let (Some(node), None) = (promised, self.snapshot.nomination(&uid)) {
+                        self.snapshot.nominate(info.clone(), node);
+                    }
+                    self.queue.put(info);
+                }
                 false => self.queue.remove(&uid),
             }
         }
@@ -135,11 +153,75 @@ impl Scheduler {
                 });
             }
             Err(failure) => {
-                self.report(&pod, &failure.message());
+                self.preempt(&pod, &failure);
                 self.queue.failed(pod, attempt, failure);
             }
         }
         true
+    }
+
+    fn budgets(&self) -> Vec<Budget> {
+        let budget = |budget: Arc<PodDisruptionBudget>| {
+            let selector = json!(budget.spec.as_ref()?.selector.as_ref()?);
+            let allowed = budget.status.as_ref().and_then(|status| status.disruptions_allowed);
+            Some(Budget {
+                namespace: budget.namespace().unwrap_or_default(),
+                selector: Selector::from_label_selector(&selector).ok()?,
+                allowed: allowed.unwrap_or(0),
+            })
+        };
+        self.budgets.list().into_iter().filter_map(budget).collect()
+    }
+
+    /// Looks for pods that may leave for one that found no node, and tells how it stands.
+    fn preempt(&mut self, pod: &PodInfo, failure: &Failure) {
+        if !is_eligible(pod, &self.snapshot) {
+            return self.report(pod, &failure.message());
+        }
+        match preempt(pod, &self.snapshot, &self.budgets()) {
+            Some(found) => {
+                self.report(pod, &failure.message());
+                self.make_room(pod, found);
+            }
+            None => {
+                self.snapshot.withdraw(&pod.uid);
+                self.report(pod, &failure.without_victims());
+            }
+        }
+    }
+
+    /// Promises a node to a pod and ends those that are in its way.
+    fn make_room(&mut self, pod: &PodInfo, found: Preemption) {
+        self.snapshot.nominate(pod.clone(), &found.node);
+        for victim in &found.victims {
+            let message = format!("Preempted by pod {} on node {}", pod.uid, found.node);
+            self.recorder.event(&*victim.object, EventType::Normal, "Preempted", message);
+        }
+        let (client, pod) = (self.client.clone(), pod.clone());
+        self.preemptions.spawn(async move {
+            let nominated =
+                json!({ "metadata": { "uid": pod.uid }, "status": { "nominatedNodeName": found.node } });
+            patch_status(&client, &pod, &nominated).await;
+            for victim in &found.victims {
+                let condition = json!({ "type": "DisruptionTarget", "status": "True",
+                    "reason": "PreemptionByScheduler", "lastTransitionTime": Time(Timestamp::now()),
+                    "message": format!("{NAME}: preempting to accommodate a higher priority pod") });
+                let told =
+                    json!({ "metadata": { "uid": victim.uid }, "status": { "conditions": [condition] } });
+                patch_status(&client, victim, &told).await;
+                let api: Api<Pod> = Api::namespaced(client.clone(), &victim.key.namespace);
+                let params = DeleteParams {
+                    preconditions: Some(Preconditions {
+                        uid: Some(victim.uid.clone()),
+                        resource_version: None,
+                    }),
+                    ..DeleteParams::default()
+                };
+                if let Err(error) = api.delete(&victim.key.name, &params).await {
+                    tracing::debug!(%error, pod = %victim.key, "a pod was not preempted");
+                }
+            }
+        });
     }
 
     fn bound(&mut self, Bound { pod, attempt, node, result }: Bound) {
@@ -175,16 +257,17 @@ impl Scheduler {
         }
         let condition = json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
             "lastTransitionTime": Time(Timestamp::now()) });
-        let patch = Patch::Strategic(
-            json!({ "metadata": { "uid": pod.uid }, "status": { "conditions": [condition] } }),
-        );
-        let (api, name): (Api<Pod>, _) =
-            (Api::namespaced(self.client.clone(), &pod.key.namespace), pod.key.name.clone());
-        tokio::spawn(async move {
-            if let Err(error) = api.patch_status(&name, &PatchParams::default(), &patch).await {
-                tracing::debug!(%error, pod = name, "the condition PodScheduled was not written");
-            }
-        });
+        let told = json!({ "metadata": { "uid": pod.uid }, "status": { "conditions": [condition] } });
+        let (client, pod) = (self.client.clone(), pod.clone());
+        tokio::spawn(async move { patch_status(&client, &pod, &told).await });
+    }
+}
+
+async fn patch_status(client: &Client, pod: &PodInfo, patch: &serde_json::Value) {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.key.namespace);
+    let patched = api.patch_status(&pod.key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+    if let Err(error) = patched {
+        tracing::debug!(%error, pod = %pod.key, "a pod's status was not written");
     }
 }
 

@@ -46,14 +46,16 @@ impl NodeInfo {
         self.most_pods = pods.and_then(|pods| pods.0.parse().ok()).unwrap_or(0);
     }
 
-    fn add(&mut self, pod: &PodInfo) {
+    /// A pod more.
+    pub fn add(&mut self, pod: &PodInfo) {
         self.requested.add(&pod.requests);
         self.counted.add(&pod.counted);
         self.ports.extend(pod.ports.iter().cloned());
         self.pods += 1;
     }
 
-    fn subtract(&mut self, pod: &PodInfo) {
+    /// A pod less.
+    pub fn subtract(&mut self, pod: &PodInfo) {
         self.requested.subtract(&pod.requests);
         self.counted.subtract(&pod.counted);
         for port in &pod.ports {
@@ -71,6 +73,8 @@ pub struct Snapshot {
     nodes: Vec<NodeInfo>,
     index: HashMap<String, usize>,
     pods: HashMap<String, PodInfo>,
+    /// Pods for which others are leaving a node, by uid.
+    nominated: HashMap<String, PodInfo>,
 }
 
 impl Snapshot {
@@ -103,9 +107,45 @@ impl Snapshot {
         }
     }
 
+    /// The pods that count on a node.
+    pub fn pods_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a PodInfo> {
+        self.pods.values().filter(move |pod| pod.node == node)
+    }
+
+    /// Room on a node is promised to a pod.
+    pub fn nominate(&mut self, pod: PodInfo, node: &str) {
+        self.nominated.insert(pod.uid.clone(), PodInfo { node: node.to_owned(), ..pod });
+    }
+
+    /// A pod is promised nothing any more.
+    pub fn withdraw(&mut self, uid: &str) {
+        self.nominated.remove(uid);
+    }
+
+    /// The node on which a pod was promised room.
+    pub fn nomination(&self, uid: &str) -> Option<&str> {
+        self.nominated.get(uid).map(|pod| pod.node.as_str())
+    }
+
+    /// Adds to a node those to whom its room is promised before `pod`; whether there are any.
+    pub fn add_nominated(&self, pod: &PodInfo, node: &mut NodeInfo) -> bool {
+        let before = self.nominated.values().filter(|other| {
+            other.node == node.name && other.uid != pod.uid && other.priority >= pod.priority
+        });
+        let before: Vec<&PodInfo> = before.collect();
+        before.iter().for_each(|other| node.add(other));
+        !before.is_empty()
+    }
+
+    /// Whether anybody is promised room.
+    pub fn has_nominated(&self) -> bool {
+        !self.nominated.is_empty()
+    }
+
     /// A pod counts on its node from now on.
     pub fn put_pod(&mut self, pod: PodInfo) {
         self.remove_pod(&pod.uid);
+        self.withdraw(&pod.uid);
         if let Some(at) = self.index.get(&pod.node) {
             self.nodes[*at].add(&pod);
         }
