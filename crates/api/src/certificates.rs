@@ -98,13 +98,27 @@ fn signer_name(errors: &mut ErrorList, name: &str, at: &Path) {
         errors.push(FieldError::invalid(at, name, rule));
         return;
     };
-    errors.invalid_each(at, domain, names::dns1123_subdomain(domain));
-    if !domain.contains('.') {
+    let labels: Vec<&str> = domain.split('.').collect();
+    if labels.len() < 2 {
         let rule = "should be a domain with at least two segments separated by dots";
         errors.push(FieldError::invalid(at, domain, rule));
     }
+    let mut label = |shown: &str, label: &str, broken: Vec<String>| {
+        for why in &broken {
+            let rule = format!("validating label {}: {why}", serde_json::json!(label));
+            errors.push(FieldError::invalid(at, shown, rule));
+        }
+        !broken.is_empty()
+    };
+    for part in labels {
+        if label(domain, part, names::dns1123_label(part)) {
+            break;
+        }
+    }
     for part in path.split('.') {
-        errors.invalid_each(at, part, names::dns1123_label(part));
+        if label(path, part, names::dns1123_subdomain(part)) {
+            break;
+        }
     }
 }
 

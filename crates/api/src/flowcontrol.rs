@@ -132,7 +132,9 @@ fn validate_schema(schema: &Value) -> ErrorList {
     let method = &spec["distinguisherMethod"];
     if method.is_object() && !["ByNamespace", "ByUser"].contains(&text(method, "type")) {
         let at = path.child("distinguisherMethod.type");
-        errors.push(FieldError::not_supported(&at, method.clone(), &["ByNamespace", "ByUser"]));
+        let shown = crate::schema::internal(method, "io.k8s.api.flowcontrol.v1.FlowDistinguisherMethod");
+        let known = "supported values: \"ByNamespace\", \"ByUser\"";
+        errors.push(FieldError::not_supported_shown(&at, &shown, known));
     }
     let level = text(&spec["priorityLevelConfiguration"], "name");
     let at = path.child("priorityLevelConfiguration.name");

@@ -196,7 +196,9 @@ pub fn validate_object_meta_update(new: &Value, old: &Value) -> ErrorList {
 pub fn immutable(errors: &mut ErrorList, new: &Value, old: &Value, key: &str, path: &Path) {
     let (now, before) = (new.get(key).unwrap_or(&Value::Null), old.get(key).unwrap_or(&Value::Null));
     if now != before {
-        errors.push(FieldError::invalid(&path.child(key), now.clone(), IMMUTABLE));
+        // A text that is gone is empty in Go.
+        let shown = if now.is_null() && before.is_string() { "".into() } else { now.clone() };
+        errors.push(FieldError::invalid(&path.child(key), shown, IMMUTABLE));
     }
 }
 

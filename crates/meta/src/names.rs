@@ -87,6 +87,30 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     errors
 }
 
+/// DNS subdomain whose labels may have underscores: search domains.
+pub fn dns1123_subdomain_underscore(value: &str) -> Vec<String> {
+    const RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character";
+    const FORM: &str = r"_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
+    let label = |label: &str| {
+        let label = label.strip_prefix('_').unwrap_or(label);
+        label.starts_with(alphanumeric)
+            && label.ends_with(alphanumeric)
+            && label.chars().all(|c| alphanumeric(c) || c == '-' || c == '_')
+    };
+    let mut errors = Vec::new();
+    if value.len() > 253 {
+        errors.push(max_length(253));
+    }
+    if !value.split('.').all(label) {
+        errors.push(form_error(RULE, FORM, &["example.com"]));
+    }
+    errors
+}
+
+fn alphanumeric(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
 /// `*.` and a subdomain.
 pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
     let mut errors = Vec::new();

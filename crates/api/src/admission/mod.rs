@@ -1,7 +1,7 @@
 //! The admissionregistration.k8s.io group: webhook configurations and admission policies.
 
 mod policies;
-mod webhooks;
+pub(crate) mod webhooks;
 
 use coxswain_meta::{ErrorList, FieldError, Path, names};
 use serde_json::{Value, json};

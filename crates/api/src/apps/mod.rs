@@ -25,13 +25,17 @@ pub(crate) const CONTROLLER_REVISION: Kind = Kind {
     hooks: Hooks {
         validate: |v| {
             let mut errors = ErrorList::new();
+            not_negative(&mut errors, v, "revision", &Path::root());
+            errors
+        },
+        validate_new: |v| {
+            let mut errors = ErrorList::new();
             let at = Path::new("data");
             match &v["data"] {
                 Value::Null => errors.push(FieldError::required(&at, "data is mandatory")),
                 Value::Object(_) => {}
                 _ => errors.push(FieldError::required(&at, "data must be a valid JSON object")),
             }
-            not_negative(&mut errors, v, "revision", &Path::root());
             errors
         },
         validate_update: |new, old| {

@@ -38,6 +38,12 @@ pub(crate) const HPA_V1: Kind = Kind {
                 set_default(spec, "minReplicas", 1);
             }
         },
+        // Rules are told in terms of v2.
+        validate: |v| {
+            let mut v2 = v.clone();
+            to_storage(&mut v2);
+            validate::validate(&v2)
+        },
         row: |v, now| {
             let mut v2 = v.clone();
             to_storage(&mut v2);

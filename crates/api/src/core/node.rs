@@ -57,8 +57,8 @@ fn default(node: &mut Value) {
         // The first block is named in both ways.
         let (one, many) = (text(spec, "podCIDR").to_owned(), items(spec, "podCIDRs").to_vec());
         match many.first() {
-            None if !one.is_empty() => set(spec, "podCIDRs", vec![one]),
             Some(first) if one.is_empty() => set(spec, "podCIDR", first.clone()),
+            first if !one.is_empty() && first.is_none_or(|f| *f != one) => set(spec, "podCIDRs", vec![one]),
             _ => {}
         }
     }

@@ -282,6 +282,7 @@ fn normalise_value(value: &mut Value, ty: &Type) {
                 *value = Value::String(quantity.to_string());
             }
         }
+        (Type::Bytes, Value::String(text)) => *text = crate::base64::encode(&crate::base64::decode(text)),
         (Type::Time, Value::String(text)) => {
             if let Some(seconds) = crate::time::parse(text) {
                 *text = crate::time::format(seconds);

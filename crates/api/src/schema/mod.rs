@@ -26,7 +26,7 @@ pub use decode::{Decoded, check, normalise, normalise_field};
 pub use json::{write as write_json, yaml as write_yaml};
 pub use parse::{parse_json_strict, parse_yaml_strict};
 pub use protobuf::{decode as decode_protobuf, decode_message as decode_protobuf_message};
-pub use shown::{changes, internal};
+pub use shown::{changes, internal, internal_list};
 pub use wire::{
     encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, field as write_field,
 };

@@ -21,6 +21,12 @@ pub fn internal(value: &Value, definition: &str) -> String {
     writer.out
 }
 
+/// A list of values of a type on one line.
+pub fn internal_list(values: &[Value], definition: &str) -> String {
+    let shown: Vec<String> = values.iter().map(|value| internal(value, definition)).collect();
+    format!("[{}]", shown.join(","))
+}
+
 /// The changes from one value of a type to another, as a unified diff of their lines; of the fields of one embedded struct alone
 /// where that is named.
 pub fn changes(old: &Value, new: &Value, definition: &str, embedded: &str) -> String {

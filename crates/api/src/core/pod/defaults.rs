@@ -10,6 +10,11 @@ const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralCo
 pub(crate) fn pod(pod: &mut Value) {
     let Some(spec) = child(pod, "spec") else { return };
     self::spec(spec);
+    if flag(spec, "hostNetwork") {
+        for list in CONTAINER_LISTS {
+            items_mut(spec, list).iter_mut().for_each(host_ports);
+        }
+    }
     for list in ["containers", "initContainers"] {
         items_mut(spec, list).iter_mut().for_each(requests_from_limits);
     }
@@ -45,14 +50,23 @@ fn spec(spec: &mut Value) {
         set(spec, "serviceAccountName", account.as_str());
         set(spec, "serviceAccount", account);
     }
-    let host_network = flag(spec, "hostNetwork");
     for list in CONTAINER_LISTS {
-        items_mut(spec, list).iter_mut().for_each(|c| container(c, host_network));
+        items_mut(spec, list).iter_mut().for_each(container);
     }
     items_mut(spec, "volumes").iter_mut().for_each(volume);
 }
 
-fn container(container: &mut Value, host_network: bool) {
+/// On the host's network a container's port is the host's.
+fn host_ports(container: &mut Value) {
+    for port in items_mut(container, "ports") {
+        if int(port, "hostPort").unwrap_or(0) == 0 {
+            let number = port["containerPort"].clone();
+            set(port, "hostPort", number);
+        }
+    }
+}
+
+fn container(container: &mut Value) {
     let policy = pull_policy(text(container, "image"));
     set_default(container, "imagePullPolicy", policy);
     set_default(container, "terminationMessagePath", "/dev/termination-log");
@@ -60,10 +74,6 @@ fn container(container: &mut Value, host_network: bool) {
     child(container, "resources");
     for port in items_mut(container, "ports") {
         set_default(port, "protocol", "TCP");
-        if host_network && int(port, "hostPort").unwrap_or(0) == 0 {
-            let number = port["containerPort"].clone();
-            set(port, "hostPort", number);
-        }
     }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = present(container, name) {

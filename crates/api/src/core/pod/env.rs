@@ -180,23 +180,23 @@ fn divisor(errors: &mut ErrorList, resource: &str, divisor: &Value, at: &Path) {
 
 /// Checks the files of a downward API volume.
 pub(super) fn downward_files(errors: &mut ErrorList, source: &Value, at: &Path) {
-    for (i, file) in items(source, "items").iter().enumerate() {
-        let at = at.child("items").index(i);
+    // Upstream says nothing about which item it is.
+    for file in items(source, "items") {
         super::volumes::file_path(errors, text(file, "path"), &at.child("path"));
-        super::volumes::mode(errors, file, "mode", &at);
+        super::volumes::mode(errors, file, "mode", at);
         match (has(file, "fieldRef"), has(file, "resourceFieldRef")) {
             (true, both) => {
                 field_reference(errors, &file["fieldRef"], &at.child("fieldRef"), FILE_FIELDS);
                 if both {
                     let rule = "fieldRef and resourceFieldRef can not be specified simultaneously";
-                    errors.push(FieldError::invalid(&at, "resource", rule));
+                    errors.push(FieldError::invalid(at, "resource", rule));
                 }
             }
             (false, true) => {
                 resource_reference(errors, &file["resourceFieldRef"], &at.child("resourceFieldRef"), true);
             }
             (false, false) => {
-                errors.push(FieldError::required(&at, "one of fieldRef and resourceFieldRef is required"));
+                errors.push(FieldError::required(at, "one of fieldRef and resourceFieldRef is required"));
             }
         }
     }

@@ -163,9 +163,8 @@ fn pod_term(errors: &mut ErrorList, term: &Value, path: &Path) {
     let key = text(term, "topologyKey");
     if key.is_empty() {
         errors.push(FieldError::required(&path.child("topologyKey"), "can not be empty"));
-    } else {
-        errors.invalid_each(&path.child("topologyKey"), key, names::qualified_name(key));
     }
+    errors.invalid_each(&path.child("topologyKey"), key, names::qualified_name(key));
 }
 
 pub(super) fn topology_spread(errors: &mut ErrorList, constraints: &[Value], path: &Path) {

@@ -155,6 +155,14 @@ fn dns_config(errors: &mut ErrorList, spec: &Value, path: &Path) {
         let rule = "must not have more than 32 search paths";
         errors.push(FieldError::invalid(&at.child("searches"), searches.to_vec(), rule));
     }
+    for (i, search) in searches.iter().filter_map(Value::as_str).enumerate() {
+        let domain = if search == "." { "a" } else { search.strip_suffix('.').unwrap_or(search) };
+        errors.invalid_each(
+            &at.child("searches").index(i),
+            domain,
+            names::dns1123_subdomain_underscore(domain),
+        );
+    }
     for (i, option) in items(config, "options").iter().enumerate() {
         if text(option, "name").is_empty() {
             errors.push(FieldError::required(&at.child("options").index(i), "must not be empty"));

@@ -105,10 +105,12 @@ fn spec_rules() {
     check(
         |p| {
             p["spec"]["affinity"] = json!({"podAntiAffinity":
-                {"requiredDuringSchedulingIgnoredDuringExecution": [{"labelSelector": {}}]}});
+                {"requiredDuringSchedulingIgnoredDuringExecution": [{"labelSelector": {}, "topologyKey": "a b"}]}});
         },
-        "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: Required value: \
-         can not be empty",
+        "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: Invalid value: \
+         \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+         alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+         '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
     );
 }
 
