@@ -56,7 +56,7 @@ use aggregation::Backends;
 use authz::Rbac;
 use handler::Call;
 use object::ObjectView;
-use policy::Policies;
+use policy::AllPolicies;
 use request::{Query, RequestInfo};
 use resource::Registry;
 use respond::Outcome;
@@ -88,7 +88,7 @@ pub(crate) struct Server {
     webhooks: Webhooks,
     mutating: Hooks,
     validating: Hooks,
-    policies: Policies,
+    policies: AllPolicies,
     backends: Backends,
     allocating: tokio::sync::Mutex<()>,
     charging: tokio::sync::Mutex<()>,
@@ -134,7 +134,7 @@ impl ApiServer {
             webhooks: Webhooks::default(),
             mutating: Hooks::of("mutatingwebhookconfigurations"),
             validating: Hooks::of("validatingwebhookconfigurations"),
-            policies: Policies::default(),
+            policies: AllPolicies::default(),
             backends: Backends::default(),
             allocating: tokio::sync::Mutex::default(),
             charging: tokio::sync::Mutex::default(),
@@ -153,7 +153,8 @@ impl ApiServer {
             expiry::expire_events(self.0.clone()),
             expiry::expire_pages(self.0.clone()),
             definitions::run(self.0.clone()),
-            aggregation::run(self.0.clone())
+            aggregation::run(self.0.clone()),
+            policy::status::run(self.0.clone())
         );
     }
 

@@ -48,11 +48,10 @@ impl CustomKind {
         };
         let gvk = |kind: &str| json!([{"group": self.group, "kind": kind, "version": self.version}]);
         let mut object = if v2 { to_v2(&self.schema) } else { self.schema.clone() };
-        if !object.is_object() {
-            object = json!({});
-        }
-        let opaque = object["x-kubernetes-preserve-unknown-fields"] == true;
-        if !opaque || object["properties"].is_object() {
+        if v2 && self.schema["x-kubernetes-preserve-unknown-fields"] == true || !object.is_object() {
+            // With any property here, kubectl would take all others for unknown.
+            object = json!({"type": "object"});
+        } else {
             object["type"] = "object".into();
             object["properties"]["apiVersion"] = json!({"description": API_VERSION, "type": "string"});
             object["properties"]["kind"] = json!({"description": KIND, "type": "string"});
@@ -60,8 +59,6 @@ impl CustomKind {
                 &format!("{META}.ObjectMeta"),
                 "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata",
             );
-        } else if v2 {
-            object["type"] = "object".into();
         }
         object["x-kubernetes-group-version-kind"] = gvk(&self.kind);
         let items = match v2 {

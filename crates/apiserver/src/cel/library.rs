@@ -73,6 +73,9 @@ fn position(args: &[Cel]) -> Option<i64> {
 
 fn lists() -> Vec<FunctionDecl> {
     vec![
+        declare("jsonpatch.escapeKey", 1, false, |args| {
+            Ok(cel(text(&args[0])?.replace('~', "~0").replace('/', "~1")))
+        }),
         declare("isSorted", 1, true, |args| {
             let items = list(&args[0])?;
             Ok(Cel::Bool(items.windows(2).all(|pair| compare(&pair[0], &pair[1]) != Ordering::Greater)))

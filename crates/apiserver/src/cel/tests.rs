@@ -66,3 +66,19 @@ fn schemas_have_rules() {
     assert_eq!(check(spec(1, 2), Some(spec(1, 5))), "spec.max: Forbidden: max may not shrink");
     assert_eq!(check(spec(1, 200), None), "spec.max: Invalid value: 200: failed rule: self < 100");
 }
+
+#[test]
+fn objects_can_be_written() {
+    let mut scope = Scope::empty();
+    scope.set("object", of_json(&json!({"metadata": {"labels": {}}})));
+    for (source, value) in [
+        ("Object{spec: Object.spec{replicas: 3}}", json!({"spec": {"replicas": 3}})),
+        (
+            "[JSONPatch{op: 'add', path: '/metadata/labels/' + jsonpatch.escapeKey('a/b'), value: 'x'}]",
+            json!([{"op": "add", "path": "/metadata/labels/a~1b", "value": "x"}]),
+        ),
+    ] {
+        let written = Expression::compile(source, &["object"]).eval(&scope).map(|value| to_json(&value));
+        assert_eq!(written, Ok(Some(value)), "{source}");
+    }
+}

@@ -130,7 +130,15 @@ impl Server {
             self.mutate(target, &asked, &mut new, &old).await?;
             let allocation = allocate::lock(self, kind).await;
             self.validate(target, &mut new, &old, &allocation)?;
-            self.admit_validating(&asked, &new, &old).await?;
+            match asked.subresource {
+                // What was sent to these has been asked about already.
+                "binding" => {}
+                "scale" => {
+                    let scales = (kind.scale_of(&new), kind.scale_of(&old));
+                    self.admit_validating(&asked, &scales.0, &scales.1).await?;
+                }
+                _ => self.admit_validating(&asked, &new, &old).await?,
+            }
             match self.commit_change(target, &current, new, &old).await? {
                 Err(CommitError::Conflict(Some(_))) if insists => return Err(modified()),
                 Err(CommitError::Conflict(Some(newer))) => current = newer,
@@ -171,7 +179,10 @@ impl Server {
             }
             Part::Verbatim => return Ok(()),
         }
-        self.admit_mutating(asked, new, old).await
+        match asked.own_kind {
+            Some(_) => Ok(()),
+            None => self.admit_mutating(asked, new, old).await,
+        }
     }
 
     /// Refuses a change that may not be committed.

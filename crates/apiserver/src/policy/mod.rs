@@ -1,5 +1,8 @@
-//! Admission policies: rules in CEL that writes must hold (KEP-3488).
+//! Admission policies: what writes must hold, and what is changed in them, in CEL.
 
+mod base;
+mod mutating;
+pub mod status;
 mod validating;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,40 +17,59 @@ use crate::object::Meta;
 use crate::resource::Resource;
 use crate::webhook::Asked;
 
-use validating::Policy;
-
 const GROUP: &str = "admissionregistration.k8s.io";
-const POLICIES: &str = "validatingadmissionpolicies";
-const BINDINGS: &str = "validatingadmissionpolicybindings";
 
-/// A policy with the bindings that put it to work.
-pub struct Bound {
-    policy: Policy,
-    bindings: Vec<Value>,
+/// A kind of policy.
+pub trait Kind: Send + Sync {
+    /// The resource of the policies.
+    const POLICIES: &'static str;
+    /// The resource of their bindings.
+    const BINDINGS: &'static str;
+    /// Compiles a policy.
+    fn parse(policy: &Value) -> Self;
 }
 
-/// The policies in force, read anew when a policy or binding changed.
-#[derive(Default)]
-pub struct Policies(RwLock<([Revision; 2], Arc<Vec<Bound>>)>);
+/// The policies of a kind that are in force, read anew when a policy or binding changed.
+pub struct Policies<K>(RwLock<(Revision, Arc<Vec<Bound<K>>>)>);
 
-impl Policies {
-    fn current(&self, server: &Server) -> Arc<Vec<Bound>> {
-        let newest =
-            [POLICIES, BINDINGS].map(|plural| server.store.collection(&format!("{plural}.{GROUP}")).newest());
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if known.0 == newest {
-            return known.1;
+/// A policy with the bindings that put it to work.
+type Bound<K> = (K, Vec<Value>);
+
+impl<K> Default for Policies<K> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<K: Kind> Policies<K> {
+    fn current(&self, server: &Server) -> Arc<Vec<Bound<K>>> {
+        let newest = |plural: &str| server.store.collection(&format!("{plural}.{GROUP}")).newest();
+        let newest = newest(K::POLICIES).max(newest(K::BINDINGS));
+        {
+            let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            if known.0 == newest {
+                return known.1.clone();
+            }
         }
-        let bindings = server.read_all(GROUP, BINDINGS, "");
-        let policies = server.read_all(GROUP, POLICIES, "").into_iter().filter_map(|policy| {
+        let bindings = server.read_all(GROUP, K::BINDINGS, "");
+        let mut policies = server.read_all(GROUP, K::POLICIES, "");
+        policies.sort_by(|a, b| a.name().cmp(b.name()));
+        let bound = policies.iter().filter_map(|policy| {
             let own = bindings.iter().filter(|binding| binding["spec"]["policyName"] == policy.name());
             let own: Vec<Value> = own.cloned().collect();
-            (!own.is_empty()).then(|| Bound { policy: Policy::parse(&policy), bindings: own })
+            (!own.is_empty()).then(|| (K::parse(policy), own))
         });
-        let policies = Arc::new(policies.collect::<Vec<_>>());
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (newest, policies.clone());
-        policies
+        let bound = Arc::new(bound.collect::<Vec<_>>());
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (newest, bound.clone());
+        bound
     }
+}
+
+/// The policies of both kinds.
+#[derive(Default)]
+pub struct AllPolicies {
+    mutating: Policies<mutating::Policy>,
+    validating: Policies<validating::Policy>,
 }
 
 impl Server {
@@ -58,6 +80,12 @@ impl Server {
         object: &mut Value,
         old: &Value,
     ) -> Result<(), Status> {
+        let policies = self.policies.mutating.current(self);
+        if !policies.is_empty() && !asked.is_exempt() && object.is_object() {
+            for (policy, bindings) in policies.iter() {
+                policy.mutate(bindings, asked, object, old).await?;
+            }
+        }
         self.mutate_by_webhooks(asked, object, old).await
     }
 
@@ -68,10 +96,10 @@ impl Server {
         object: &Value,
         old: &Value,
     ) -> Result<(), Status> {
-        let policies = self.policies.current(self);
+        let policies = self.policies.validating.current(self);
         if !policies.is_empty() && !asked.is_exempt() {
-            for bound in policies.iter() {
-                bound.policy.validate(&bound.bindings, asked, object, old).await?;
+            for (policy, bindings) in policies.iter() {
+                policy.validate(bindings, asked, object, old).await?;
             }
         }
         self.validate_by_webhooks(asked, object, old).await

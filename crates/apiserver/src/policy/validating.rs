@@ -1,27 +1,19 @@
-//! ValidatingAdmissionPolicy.
+//! ValidatingAdmissionPolicy (KEP-3488).
 
-use cel_core::{MapKey, Value as Cel, ValueMap};
 use coxswain_meta::Status;
 use coxswain_meta::status::Cause;
-use serde_json::Value;
-use std::sync::Arc;
+use serde_json::{Value, json};
 
-use crate::cel::{Conditions, Expression, REQUEST_VARIABLES, Scope, of_json};
+use super::Kind;
+use super::base::{Base, compile, list, text};
+use crate::cel::{Expression, Scope};
 use crate::object::Meta;
 use crate::warnings;
 use crate::webhook::Asked;
 
-/// Variables besides those of the request.
-const OWN_VARIABLES: [&str; 3] = ["params", "namespaceObject", "variables"];
-
 /// A policy, compiled.
 pub struct Policy {
-    name: String,
-    constraints: Value,
-    param_kind: Option<(String, String)>,
-    fails_closed: bool,
-    conditions: Conditions,
-    variables: Vec<(String, Expression)>,
+    base: Base,
     validations: Vec<Validation>,
 }
 
@@ -32,24 +24,11 @@ struct Validation {
     reason: String,
 }
 
-fn variables() -> Vec<&'static str> {
-    REQUEST_VARIABLES.into_iter().chain(OWN_VARIABLES).collect()
-}
+impl Kind for Policy {
+    const POLICIES: &'static str = "validatingadmissionpolicies";
+    const BINDINGS: &'static str = "validatingadmissionpolicybindings";
 
-fn text(value: &Value, key: &str) -> String {
-    value[key].as_str().unwrap_or_default().to_owned()
-}
-
-fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    value[key].as_array().into_iter().flatten()
-}
-
-impl Policy {
-    /// Compiles a policy.
-    pub fn parse(policy: &Value) -> Self {
-        let (spec, names) = (&policy["spec"], variables());
-        let compile =
-            |value: &Value, key: &str| Expression::compile(value[key].as_str().unwrap_or_default(), &names);
+    fn parse(policy: &Value) -> Self {
         let validation = |validation: &Value| Validation {
             expression: compile(validation, "expression"),
             message: text(validation, "message"),
@@ -58,18 +37,14 @@ impl Policy {
                 .then(|| compile(validation, "messageExpression")),
             reason: text(validation, "reason"),
         };
-        let kind = &spec["paramKind"];
         Self {
-            name: policy.name().to_owned(),
-            constraints: spec["matchConstraints"].clone(),
-            param_kind: kind.is_object().then(|| (text(kind, "apiVersion"), text(kind, "kind"))),
-            fails_closed: spec["failurePolicy"] != "Ignore",
-            conditions: Conditions::with(&spec["matchConditions"], &names),
-            variables: list(spec, "variables").map(|v| (text(v, "name"), compile(v, "expression"))).collect(),
-            validations: list(spec, "validations").map(validation).collect(),
+            base: Base::parse(policy),
+            validations: list(&policy["spec"], "validations").map(validation).collect(),
         }
     }
+}
 
+impl Policy {
     /// Checks a write against the policy as each binding puts it to work.
     pub async fn validate(
         &self,
@@ -78,23 +53,14 @@ impl Policy {
         object: &Value,
         old: &Value,
     ) -> Result<(), Status> {
-        let Some(kind) = takes(&self.constraints, asked, object, old)? else { return Ok(()) };
-        let mut request = asked.request(&kind);
-        request["object"] = asked.in_form_of(&kind, object.clone()).await?;
-        request["oldObject"] = asked.in_form_of(&kind, old.clone()).await?;
+        let Some(kind) = self.base.takes(asked, object, old)? else { return Ok(()) };
+        let request = self.base.request(asked, &kind, object, old).await?;
         for binding in bindings {
-            let spec = &binding["spec"];
-            if spec["matchResources"].is_object()
-                && takes(&spec["matchResources"], asked, object, old)?.is_none()
-            {
-                continue;
-            }
-            let params = asked.server.params(self.param_kind.as_ref(), &spec["paramRef"], asked.namespace);
-            let faults = match params {
+            let faults = match self.base.params(binding, asked, object, old)? {
                 Ok(params) => {
                     params.iter().filter_map(|params| self.fault(asked, &request, params)).collect()
                 }
-                Err(why) if self.fails_closed => vec![Fault { message: why, reason: String::new() }],
+                Err(why) if self.base.fails_closed => vec![Fault { message: why, reason: String::new() }],
                 Err(_) => Vec::new(),
             };
             for fault in faults {
@@ -106,46 +72,27 @@ impl Policy {
 
     /// The first validation that does not hold with some parameters.
     fn fault(&self, asked: &Asked<'_>, request: &Value, params: &Value) -> Option<Fault> {
-        let mut scope = Scope::of(asked, request);
-        scope.set("params", of_json(params));
-        let namespace = asked.server.read("", "namespaces", "", asked.namespace).unwrap_or_default();
-        scope.set("namespaceObject", of_json(&namespace));
-        self.set_variables(&mut scope);
-        let failed = |why: String| self.fails_closed.then(|| Fault { message: why, reason: String::new() });
-        match self.conditions.hold(&scope) {
-            Ok(true) => {}
-            Ok(false) => return None,
+        let failed =
+            |why: String| self.base.fails_closed.then(|| Fault { message: why, reason: String::new() });
+        let scope = match self.base.scope(asked, request, params) {
+            Ok(scope) => scope?,
             Err(why) => return failed(why),
-        }
+        };
         self.validations.iter().find_map(|validation| match validation.expression.is_true(&scope) {
             Ok(true) => None,
             Ok(false) => Some(validation.fault(&scope)),
             Err(why) => {
-                failed(format!("expression '{}' resulted in error: {why}", validation.expression.source()))
+                let source = validation.expression.source();
+                failed(format!("expression '{source}' resulted in error: {why}"))
             }
         })
-    }
-
-    /// Variables may use those before them; one that fails fails where it is used.
-    fn set_variables(&self, scope: &mut Scope) {
-        let mut map = ValueMap::new();
-        for (name, expression) in &self.variables {
-            scope.set("variables", Cel::Map(Arc::new(map.clone())));
-            let value = expression.eval(scope).unwrap_or_else(|why| {
-                Cel::error(cel_core::EvalError::internal(format!(
-                    "composited variable {name:?} fails to evaluate: {why}"
-                )))
-            });
-            map.insert(MapKey::String(name.as_str().into()), value);
-        }
-        scope.set("variables", Cel::Map(Arc::new(map)));
     }
 
     /// What a binding does about a fault.
     fn act(&self, binding: &Value, asked: &Asked<'_>, fault: &Fault) -> Result<(), Status> {
         let actions: Vec<&str> =
             list(&binding["spec"], "validationActions").filter_map(Value::as_str).collect();
-        let (policy, binding) = (&self.name, binding.name());
+        let (policy, binding) = (&self.base.name, binding.name());
         if actions.contains(&"Warn") {
             warnings::add(format!(
                 "Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{binding}': {}",
@@ -193,23 +140,18 @@ impl Validation {
     }
 }
 
-/// The form in which constraints take a write; none where they do not.
-fn takes(
-    constraints: &Value,
-    asked: &Asked<'_>,
-    object: &Value,
-    old: &Value,
-) -> Result<Option<crate::resource::Resource>, Status> {
-    let equivalent = constraints["matchPolicy"] != "Exact";
-    if asked.matched(&constraints["excludeResourceRules"], equivalent).is_some() {
-        return Ok(None);
+/// The faults of a policy's expressions, as its status shows them.
+pub fn warnings_of(policy: &Value) -> Vec<Value> {
+    let mut warnings = Vec::new();
+    for (at, validation) in list(&policy["spec"], "validations").enumerate() {
+        for key in ["expression", "messageExpression"] {
+            if validation[key].is_string()
+                && let Some(fault) = compile(validation, key).fault()
+            {
+                warnings
+                    .push(json!({ "fieldRef": format!("spec.validations[{at}].{key}"), "warning": fault }));
+            }
+        }
     }
-    let kind = match list(constraints, "resourceRules").next() {
-        Some(_) => asked.matched(&constraints["resourceRules"], equivalent),
-        None => Some(asked.kind.clone()),
-    };
-    let Some(kind) = kind else { return Ok(None) };
-    let selected =
-        asked.selected(&constraints["namespaceSelector"], &constraints["objectSelector"], object, old)?;
-    Ok(selected.then_some(kind))
+    warnings
 }

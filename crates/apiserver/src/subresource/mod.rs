@@ -15,10 +15,11 @@ pub use proxy::endpoint;
 use axum::body::Body;
 use coxswain_meta::Status;
 use http::{Request, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::handler::{Call, check_type, read_document, render};
 use crate::respond::{self, Outcome};
+use crate::webhook::{Asked, Verb};
 
 /// Answers a request on a subresource that the row lists.
 pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
@@ -28,6 +29,23 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
     // A proxy passes every method on, also those that are no verbs.
     if !known.verbs.contains(&call.info.verb) && name != "proxy" {
         return Err(Status::method_not_allowed_here());
+    }
+    if let Some(options) = connect_options(call.kind.plural(), name) {
+        let mut object = json!({ "kind": options, "apiVersion": "v1" });
+        for (key, value) in call.query.pairs() {
+            let value = match value {
+                "true" | "1" => true.into(),
+                "false" | "0" => false.into(),
+                text if key == "command" => {
+                    let mut words = object[key].as_array().cloned().unwrap_or_default();
+                    words.push(text.into());
+                    words.into()
+                }
+                text => text.into(),
+            };
+            object[key] = value;
+        }
+        admit(call, Verb::Connect, ("", "v1", options), object).await?;
     }
     match (call.kind.plural(), name) {
         (_, "scale") => scale::answer(call, request).await,
@@ -42,6 +60,41 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
         ("namespaces", "finalize") => finalize(call, request).await,
         _ => Err(Status::unknown_path()),
     }
+}
+
+/// The kind of the options that a stream is opened with.
+fn connect_options(plural: &str, name: &str) -> Option<&'static str> {
+    Some(match (plural, name) {
+        ("pods", "exec") => "PodExecOptions",
+        ("pods", "attach") => "PodAttachOptions",
+        ("pods", "portforward") => "PodPortForwardOptions",
+        ("pods", "proxy") => "PodProxyOptions",
+        ("services", "proxy") => "ServiceProxyOptions",
+        ("nodes", "proxy") => "NodeProxyOptions",
+        _ => return None,
+    })
+}
+
+/// Asks webhooks and policies about what is sent to a subresource that has a kind of its own.
+async fn admit(
+    call: &Call,
+    verb: Verb,
+    own_kind: (&str, &str, &str),
+    mut object: Value,
+) -> Result<(), Status> {
+    let asked = Asked {
+        server: &call.server,
+        kind: &call.kind,
+        subresource: &call.info.subresource,
+        own_kind: Some(own_kind),
+        verb,
+        user: &call.user,
+        namespace: &call.info.namespace,
+        name: &call.info.name,
+        dry_run: call.dry_run()?,
+    };
+    call.server.admit_mutating(&asked, &mut object, &Value::Null).await?;
+    call.server.admit_validating(&asked, &object, &Value::Null).await
 }
 
 /// Namespace finalization: only `spec.finalizers` changes.

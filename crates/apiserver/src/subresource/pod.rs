@@ -8,10 +8,11 @@ use http::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::read_option_document;
+use super::{admit, read_option_document};
 use crate::handler::{Call, Change, Deleted, Options, Part, Patch, check_type, read_document, render};
 use crate::object::{Meta, now};
 use crate::respond::{self, Outcome};
+use crate::webhook::Verb;
 
 /// POST of a `Binding`: the scheduler's decision.
 pub async fn bind(call: &Call, request: Request<Body>) -> Outcome {
@@ -23,6 +24,7 @@ pub async fn bind(call: &Call, request: Request<Body>) -> Outcome {
         errors.push(coxswain_meta::field::FieldError::required(&path, ""));
         return Err(Status::invalid("", "Binding", &call.info.name, &errors));
     }
+    admit(call, Verb::Create, ("", "v1", "Binding"), binding.clone()).await?;
     let (wanted_uid, name) = (binding.meta_str("uid").to_owned(), &call.info.name);
     let conflict = |why: &str| Status::conflict("", "pods/binding", name, why);
     call.server
@@ -67,6 +69,7 @@ fn set_scheduled(pod: &mut Value) {
 pub async fn evict(call: &Call, request: Request<Body>) -> Outcome {
     let eviction = read_option_document(request, "Eviction").await?;
     let options = Options::deserialize(&eviction["deleteOptions"]).unwrap_or_default();
+    admit(call, Verb::Create, ("policy", "v1", "Eviction"), eviction).await?;
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let pod = call.server.read("", "pods", namespace, name).ok_or_else(|| call.not_found())?;
     let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"));
