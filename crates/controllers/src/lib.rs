@@ -18,6 +18,7 @@ mod pods;
 mod replicaset;
 mod resourcequota;
 mod serviceaccount;
+mod volumeprotection;
 
 use std::sync::Arc;
 
@@ -43,6 +44,8 @@ pub async fn run(factory: Arc<InformerFactory>, config: Config, cancel: Cancella
         node::run_ipam(&context),
         podgc::run(&context),
         resourcequota::run(&context),
+        volumeprotection::run_claims(&context),
+        volumeprotection::run_volumes(&context),
         clusterrole::run(&context),
     );
 }

@@ -88,8 +88,11 @@ fn default(service: &mut Value) {
     }
 }
 
+/// Whether a spec needs a field.
+type Needs = fn(&Value) -> bool;
+
 /// What a type brings with it, and which types do.
-const WITH_TYPE: &[(&str, fn(&Value) -> bool)] = &[
+const WITH_TYPE: &[(&str, Needs)] = &[
     ("clusterIP", has_cluster_ip),
     ("clusterIPs", has_cluster_ip),
     ("ipFamilies", has_cluster_ip),

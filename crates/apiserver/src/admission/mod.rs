@@ -53,6 +53,7 @@ const MUTATORS: &[(&str, Operation, Mutator)] = &[
     ("pods", Operation::Create, service_account),
     ("pods", Operation::Create, priority),
     ("pods", Operation::Create, default_toleration_seconds),
+    ("pods", Operation::Update, default_toleration_seconds),
     ("pods", Operation::Create, classes::runtime_class),
     ("persistentvolumeclaims", Operation::Create, classes::default_storage_class),
     ("ingresses.networking.k8s.io", Operation::Create, classes::default_ingress_class),

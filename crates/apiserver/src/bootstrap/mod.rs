@@ -51,6 +51,10 @@ pub async fn ensure(server: &Arc<Server>) {
         "spec": { "clusterIP": server.config.services.kubernetes().to_string(), "type": "ClusterIP",
             "ports": [{ "name": "https", "port": 443, "targetPort": server.config.advertise.1, "protocol": "TCP" }] } });
     create("", "services", service).await;
+    let services = &server.config.services;
+    let range = json!({ "metadata": { "name": "kubernetes" },
+        "spec": { "cidrs": [format!("{}/{}", services.network, services.prefix_length)] } });
+    create("networking.k8s.io", "servicecidrs", range).await;
     if let Some(proxy) = &server.config.front_proxy {
         let name = "extension-apiserver-authentication";
         let metadata = json!({ "name": name, "namespace": "kube-system" });
@@ -61,9 +65,6 @@ pub async fn ensure(server: &Arc<Server>) {
             "requestheader-group-headers": lists(&["X-Remote-Group"]),
             "requestheader-extra-headers-prefix": lists(&["X-Remote-Extra-"]) });
         create("", "configmaps", json!({ "metadata": metadata, "data": data })).await;
-        let role = json!({ "metadata": { "name": format!("{name}-reader"), "namespace": "kube-system" },
-            "rules": [{ "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get", "list", "watch"] }] });
-        create(rbac, "roles", role).await;
     }
     report("endpoints", own_endpoints(server, &user).await);
 }

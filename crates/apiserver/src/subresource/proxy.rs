@@ -9,7 +9,7 @@ use bytes::Bytes;
 use coxswain_meta::Status;
 use html5gum::{DefaultEmitter, Token, Tokenizer};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -54,6 +54,12 @@ const LINKS: &[(&str, &str)] = &[
 /// Any request to a port of a pod, service or node.
 pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
     let (scheme, name, port) = split(&call.info.name);
+    let outside = request.uri().path();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if call.info.tail.is_empty() && !outside.ends_with('/') && reads {
+        // Relative links of the page would lead nowhere.
+        return redirect(&with_query(&format!("{outside}/"), &request));
+    }
     let path = if call.info.tail.is_empty() { "/" } else { &call.info.tail };
     let path = match request.uri().path().ends_with('/') && !path.ends_with('/') {
         true => with_query(&format!("{path}/"), &request),
@@ -81,6 +87,14 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
             reach(address, scheme == "https", method, &path, request).await
         }
     }
+}
+
+fn redirect(location: &str) -> Outcome {
+    let location = HeaderValue::from_str(location).map_err(|error| Status::bad_request(error.to_string()))?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
 }
 
 /// `[scheme:]name[:port]`.
