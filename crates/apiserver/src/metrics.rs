@@ -66,8 +66,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("apiserver");
         let requests = Family::default();
-        let durations: Family<Asked, Histogram> =
-            Family::new_with_constructor(|| Histogram::new(SECONDS.into_iter()));
+        let durations: Family<Asked, Histogram> = Family::new_with_constructor(|| Histogram::new(SECONDS));
         let inflight = Family::default();
         registry.register(
             "request",

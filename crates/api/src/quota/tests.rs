@@ -63,7 +63,7 @@ fn a_change_is_charged_for_what_it_adds() {
     );
     let more =
         charge(&quota, &services, &service("NodePort", 2), Some(&service("ClusterIP", 2))).expect("room");
-    assert_eq!(more.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["services.nodeports"]);
+    assert_eq!(more.into_keys().collect::<Vec<_>>(), ["services.nodeports"]);
     assert!(charge(&quota, &services, &service("NodePort", 3), Some(&service("ClusterIP", 3))).is_err());
     assert!(charge(&quota, &services, &service("ClusterIP", 1), None).is_err());
 }
