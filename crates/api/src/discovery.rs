@@ -10,14 +10,24 @@ use crate::net;
 use crate::objectmeta::immutable;
 use crate::prepare;
 use crate::table::{AGE, NAME, age, column, first_three, name};
-use crate::value::{int, items, items_mut, set, set_default, text};
+use crate::value::{child, int, items, items_mut, set, set_default, text};
 
 pub(crate) const SLICE: Kind = Kind {
     columns: COLUMNS,
     hooks: Hooks {
         default,
         prepare_create: prepare::first_generation,
-        prepare_update: prepare::raise_generation,
+        prepare_update: |new, old| {
+            prepare::raise_generation(new, old);
+            let before = &old["metadata"];
+            let same = new["metadata"]["generation"] == before["generation"];
+            if same
+                && new["metadata"]["labels"] != before["labels"]
+                && let Some(metadata) = child(new, "metadata")
+            {
+                set(metadata, "generation", int(before, "generation").unwrap_or(0) + 1);
+            }
+        },
         validate,
         validate_update: |new, old| {
             let mut errors = ErrorList::new();

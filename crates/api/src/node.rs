@@ -8,7 +8,7 @@ use crate::check::required_name;
 use crate::core::pod;
 use crate::objectmeta::{self, immutable};
 use crate::table::{AGE, NAME, age, column, name};
-use crate::value::{items, text};
+use crate::value::{has, items, text};
 
 pub(crate) const RUNTIME_CLASS: Kind = Kind {
     namespaced: false,
@@ -29,6 +29,10 @@ pub(crate) const RUNTIME_CLASS: Kind = Kind {
 fn validate(class: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     required_name(&mut errors, class, "handler", names::dns1123_label, &Path::root());
+    if has(class, "overhead") {
+        let limits = serde_json::json!({"limits": class["overhead"]["podFixed"]});
+        pod::container_resources(&mut errors, &limits, &Path::new("overhead"));
+    }
     let (scheduling, path) = (&class["scheduling"], Path::new("scheduling"));
     objectmeta::labels(&mut errors, scheduling, "nodeSelector", &path);
     let (list, at) = (items(scheduling, "tolerations"), path.child("tolerations"));
@@ -38,7 +42,8 @@ fn validate(class: &Value) -> ErrorList {
             ["key", "operator", "value", "effect"].iter().all(|k| other[*k] == toleration[*k])
         };
         if list[..i].iter().any(same) {
-            errors.push(FieldError::duplicate(&at.index(i), toleration.clone()));
+            let shown = crate::schema::internal(toleration, "io.k8s.api.core.v1.Toleration");
+            errors.push(FieldError::duplicate_shown(&at.index(i), &shown));
         }
     }
     errors

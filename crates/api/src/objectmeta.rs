@@ -212,7 +212,10 @@ pub fn immutable_struct(
     path: &Path,
 ) {
     if new.get(key) != old.get(key) {
-        let shown = crate::schema::internal(new.get(key).unwrap_or(&Value::Null), definition);
+        let shown = match new.get(key) {
+            Some(value) => crate::schema::internal(value, definition),
+            None => "null".to_owned(),
+        };
         errors.push(FieldError::invalid_without_value(&path.child(key), format!("{shown}: {IMMUTABLE}")));
     }
 }

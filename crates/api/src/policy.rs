@@ -41,6 +41,10 @@ fn validate(budget: &Value) -> ErrorList {
         }
     }
     objectmeta::label_selector(&mut errors, &spec["selector"], &path.child("selector"));
+    let known = &["AlwaysAllow", "IfHealthyBudget"];
+    if let Some(policy) = spec["unhealthyPodEvictionPolicy"].as_str().filter(|said| !known.contains(said)) {
+        errors.push(FieldError::not_supported(&path.child("unhealthyPodEvictionPolicy"), policy, known));
+    }
     errors
 }
 

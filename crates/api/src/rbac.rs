@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, kind};
 use crate::objectmeta;
-use crate::table::{AGE, NAME, age, column, name, wide};
+use crate::table::{AGE, CREATED_AT, NAME, age, column, name, wide};
 use crate::value::{child, filled, has, items, items_mut, set_default, text};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -34,7 +34,7 @@ pub(crate) const CLUSTER_ROLE: Kind = Kind {
     },
     ..kind!("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "clusterrole")
 };
-const ROLE_COLUMNS: &[Column] = &[NAME, column("Created At", "When it was created.")];
+const ROLE_COLUMNS: &[Column] = &[NAME, CREATED_AT];
 
 pub(crate) const ROLE_BINDING: Kind = Kind {
     columns: BINDING_COLUMNS,

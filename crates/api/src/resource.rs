@@ -291,12 +291,8 @@ fn configurations(errors: &mut ErrorList, object: &Value, path: &Path, known: Op
         match &opaque["parameters"] {
             Value::Null => errors.push(FieldError::required(&at.child("parameters"), "")),
             Value::Object(_) => {}
-            other => {
-                let shown = match other {
-                    Value::String(_) => "string",
-                    _ => "JSON value",
-                };
-                let rule = format!("parameters must be a valid JSON object, not a {shown}");
+            _ => {
+                let rule = "must be a valid JSON object";
                 errors.push(FieldError::invalid(&at.child("parameters"), "<value omitted>", rule));
             }
         }

@@ -4,9 +4,10 @@ use coxswain_meta::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, kind};
+use crate::check::required_one_of;
 use crate::prepare;
 use crate::table::{AGE, NAME, age, boolean, count, name, number, wide};
-use crate::value::{flag, int, set_default, text};
+use crate::value::{flag, has, int, set, text};
 
 /// Priorities above are the system's own.
 const MAX_USER_PRIORITY: i64 = 1_000_000_000;
@@ -17,11 +18,13 @@ pub(crate) const PRIORITY_CLASS: Kind = Kind {
     columns: COLUMNS,
     hooks: Hooks {
         default: |v| {
-            set_default(v, "preemptionPolicy", "PreemptLowerPriority");
+            if !has(v, "preemptionPolicy") {
+                set(v, "preemptionPolicy", "PreemptLowerPriority");
+            }
         },
         prepare_create: prepare::first_generation,
-        prepare_update: prepare::raise_generation,
         validate,
+        validate_new,
         validate_update,
         row: |v, now| {
             vec![
@@ -60,13 +63,18 @@ fn validate(class: &Value) -> ErrorList {
         let rule = format!("maximum allowed value of a user defined priority is {MAX_USER_PRIORITY}");
         errors.push(FieldError::forbidden(&Path::new("value"), rule));
     }
-    match text(class, "preemptionPolicy") {
-        "" | "PreemptLowerPriority" | "Never" => {}
-        other => {
-            let known = &["PreemptLowerPriority", "Never"];
-            errors.push(FieldError::not_supported(&Path::new("preemptionPolicy"), other, known));
-        }
-    }
+    errors
+}
+
+fn validate_new(class: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    required_one_of(
+        &mut errors,
+        class,
+        "preemptionPolicy",
+        &["PreemptLowerPriority", "Never"],
+        &Path::root(),
+    );
     errors
 }
 

@@ -113,6 +113,10 @@ pub(crate) fn first_three(list: &[String]) -> String {
     if list.len() > 3 { format!("{shown} + {} more...", list.len() - 3) } else { shown }
 }
 
+/// When it was created, of kinds that say nothing else.
+pub(crate) const CREATED_AT: Column =
+    Column { type_: "date", ..column("Created At", "When the object was created.") };
+
 /// `true`, `false` or `<unset>`.
 pub(crate) fn tristate(value: &Value) -> Value {
     match value {

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use coxswain_meta::Status;
 use coxswain_meta::field::{ErrorList, FieldError, Path};
 use rand::Rng;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::MutexGuard;
 
 use crate::Server;
@@ -154,11 +154,17 @@ fn assign_ip(
     {
         spec["clusterIPs"] = json!([spec["clusterIP"]]);
     }
+    // Who has no address and chooses no pods may be of all families.
+    let anyone = spec["clusterIP"] == "None" && spec["selector"].as_object().is_none_or(Map::is_empty);
+    let (policy, families) = match anyone && spec["ipFamilies"].as_array().is_none_or(|f| f.len() != 1) {
+        true => ("RequireDualStack", json!(["IPv4", "IPv6"])),
+        false => ("SingleStack", json!(["IPv4"])),
+    };
     if text(spec, "ipFamilyPolicy").is_empty() {
-        spec["ipFamilyPolicy"] = "SingleStack".into();
+        spec["ipFamilyPolicy"] = policy.into();
     }
     if !spec["ipFamilies"].is_array() {
-        spec["ipFamilies"] = json!(["IPv4"]);
+        spec["ipFamilies"] = families;
     }
 }
 

@@ -327,8 +327,7 @@ fn validate_mutating(policy: &Value) -> ErrorList {
             let rule = format!("must be specified when patchType is {kind}");
             errors.push(FieldError::required(&at.child(own), rule));
         } else if text(&mutation[own], "expression").trim().is_empty() {
-            let rule = "expression is not specified";
-            errors.push(FieldError::required(&at.child(own).child("expression"), rule));
+            errors.push(FieldError::required(&at.child(own).child("expression"), ""));
         }
         if has(mutation, other) {
             let rule = format!("must not be specified when patchType is {kind}");

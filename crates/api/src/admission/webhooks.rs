@@ -176,7 +176,7 @@ pub(crate) fn service(errors: &mut ErrorList, service: &Value, path: &Path) {
         return;
     }
     let (url, at) = (text(service, "path"), path.child("path"));
-    if url == "/" {
+    if matches!(url, "" | "/") {
         return;
     }
     if !url.starts_with('/') {

@@ -276,7 +276,10 @@ fn validate_versions(spec: &Value, spec_path: &Path, errors: &mut ErrorList) {
         for map in shown.iter_mut().filter_map(Value::as_object_mut) {
             shared.iter().for_each(|key| drop(map.remove(*key)));
         }
-        let shown = crate::schema::internal_list(&shown, VERSION);
+        let shown = match spec["versions"].is_array() {
+            true => crate::schema::internal_list(&shown, VERSION),
+            false => "null".to_owned(),
+        };
         errors.push(FieldError::invalid_without_value(&path, format!("{shown}: {why}")));
     }
     let first = called.first().copied().unwrap_or_default();

@@ -528,7 +528,11 @@ fn defaults(errors: &mut ErrorList, schema: &Value, structural: &Structural, pat
         if !structural::prune(&mut kept, structural).is_empty() && kept != *value {
             errors.push(FieldError::invalid(&at, value.clone(), "must be pruned"));
         } else {
-            errors.extend(structural::validate(value, structural, &at));
+            for mut error in structural::validate(value, structural, &at).iter().cloned() {
+                // Upstream knows no path inside of the text.
+                error.detail = error.detail.strip_prefix(at.as_str()).unwrap_or(&error.detail).to_owned();
+                errors.push(error);
+            }
         }
     }
     if let Some(items) = &structural.items {

@@ -10,7 +10,7 @@ use super::{
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::core::pod;
 use crate::schema;
-use crate::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, age, column, containers, count, name, number};
+use crate::table::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, age, column, containers, name, number};
 use crate::value::{child, has, int, set_default, text};
 
 pub(crate) const KIND: Kind = Kind {
@@ -38,8 +38,8 @@ pub(crate) const KIND: Kind = Kind {
 const COLUMNS: &[Column] = &[
     NAME,
     column("Ready", "Pods that are ready, of those wanted."),
-    count("Up-to-date", "Pods of the current template."),
-    count("Available", "Pods that have been ready long enough."),
+    column("Up-to-date", "Pods of the current template."),
+    column("Available", "Pods that have been ready long enough."),
     AGE,
     CONTAINERS,
     IMAGES,

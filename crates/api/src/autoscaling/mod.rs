@@ -5,7 +5,7 @@ mod validate;
 use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
-use crate::table::{AGE, NAME, age, column, count, first_three, int_or_string, name};
+use crate::table::{AGE, NAME, age, column, int_or_string, name};
 use crate::value::{child, filled, has, int, items, present, remove, set, set_default, text};
 
 /// Where v1 keeps the metrics it has no fields for.
@@ -61,8 +61,8 @@ const COLUMNS: &[Column] = &[
     column("Reference", "What is scaled."),
     column("Targets", "Metrics: current and wanted."),
     column("MinPods", "Lower limit."),
-    count("MaxPods", "Upper limit."),
-    count("Replicas", "Pods there are."),
+    column("MaxPods", "Upper limit."),
+    column("Replicas", "Pods there are."),
     AGE,
 ];
 
@@ -179,7 +179,8 @@ fn row(hpa: &Value, now: i64) -> Vec<Value> {
     let metrics: Vec<String> = items(spec, "metrics").iter().map(|m| metric(m, current)).collect();
     let targets = match metrics.len() {
         0 => "<none>".to_owned(),
-        _ => first_three(&metrics),
+        1 | 2 => metrics.join(", "),
+        more => format!("{} + {} more...", metrics[..2].join(", "), more - 2),
     };
     vec![
         name(hpa),
@@ -235,6 +236,6 @@ mod tests {
         to_storage(&mut hpa);
         remove(&mut hpa["metadata"], "annotations");
         assert_eq!(hpa, stored);
-        assert_eq!(row(&stored, 0)[2], "cpu: <unknown>/50%,<unknown>/<unknown>");
+        assert_eq!(row(&stored, 0)[2], "cpu: <unknown>/50%, <unknown>/<unknown>");
     }
 }

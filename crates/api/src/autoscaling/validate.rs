@@ -4,6 +4,7 @@ use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
 use serde_json::Value;
 
 use crate::check::{one_of, required_name};
+use crate::core::limits::container_resource_name;
 use crate::value::{filled, has, int, items, text};
 
 const TYPES: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
@@ -153,6 +154,7 @@ fn source(errors: &mut ErrorList, kind: &str, source: &Value, path: &Path) {
                 errors.push(FieldError::required(&path.child("name"), "must specify a resource name"));
             }
             if kind == "containerResource" {
+                container_resource_name(errors, text(source, "name"), &path.child("name"));
                 let (container, at) = (text(source, "container"), path.child("container"));
                 match container {
                     "" => errors.push(FieldError::required(&at, "must specify a container")),

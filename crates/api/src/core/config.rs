@@ -125,8 +125,8 @@ fn validate_secret(secret: &Value) -> ErrorList {
                 errors.push(FieldError::required(&Path::new("metadata").child("annotations").key(key), ""));
             }
         }
-        "kubernetes.io/dockercfg" => need(".dockercfg"),
-        "kubernetes.io/dockerconfigjson" => need(".dockerconfigjson"),
+        "kubernetes.io/dockercfg" => docker(&mut errors, secret, ".dockercfg"),
+        "kubernetes.io/dockerconfigjson" => docker(&mut errors, secret, ".dockerconfigjson"),
         "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
         "kubernetes.io/tls" => ["tls.crt", "tls.key"].into_iter().for_each(need),
         "kubernetes.io/basic-auth"
@@ -138,6 +138,24 @@ fn validate_secret(secret: &Value) -> ErrorList {
         _ => {}
     }
     errors
+}
+
+/// Credentials of registries are JSON; the messages are those of Go's parser, as far as it comes in most cases.
+fn docker(errors: &mut ErrorList, secret: &Value, key: &str) {
+    let at = Path::new("data").key(key);
+    let Some(data) = secret["data"][key].as_str() else {
+        return errors.push(FieldError::required(&at, ""));
+    };
+    let data = base64::decode(data);
+    if serde_json::from_slice::<serde::de::IgnoredAny>(&data).is_err() {
+        let why = match data.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            Some(byte) if !br#"{["-0123456789tfn"#.contains(byte) => {
+                format!("invalid character '{}' looking for beginning of value", char::from(*byte))
+            }
+            _ => "unexpected end of JSON input".to_owned(),
+        };
+        errors.push(FieldError::invalid(&at, "<secret contents redacted>", why));
+    }
 }
 
 fn validate_secret_update(new: &Value, old: &Value) -> ErrorList {

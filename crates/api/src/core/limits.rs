@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::texts;
-use crate::table::{self, AGE, NAME, age, column, name};
+use crate::table::{self, AGE, CREATED_AT, NAME, age, column, name};
 use crate::value::{child, entries, filled, has, items, items_mut, text};
 
 const COUNTED: &[&str] = &[
@@ -51,7 +51,7 @@ pub(crate) const LIMIT_RANGE: Kind = Kind {
         row: |v, _| vec![name(v), text(&v["metadata"], "creationTimestamp").into()],
         ..Hooks::PLAIN
     },
-    columns: &[NAME, column("Created At", "When it was created.")],
+    columns: &[NAME, CREATED_AT],
     ..kind!("", "v1", "LimitRange", "limitranges", "limitrange")
 };
 
@@ -111,7 +111,7 @@ fn resource_name(errors: &mut ErrorList, name: &str, at: &Path) {
     }
 }
 
-fn container_resource_name(errors: &mut ErrorList, name: &str, at: &Path) {
+pub(crate) fn container_resource_name(errors: &mut ErrorList, name: &str, at: &Path) {
     resource_name(errors, name, at);
     let extended = !name.contains("kubernetes.io/") && !name.starts_with("requests.");
     if !name.contains('/') && !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_hugepages(name) {

@@ -1,7 +1,7 @@
 //! Node.
 
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::texts;
@@ -83,10 +83,9 @@ fn validate(node: &Value) -> ErrorList {
         }
         crate::core::pod::taint_effect(&mut errors, effect, false, &at.child("effect"));
         if seen.contains(&(key, effect)) {
-            let shown =
-                json!({"Key": key, "Value": value, "Effect": effect, "TimeAdded": taint["timeAdded"]});
+            let shown = crate::schema::internal(taint, "io.k8s.api.core.v1.Taint");
             let rule = "taints must be unique by key and effect pair";
-            errors.push(FieldError { detail: rule.into(), ..FieldError::duplicate(&at, shown) });
+            errors.push(FieldError::duplicate_shown(&at, &format!("{shown}: {rule}")));
         }
         seen.push((key, effect));
     }

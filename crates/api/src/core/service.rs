@@ -6,6 +6,7 @@ use coxswain_meta::{ErrorList, FieldError, Path, names};
 use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
+use crate::check::texts;
 use crate::net;
 use crate::objectmeta;
 use crate::prepare;
@@ -132,6 +133,13 @@ fn prepare_update(new: &mut Value, old: &Value) {
         .filter(|field| spec.get(field) == before.get(field))
         .collect();
     gone.into_iter().for_each(|field| remove(spec, field));
+    let changed = text(spec, "clusterIP") != text(before, "clusterIP");
+    if changed && spec.get("clusterIPs") == before.get("clusterIPs") {
+        match text(spec, "clusterIP") {
+            "" => remove(spec, "clusterIPs"),
+            ip => set(spec, "clusterIPs", json!([ip])),
+        }
+    }
     if has_cluster_ip(spec) && has_cluster_ip(before) {
         if text(spec, "clusterIP").is_empty() {
             for key in ["clusterIP", "clusterIPs"] {
@@ -217,7 +225,54 @@ fn validate(service: &Value) -> ErrorList {
         external_ip(&mut errors, ip.as_str().unwrap_or_default(), &path.child("externalIPs").index(i));
     }
     traffic(&mut errors, spec, kind, &path);
+    if kind != "ExternalName" {
+        addresses(&mut errors, spec, &path);
+    }
     errors
+}
+
+/// Families and addresses of the cluster.
+fn addresses(errors: &mut ErrorList, spec: &Value, path: &Path) {
+    let (one, all, at) = (text(spec, "clusterIP"), texts(spec, "clusterIPs"), path.child("clusterIPs"));
+    match all.first() {
+        None if !one.is_empty() => errors.push(FieldError::required(&at, "")),
+        Some(_) if one.is_empty() => {
+            let rule = "must be empty when `clusterIP` is not specified";
+            errors.push(FieldError::invalid(&at, all.clone(), rule));
+        }
+        Some(first) if *first != one => {
+            errors.push(FieldError::invalid(&at, all.clone(), "first value must match `clusterIP`"));
+        }
+        _ => {}
+    }
+    let families = texts(spec, "ipFamilies");
+    for (i, family) in families.iter().enumerate() {
+        let at = path.child("ipFamilies").index(i);
+        if !["IPv4", "IPv6"].contains(family) {
+            errors.push(FieldError::not_supported(&at, *family, &["IPv4", "IPv6"]));
+        }
+        if families[..i].contains(family) {
+            errors.push(FieldError::duplicate(&at, *family));
+        }
+    }
+    crate::check::one_of(
+        errors,
+        spec,
+        "ipFamilyPolicy",
+        &["PreferDualStack", "RequireDualStack", "SingleStack"],
+        path,
+    );
+    for (i, ip) in all.iter().enumerate() {
+        if i > 0 || *ip != "None" {
+            net::valid_ip(errors, ip, &at.index(i));
+        } else if all.len() > 1 {
+            let rule = "'None' must be the first and only value";
+            errors.push(FieldError::invalid(&at, all.clone(), rule));
+        }
+    }
+    if all.len() > 2 {
+        errors.push(FieldError::invalid(&at, all, "may only hold up to 2 values"));
+    }
 }
 
 fn external_name(errors: &mut ErrorList, spec: &Value, path: &Path) {
@@ -254,6 +309,9 @@ fn validate_port(
     net::valid_port(errors, number, &at.child("port"));
     net::valid_protocol(errors, protocol, &at.child("protocol"));
     net::valid_port_reference(errors, &port["targetPort"], &at.child("targetPort"));
+    if let Some(protocol) = port["appProtocol"].as_str() {
+        errors.invalid_each(&at.child("appProtocol"), protocol, names::qualified_name(protocol));
+    }
     let node_port = int(port, "nodePort").unwrap_or(0);
     if node_port != 0 {
         if kind == "ClusterIP" {
@@ -325,19 +383,11 @@ fn traffic(errors: &mut ErrorList, spec: &Value, kind: &str, path: &Path) {
     if !internal.is_empty() && !policies.contains(&internal) {
         errors.push(FieldError::not_supported(&path.child("internalTrafficPolicy"), internal, policies));
     }
-    crate::check::one_of(
-        errors,
-        spec,
-        "ipFamilyPolicy",
-        &["PreferDualStack", "RequireDualStack", "SingleStack"],
-        path,
-    );
     if let Some(class) = spec["loadBalancerClass"].as_str().filter(|_| kind == "LoadBalancer") {
         errors.invalid_each(&path.child("loadBalancerClass"), class, names::qualified_name(class));
     }
-    let distribution = text(spec, "trafficDistribution");
     let known = &["PreferClose", "PreferSameZone", "PreferSameNode"];
-    if !distribution.is_empty() && !known.contains(&distribution) {
+    if let Some(distribution) = spec["trafficDistribution"].as_str().filter(|said| !known.contains(said)) {
         errors.push(FieldError::not_supported(&path.child("trafficDistribution"), distribution, known));
     }
     if kind != "LoadBalancer" {
@@ -475,6 +525,7 @@ mod tests {
         assert_eq!(new["spec"]["clusterIP"], "10.43.0.5");
         assert_eq!(new["spec"]["ports"][0]["nodePort"], 30036);
         new["spec"]["clusterIP"] = json!("10.43.0.6");
+        new["spec"]["clusterIPs"] = json!(["10.43.0.6"]);
         assert_eq!(
             KIND.validate_update(&new, &old).to_string(),
             "spec.clusterIPs[0]: Invalid value: \"10.43.0.6\": may not change once set"

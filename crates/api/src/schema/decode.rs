@@ -95,6 +95,14 @@ impl<'a> Checker<'a> {
             (Type::Int64, Value::Number(n)) if n.is_i64() => Ok(()),
             (Type::Int64, Value::Number(n)) => Err(self.mismatch(&format!("number {n}"), "int64", ty)),
             (Type::Bytes, Value::String(text)) => crate::base64::check(text),
+            // Go takes a list of numbers for bytes too.
+            (Type::Bytes, Value::Array(bytes)) => {
+                match bytes.iter().find(|byte| byte.as_u64().is_none_or(|byte| byte > 255)) {
+                    None => Ok(()),
+                    Some(Value::Number(n)) => Err(self.mismatch(&format!("number {n}"), "uint8", ty)),
+                    Some(other) => Err(self.mismatch(json_kind(other), "uint8", ty)),
+                }
+            }
             (Type::Quantity, _) => Quantity::from_json(value).map(|_| ()).map_err(|e| e.to_string()),
             (Type::Time, Value::String(text)) => time(text, "2006-01-02T15:04:05Z07:00"),
             (Type::MicroTime, Value::String(text)) => time(text, "2006-01-02T15:04:05.000000Z07:00"),
@@ -283,6 +291,11 @@ fn normalise_value(value: &mut Value, ty: &Type) {
             }
         }
         (Type::Bytes, Value::String(text)) => *text = crate::base64::encode(&crate::base64::decode(text)),
+        (Type::Bytes, value @ Value::Array(_)) => {
+            let bytes = value.as_array().into_iter().flatten();
+            let bytes = bytes.filter_map(Value::as_u64).filter_map(|byte| u8::try_from(byte).ok());
+            *value = crate::base64::encode(&bytes.collect::<Vec<u8>>()).into();
+        }
         (Type::Time, Value::String(text)) => {
             if let Some(seconds) = crate::time::parse(text) {
                 *text = crate::time::format(seconds);

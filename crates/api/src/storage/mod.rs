@@ -9,7 +9,7 @@ use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::core::volume::protect;
 use crate::objectmeta::{IMMUTABLE, immutable, immutable_struct};
 use crate::prepare;
-use crate::table::{AGE, NAME, age, boolean, column, count, joined, name, or};
+use crate::table::{AGE, CREATED_AT, NAME, age, boolean, column, count, joined, name, or};
 pub(crate) use validate::driver_name;
 use validate::{
     parameters, provisioner, validate_attachment, validate_capacity, validate_class, validate_driver,
@@ -133,7 +133,7 @@ const ATTACHMENT_COLUMNS: &[Column] = &[
 ];
 
 pub(crate) const CAPACITY: Kind = Kind {
-    columns: &[NAME, column("StorageClassName", "The class."), column("Capacity", "What is left.")],
+    columns: &[NAME, CREATED_AT],
     hooks: Hooks {
         validate: validate_capacity,
         validate_update: |new, old| {
@@ -143,9 +143,7 @@ pub(crate) const CAPACITY: Kind = Kind {
             }
             errors
         },
-        row: |v, _| {
-            vec![name(v), text(v, "storageClassName").into(), or(text(v, "capacity"), "<unset>").into()]
-        },
+        row: |v, _| vec![name(v), v["metadata"]["creationTimestamp"].clone()],
         ..Hooks::PLAIN
     },
     ..kind!("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", "csistoragecapacity")

@@ -25,11 +25,23 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Whether an object, by its name in the collection and its attributes, is selected.
-    pub fn takes(&self, object: &Object<Attributes>) -> bool {
+    /// Whether it selects by fields inside of objects, which are to be read in the form that is served.
+    fn looks_inside(&self) -> bool {
+        let inside =
+            |term: &fields::Term| !matches!(term.field.as_str(), "metadata.name" | "metadata.namespace");
+        self.kind.custom().is_some() && self.fields.terms().iter().any(inside)
+    }
+
+    /// Whether an object may be selected, by what is known of it as it is stored.
+    pub fn may_take(&self, object: &Object<Attributes>) -> bool {
         self.only.as_deref().is_none_or(|only| *only == *object.name)
             && self.labels.matches(&object.attributes.labels)
-            && (self.fields.is_everything() || self.takes_fields(object))
+            && (self.fields.is_everything() || self.looks_inside() || self.takes_fields(object))
+    }
+
+    /// Whether an object in the form that is served is selected.
+    pub fn takes(&self, object: &Object<Attributes>) -> bool {
+        self.may_take(object) && (!self.looks_inside() || self.takes_fields(object))
     }
 
     fn takes_fields(&self, object: &Object<Attributes>) -> bool {
@@ -65,6 +77,9 @@ impl Call {
                 || self.kind.selects_by(&term.field);
             if !known {
                 return Err(Status::bad_request(match self.kind.has_selectable_fields() {
+                    true if self.kind.plural() == "jobs" => {
+                        format!("field label \"{}\" not supported for Job", term.field)
+                    }
                     true => format!("field label not supported: {}", term.field),
                     false => format!(
                         "\"{}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
@@ -105,8 +120,9 @@ impl Call {
         let whole = window.limit == usize::MAX && window.at == now && window.after.is_none();
         // Writes that come in meanwhile belong to a later revision than the one the list names.
         if let Some(mut objects) = whole.then(|| collection.list_at(&selection.prefix, now)).flatten() {
+            objects.retain(|object| selection.may_take(object));
+            let mut objects = self.server.served(&self.kind, objects).await?;
             objects.retain(|object| selection.takes(object));
-            let objects = self.server.served(&self.kind, objects).await?;
             let meta = render::list_meta(now, None);
             return Ok(render::list(&self.kind, form, &objects, meta, self.include_object()));
         }
@@ -114,11 +130,18 @@ impl Call {
         if window.after.is_some() && window.at < oldest {
             return Err(window.expired(oldest, now));
         }
-        let page = collection
-            .page(&selection.prefix, window.at, window.after.as_deref(), window.limit, |object| {
-                selection.takes(object)
+        let limit = if selection.looks_inside() { usize::MAX } else { window.limit };
+        let mut page = collection
+            .page(&selection.prefix, window.at, window.after.as_deref(), limit, |object| {
+                selection.may_take(object)
             })
             .map_err(|compacted| window.expired(compacted.oldest, now))?;
+        page.objects = self.server.served(&self.kind, page.objects).await?;
+        if selection.looks_inside() {
+            page.objects.retain(|object| selection.takes(object));
+            page.more = page.objects.len() > window.limit;
+            page.objects.truncate(window.limit);
+        }
         let next = page.more.then(|| page.objects.last()).flatten().map(|last| {
             let token = Token { v: "meta.k8s.io/v1".into(), rv: window.at.0, start: last.name.to_string() };
             let exact =
@@ -126,8 +149,7 @@ impl Call {
             (token.encode(), if exact { page.remaining } else { 0 })
         });
         let meta = render::list_meta(window.at, next);
-        let objects = self.server.served(&self.kind, page.objects).await?;
-        Ok(render::list(&self.kind, form, &objects, meta, self.include_object()))
+        Ok(render::list(&self.kind, form, &page.objects, meta, self.include_object()))
     }
 }
 

@@ -10,6 +10,9 @@ const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralCo
 pub(crate) fn pod(pod: &mut Value) {
     let Some(spec) = child(pod, "spec") else { return };
     self::spec(spec);
+    if int(spec, "terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
+        set(spec, "terminationGracePeriodSeconds", 1);
+    }
     if flag(spec, "hostNetwork") {
         for list in CONTAINER_LISTS {
             items_mut(spec, list).iter_mut().for_each(host_ports);

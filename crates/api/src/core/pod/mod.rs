@@ -211,6 +211,11 @@ fn volume_kinds(volume: &Value) -> Vec<&str> {
 }
 
 /// Resource names of a requirement list.
+/// Checks the `limits` and `requests` of an object that is no container.
+pub(crate) fn container_resources(errors: &mut ErrorList, resources: &Value, path: &Path) {
+    resources::validate(errors, resources, path, &[]);
+}
+
 fn resource_names<'a>(container: &'a Value, list: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
     entries(&container["resources"], list)
 }

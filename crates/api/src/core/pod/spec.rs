@@ -84,12 +84,6 @@ fn identity(errors: &mut ErrorList, spec: &Value, path: &Path) {
         let rule = names::range_error(1, i64::from(i32::MAX));
         errors.push(FieldError::invalid(&path.child("activeDeadlineSeconds"), seconds, rule));
     }
-    if let Some(seconds) = int(spec, "terminationGracePeriodSeconds")
-        && seconds < 0
-    {
-        let rule = "must be greater than or equal to 0";
-        errors.push(FieldError::invalid(&path.child("terminationGracePeriodSeconds"), seconds, rule));
-    }
     match text(spec, "preemptionPolicy") {
         "" | "PreemptLowerPriority" | "Never" => {}
         other => {
@@ -112,7 +106,7 @@ fn host_ports(errors: &mut ErrorList, spec: &Value, path: &Path) {
         for (j, port) in items(container, "ports").iter().enumerate() {
             let at = path.child("containers").index(i).child("ports").index(j).child("hostPort");
             let host_port = int(port, "hostPort").unwrap_or(0);
-            if host_network && Some(host_port) != int(port, "containerPort") {
+            if host_network && host_port != 0 && Some(host_port) != int(port, "containerPort") {
                 let rule = "must match `containerPort` when `hostNetwork` is true";
                 errors.push(FieldError::invalid(&at, host_port, rule));
             }
