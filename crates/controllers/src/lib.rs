@@ -46,6 +46,7 @@ pub async fn run(factory: Arc<InformerFactory>, config: Config, cancel: Cancella
         resourcequota::run(&context),
         volumeprotection::run_claims(&context),
         volumeprotection::run_volumes(&context),
+        volumeprotection::run_classes(&context),
         clusterrole::run(&context),
     );
 }

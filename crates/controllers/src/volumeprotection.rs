@@ -1,8 +1,11 @@
 //! Claims and volumes in use are not taken away: their finalizers go once nobody uses them any more.
 //! <https://kubernetes.io/docs/concepts/storage/persistent-volumes/#storage-object-in-use-protection>
 
-use coxswain_client::{Informer, ObjectKey, Requeue, WorkQueue};
+use std::sync::Arc;
+
+use coxswain_client::{Change, Informer, ObjectKey, Requeue, WorkQueue};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -12,6 +15,7 @@ use crate::context::{Context, ignore};
 
 const OF_CLAIMS: &str = "kubernetes.io/pvc-protection";
 const OF_VOLUMES: &str = "kubernetes.io/pv-protection";
+const OF_CLASSES: &str = "kubernetes.io/vac-protection";
 
 /// Runs the protection of claims.
 pub async fn run_claims(context: &Context) {
@@ -73,6 +77,64 @@ pub async fn run_volumes(context: &Context) {
         }
     };
     context.drive("pv-protection", queue, 1, reconcile).await;
+}
+
+/// Runs the protection of volume attributes classes (KEP-3751): claims and volumes name the classes they use.
+pub async fn run_classes(context: &Context) {
+    let client = context.client();
+    let classes: Informer<VolumeAttributesClass> = context.informer();
+    let claims: Informer<PersistentVolumeClaim> = context.informer();
+    let volumes: Informer<PersistentVolume> = context.informer();
+    tokio::join!(classes.synced(), claims.synced(), volumes.synced());
+    let queue = WorkQueue::new();
+    classes.feed(&queue, |change| {
+        let class = change.object();
+        class.metadata.deletion_timestamp.is_some().then(|| ObjectKey::of(&**class))
+    });
+    claims.feed(&queue, |change| {
+        let names = versions(change).flat_map(|claim| classes_of(claim));
+        names.map(|name| ObjectKey::cluster(&name)).collect::<Vec<_>>()
+    });
+    volumes.feed(&queue, |change| {
+        let names = versions(change).filter_map(|volume| class_of(volume));
+        names.map(|name| ObjectKey::cluster(&name)).collect::<Vec<_>>()
+    });
+    let reconcile = |key: ObjectKey| {
+        let (client, classes) = (client.clone(), classes.clone());
+        let (claims, volumes) = (claims.clone(), volumes.clone());
+        async move {
+            let Some(class) = classes.get(&key) else { return Ok(Requeue::OnChange) };
+            let used = claims.list().iter().any(|claim| classes_of(claim).contains(&key.name))
+                || volumes.list().iter().any(|volume| class_of(volume).as_ref() == Some(&key.name));
+            if used {
+                return Ok(Requeue::OnChange);
+            }
+            release(&Api::<VolumeAttributesClass>::all(client), &*class, OF_CLASSES).await
+        }
+    };
+    context.drive("vac-protection", queue, 1, reconcile).await;
+}
+
+/// An object as it is, and as it was: what it does not name any more may be free now.
+fn versions<K>(change: &Change<K>) -> impl Iterator<Item = &Arc<K>> {
+    let old = if let Change::Updated { old, .. } = change { Some(old) } else { None };
+    std::iter::once(change.object()).chain(old)
+}
+
+/// The classes a claim wants, has, or is being given.
+fn classes_of(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let status = claim.status.as_ref();
+    let modified = status.and_then(|status| status.modify_volume_status.as_ref());
+    let names = [
+        claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone()),
+        status.and_then(|status| status.current_volume_attributes_class_name.clone()),
+        modified.and_then(|modified| modified.target_volume_attributes_class_name.clone()),
+    ];
+    names.into_iter().flatten().collect()
+}
+
+fn class_of(volume: &PersistentVolume) -> Option<String> {
+    volume.spec.as_ref()?.volume_attributes_class_name.clone()
 }
 
 /// A pod that no node has yet is not let start with a claim that is going away.
