@@ -1,5 +1,6 @@
 //! CEL as Kubernetes speaks it: expressions over objects, with a budget and with Kubernetes' own functions.
 
+pub mod check;
 mod library;
 mod opaque;
 pub mod schema;
@@ -233,6 +234,18 @@ pub struct Conditions(Vec<(String, Expression)>);
 /// The variables that conditions know.
 pub const REQUEST_VARIABLES: [&str; 5] =
     ["object", "oldObject", "request", "authorizer", "authorizer.requestResource"];
+
+/// The variables that expressions of policies know.
+pub const POLICY_VARIABLES: [&str; 8] = [
+    "object",
+    "oldObject",
+    "request",
+    "authorizer",
+    "authorizer.requestResource",
+    "params",
+    "namespaceObject",
+    "variables",
+];
 
 impl Conditions {
     /// Reads a list of `matchConditions`.

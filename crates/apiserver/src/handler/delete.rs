@@ -132,6 +132,8 @@ impl Call {
         let options = self.delete_options(request).await?;
         let selection = self.selection()?;
         let mut objects = self.collection().list(&selection.prefix);
+        objects.retain(|object| selection.may_take(object));
+        let mut objects = self.server.served(&self.kind, objects).await?;
         objects.retain(|object| selection.takes(object));
         for object in &objects {
             let (namespace, name) = object.name.split_once('/').unwrap_or(("", &object.name));

@@ -30,12 +30,12 @@ pub use patch::Patch;
 pub use render::Stored;
 pub use update::{Change, Part};
 
-use crate::Server;
 use crate::authn::UserInfo;
 use crate::object::{self, Attributes, Meta};
 use crate::request::{Query, RequestInfo};
 use crate::resource::Resource;
 use crate::respond::Outcome;
+use crate::{Server, warnings};
 
 /// Upstream's limit on the body of a request.
 const LARGEST_BODY_BYTES: usize = 3 << 20;
@@ -79,6 +79,9 @@ impl Call {
             } else {
                 Status::unknown_path()
             });
+        }
+        if let Some(warning) = kind.deprecation() {
+            warnings::add(warning);
         }
         Ok(Self { server, user, info, query, headers, kind })
     }

@@ -18,6 +18,7 @@ use super::negotiate::{Encoding, Form, Shape};
 use super::read::{Selection, parse_version};
 use super::{Call, Stored, render};
 use crate::object::Attributes;
+use crate::resource::{DEFINITIONS, Resource};
 use crate::respond::Outcome;
 
 /// How often an idle watch that allows bookmarks gets one.
@@ -49,6 +50,7 @@ impl Call {
             headings: true,
             end: Instant::now() + Duration::from_secs(seconds),
             watch: None,
+            definitions: self.definitions(),
             first: BytesMut::new(),
         };
         match from {
@@ -69,6 +71,23 @@ impl Call {
     }
 }
 
+/// Waits for a change of a definition; forever where there is none to wait for.
+async fn defined_anew(definitions: &mut Option<Watch<Attributes>>) {
+    match definitions {
+        Some(watch) => drop(watch.next().await),
+        None => std::future::pending().await,
+    }
+}
+
+impl Call {
+    /// A watch of the definitions, for a custom resource.
+    fn definitions(&self) -> Option<Watch<Attributes>> {
+        self.kind.custom()?;
+        let now = self.server.store.revision();
+        self.server.store.collection(DEFINITIONS).watch("", now).ok()
+    }
+}
+
 struct Stream {
     call: Call,
     form: Form,
@@ -80,6 +99,8 @@ struct Stream {
     end: Instant,
     /// None once the stream has said why it ends.
     watch: Option<Watch<Attributes>>,
+    /// Of a custom resource: what tells that its definition changed.
+    definitions: Option<Watch<Attributes>>,
     first: BytesMut,
 }
 
@@ -96,7 +117,7 @@ impl Stream {
         let collection = self.call.collection();
         let at = self.call.server.store.revision();
         // The state may be newer than `at` by writes that the watch then delivers again: take the state as of `at`.
-        let takes = |object: &Object<Attributes>| self.selection.takes(object);
+        let takes = |object: &Object<Attributes>| self.selection.may_take(object);
         let page = match collection.page(&self.selection.prefix, at, None, usize::MAX, takes) {
             Ok(page) => page,
             Err(compacted) => return self.expire(compacted),
@@ -104,7 +125,10 @@ impl Stream {
         let mut first =
             BytesMut::with_capacity(page.objects.iter().map(|object| object.bytes.len() + 32).sum());
         match self.call.server.served(&self.call.kind, page.objects).await {
-            Ok(objects) => objects.iter().for_each(|object| self.write(&mut first, "ADDED", object)),
+            Ok(mut objects) => {
+                objects.retain(|object| self.selection.takes(object));
+                objects.iter().for_each(|object| self.write(&mut first, "ADDED", object));
+            }
             Err(status) => {
                 let status = serde_json::to_value(&status).unwrap_or_default();
                 let mut line = BytesMut::new();
@@ -118,6 +142,16 @@ impl Stream {
         }
         self.first = first;
         self.resume(at);
+    }
+
+    /// Whether the definition went, or gives objects another form than this watch does: clients then begin anew.
+    fn is_outdated(&self) -> bool {
+        let Some(mine) = self.call.kind.custom() else { return false };
+        let kind = &self.call.kind;
+        let now = self.call.server.find(kind.group(), kind.version(), kind.plural());
+        now.as_ref().and_then(Resource::custom).is_none_or(|now| {
+            (&now.definition.uid, now.definition.since) != (&mine.definition.uid, mine.definition.since)
+        })
     }
 
     fn expire(&mut self, compacted: Compacted) {
@@ -138,6 +172,13 @@ impl Stream {
             let bookmark_at = if self.bookmarks { Instant::now() + BOOKMARK_PERIOD } else { self.end };
             let events = tokio::select! {
                 events = watch.next() => Some(events),
+                () = defined_anew(&mut self.definitions) => {
+                    self.watch = Some(watch);
+                    if self.is_outdated() {
+                        return None;
+                    }
+                    continue;
+                }
                 () = tokio::time::sleep_until(bookmark_at.min(self.end)) => None,
                 () = shutdown.cancelled() => return None,
             };
@@ -185,21 +226,32 @@ impl Stream {
     }
 
     async fn event(&mut self, out: &mut BytesMut, event: &Event<Attributes>) {
-        let before = event.previous.as_ref().is_some_and(|previous| self.selection.takes(previous));
-        let after = event.kind == EventKind::Put && self.selection.takes(&event.object);
-        let what = match (before, after) {
-            (false, true) => "ADDED",
-            (true, true) => "MODIFIED",
-            (true, false) => "DELETED",
-            (false, false) => return,
-        };
-        match self.call.server.served_one(&self.call.kind, event.object.clone()).await {
-            Ok(object) => self.write(out, what, &object),
+        let (object, previous) = match self.served(event).await {
+            Ok(served) => served,
             Err(status) => {
                 let status = serde_json::to_value(&status).unwrap_or_default();
-                self.frame(out, "ERROR", &status);
+                return self.frame(out, "ERROR", &status);
             }
+        };
+        let before = previous.is_some_and(|previous| self.selection.takes(&previous));
+        let after = event.kind == EventKind::Put && self.selection.takes(&object);
+        match (before, after) {
+            (false, true) => self.write(out, "ADDED", &object),
+            (true, true) => self.write(out, "MODIFIED", &object),
+            (true, false) => self.write(out, "DELETED", &object),
+            (false, false) => {}
         }
+    }
+
+    /// The object of an event, and what it was before, in the form that is served.
+    async fn served(&self, event: &Event<Attributes>) -> Result<(Stored, Option<Stored>), Status> {
+        let (server, kind) = (&self.call.server, &self.call.kind);
+        let object = server.served_one(kind, event.object.clone()).await?;
+        let previous = match &event.previous {
+            Some(previous) => Some(server.served_one(kind, previous.clone()).await?),
+            None => None,
+        };
+        Ok((object, previous))
     }
 
     fn write(&mut self, out: &mut BytesMut, event: &str, object: &Stored) {

@@ -6,13 +6,10 @@ use cel_core::{EvalError, MapKey, Value as Cel, ValueMap};
 use coxswain_meta::Status;
 use serde_json::Value;
 
-use crate::cel::{Conditions, Expression, REQUEST_VARIABLES, Scope, of_json};
+use crate::cel::{Conditions, Expression, POLICY_VARIABLES, Scope, of_json};
 use crate::object::Meta;
 use crate::resource::Resource;
 use crate::webhook::Asked;
-
-/// Variables besides those of the request.
-const OWN_VARIABLES: [&str; 3] = ["params", "namespaceObject", "variables"];
 
 /// The part of a policy that says when it applies.
 pub struct Base {
@@ -38,21 +35,19 @@ pub fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> 
 
 /// Compiles an expression of a policy.
 pub fn compile(value: &Value, key: &str) -> Expression {
-    let variables: Vec<&str> = REQUEST_VARIABLES.into_iter().chain(OWN_VARIABLES).collect();
-    Expression::compile(value[key].as_str().unwrap_or_default(), &variables)
+    Expression::compile(value[key].as_str().unwrap_or_default(), &POLICY_VARIABLES)
 }
 
 impl Base {
     /// Compiles the part that policies share.
     pub fn parse(policy: &Value) -> Self {
         let (spec, kind) = (&policy["spec"], &policy["spec"]["paramKind"]);
-        let variables: Vec<&str> = REQUEST_VARIABLES.into_iter().chain(OWN_VARIABLES).collect();
         Self {
             name: policy.name().to_owned(),
             fails_closed: spec["failurePolicy"] != "Ignore",
             constraints: spec["matchConstraints"].clone(),
             param_kind: kind.is_object().then(|| (text(kind, "apiVersion"), text(kind, "kind"))),
-            conditions: Conditions::with(&spec["matchConditions"], &variables),
+            conditions: Conditions::with(&spec["matchConditions"], &POLICY_VARIABLES),
             variables: list(spec, "variables").map(|v| (text(v, "name"), compile(v, "expression"))).collect(),
         }
     }

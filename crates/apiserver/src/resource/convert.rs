@@ -73,6 +73,9 @@ impl Server {
 
     /// One stored object as a resource serves it.
     pub async fn served_one(&self, kind: &Resource, object: Stored) -> Result<Stored, Status> {
+        if kind.custom().is_none() {
+            return Ok(object);
+        }
         let mut objects = self.served(kind, vec![object]).await?;
         objects.pop().ok_or_else(|| Status::internal("an object was lost in conversion"))
     }

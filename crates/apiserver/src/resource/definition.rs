@@ -298,8 +298,7 @@ impl Custom {
             return Ok(Vec::new());
         };
         let mut unknown = Vec::new();
-        check_metadata(object, self.schema(), true, "", meta, &mut unknown)
-            .map_err(|error| Status::bad_request(error))?;
+        check_metadata(object, self.schema(), true, "", meta, &mut unknown).map_err(Status::bad_request)?;
         unknown.sort();
         Ok(unknown)
     }

@@ -18,6 +18,7 @@ pub use definition::{Conversion, Custom};
 pub use place::Place;
 pub use registry::{COLLECTION as DEFINITIONS, Registry};
 
+use crate::cel;
 use crate::handler::Validation;
 
 /// A served resource in one version.
@@ -326,14 +327,18 @@ impl Resource {
         }
     }
 
-    /// What is wrong with the schemas of a definition, where they are new.
+    /// What is wrong with the schemas and expressions of an object, where they are new.
     fn check_schemas(&self, new: &Value, old: Option<&Value>) -> ErrorList {
         let is_definition =
             self.plural() == "customresourcedefinitions" && self.group() == "apiextensions.k8s.io";
         let versions = |definition: &Value| definition["spec"]["versions"].clone();
-        match is_definition && old.is_none_or(|old| versions(old) != versions(new)) {
-            true => definition::check_schemas(new),
-            false => ErrorList::new(),
+        if is_definition && old.is_none_or(|old| versions(old) != versions(new)) {
+            return definition::check_schemas(new);
+        }
+        let part = |object: &Value| (object["webhooks"].clone(), object["spec"].clone());
+        match old.is_some_and(|old| part(old) == part(new)) {
+            true => ErrorList::new(),
+            false => cel::check::expressions(self.group(), self.plural(), new),
         }
     }
 

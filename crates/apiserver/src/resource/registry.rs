@@ -75,9 +75,4 @@ impl Customs {
         all.sort_by(|a, b| (a.group(), a.plural(), a.version()).cmp(&(b.group(), b.plural(), b.version())));
         all
     }
-
-    /// Changes whenever a definition does.
-    pub fn revision(&self) -> Revision {
-        self.at
-    }
 }
