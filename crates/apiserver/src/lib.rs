@@ -28,6 +28,8 @@ mod resource;
 mod respond;
 mod serve;
 mod subresource;
+#[cfg(test)]
+mod tests;
 mod warnings;
 mod webhook;
 

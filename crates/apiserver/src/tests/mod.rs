@@ -1,0 +1,91 @@
+//! The API server in process, over its memory store: what clients see of features that many layers share.
+
+mod apply;
+mod custom;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use axum::body::Body;
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use serde_json::Value;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tower::ServiceExt;
+
+use crate::{ApiServer, Config, Datastore, InProcess, ServiceRange, TokenAuthority, UserInfo};
+
+/// A server and its client; both end with the test.
+struct Fixture {
+    client: InProcess,
+    _stop: DropGuard,
+}
+
+/// An answer: its code and its document.
+type Answer = (u16, Value);
+
+impl Fixture {
+    async fn start() -> Self {
+        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
+        let tokens = TokenAuthority::new("https://test", key.expect("a key").as_ref()).expect("tokens");
+        let config = Config {
+            version: "v1.37.0".into(),
+            advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
+            services: ServiceRange::default(),
+            ca_pem: String::new(),
+            kubelet_tls: None,
+            front_proxy: None,
+        };
+        let stop = CancellationToken::new();
+        let server =
+            ApiServer::open(config, Datastore::Memory, tokens, stop.clone()).await.expect("a server");
+        let client = server.as_user(UserInfo::new("tester", &["system:masters"]));
+        tokio::spawn(async move { server.run_background().await });
+        Self { client, _stop: stop.drop_guard() }
+    }
+
+    async fn send(&self, method: Method, path: &str, media: &str, body: impl ToString) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", media)
+            .body(Body::from(body.to_string()))
+            .expect("a request");
+        let response = self.client.clone().oneshot(request).await.expect("an answer");
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (code, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, "", "").await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, path, "application/json", body).await
+    }
+
+    async fn merge(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::PATCH, path, "application/merge-patch+json", body).await
+    }
+
+    /// Applies a configuration as a manager.
+    async fn apply(&self, path: &str, manager: &str, body: Value) -> Answer {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{separator}fieldManager={manager}");
+        self.send(Method::PATCH, &path, "application/apply-patch+yaml", body).await
+    }
+
+    /// Asks until the answer is as wanted; each question lets the server's own tasks run.
+    async fn until(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+        for _ in 0..10_000 {
+            let answer = self.get(path).await;
+            if wanted(&answer) {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{path} does not become as wanted: {:?}", self.get(path).await)
+    }
+}
