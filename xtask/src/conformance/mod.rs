@@ -37,7 +37,8 @@ pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
     let cache = cache()?;
     let programs = Programs::build(&root, &cache)?;
     let list = root.join("conformance/passing.txt");
-    let chosen = choose(&options, suite::specs(&programs)?, &list, &target)?;
+    let specs = suite::specs(&programs)?;
+    let chosen = choose(&options, &specs, &list, &target)?;
     if options.list {
         chosen.iter().for_each(|name| println!("{name}"));
         return Ok(());
@@ -76,9 +77,12 @@ pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
         report::table(&outcomes),
         took.as_secs()
     );
-    if options.whole() {
+    let known = merge(outcomes, &target.join("known.json"))?;
+    if specs.iter().all(|name| known.contains_key(name)) {
         std::fs::create_dir_all(root.join("docs"))?;
-        std::fs::write(root.join("docs/conformance.md"), report::page(&outcomes, took, options.procs))?;
+        let known: Vec<Outcome> = specs.iter().filter_map(|name| known.get(name)).cloned().collect();
+        let whole = options.whole().then_some((took, options.procs));
+        std::fs::write(root.join("docs/conformance.md"), report::page(&known, whole))?;
     }
     Ok(())
 }
@@ -106,6 +110,17 @@ fn slice(suite: &Suite, chosen: &[String], target: &Path) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// The last outcome of every spec that has run in this clone.
+fn merge(outcomes: Vec<Outcome>, path: &Path) -> anyhow::Result<BTreeMap<String, Outcome>> {
+    let mut known: BTreeMap<String, Outcome> = match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(_) => BTreeMap::new(),
+    };
+    known.extend(outcomes.into_iter().map(|outcome| (outcome.name.clone(), outcome)));
+    std::fs::write(path, serde_json::to_vec(&known)?)?;
+    Ok(known)
+}
+
 /// Keeps what helps to find out why a spec failed, and what `--failed` chooses.
 fn leave(suite: &Suite, outcomes: &[Outcome], target: &Path) -> anyhow::Result<()> {
     let log = suite.server_log()?;
@@ -114,7 +129,7 @@ fn leave(suite: &Suite, outcomes: &[Outcome], target: &Path) -> anyhow::Result<(
     report::failures(outcomes, &log, &target.join("failed")).context("keeping the logs")
 }
 
-fn choose(options: &Options, specs: Vec<String>, list: &Path, target: &Path) -> anyhow::Result<Vec<String>> {
+fn choose(options: &Options, specs: &[String], list: &Path, target: &Path) -> anyhow::Result<Vec<String>> {
     if let Some(minutes) = options.slice_minutes {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
         let seed = options.seed.unwrap_or(now);
@@ -130,13 +145,13 @@ fn choose(options: &Options, specs: Vec<String>, list: &Path, target: &Path) -> 
     };
     let failed =
         |name: &str| last.iter().any(|outcome| outcome.name == name && outcome.state != State::Passed);
-    let wanted = |name: &String| {
+    let wanted = |name: &str| {
         let sig = outcome::sig(name).trim_start_matches("sig-");
         (options.sig.is_empty() || options.sig.iter().any(|wanted| wanted == sig))
             && (options.focus.is_empty() || options.focus.iter().any(|text| name.contains(text)))
             && (!options.failed || failed(name))
     };
-    Ok(specs.into_iter().filter(wanted).collect())
+    Ok(specs.iter().filter(|name| wanted(name)).cloned().collect())
 }
 
 /// Where programs and images are kept between runs and clones.
