@@ -40,7 +40,8 @@ pub async fn run(context: &Context) {
         Controller { client: context.client(), quotas: context.informer(), queue: WorkQueue::new(), counted };
     controller.quotas.synced().await;
     controller.quotas.feed(&controller.queue, |change| match change {
-        Change::Updated { old, new } if old.spec == new.spec && used(old) == used(new) => None,
+        // Charges of the API server need no count.
+        Change::Updated { old, new } if old.spec == new.spec && tells_its_limits(new) => None,
         change => Some(ObjectKey::of(&**change.object())),
     });
     controller.replenish(context.informer::<Pod>(), |old, new| {
@@ -56,8 +57,13 @@ pub async fn run(context: &Context) {
     tokio::join!(work, watches);
 }
 
-fn used(quota: &ResourceQuota) -> Option<&BTreeMap<String, Quantity>> {
-    quota.status.as_ref()?.used.as_ref()
+/// Whether the limits in the status are those of the spec, and each has a use.
+fn tells_its_limits(quota: &ResourceQuota) -> bool {
+    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+    let status = quota.status.as_ref();
+    let (told, used) =
+        (status.and_then(|status| status.hard.as_ref()), status.and_then(|status| status.used.as_ref()));
+    hard == told && hard.map(|hard| hard.keys().collect::<Vec<_>>()) == used.map(|used| used.keys().collect())
 }
 
 fn is_over(pod: &Pod) -> bool {

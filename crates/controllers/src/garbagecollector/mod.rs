@@ -210,6 +210,12 @@ impl Collector {
             Decision::Keep => Ok(()),
             Decision::Unlink(leaving) => self.unlink(node, &leaving).await,
             Decision::Delete { foreground } => {
+                let waits_for_itself =
+                    self.graph_dependents(uid).iter().any(|(_, dependent)| dependent.is_foreground());
+                if foreground && waits_for_itself {
+                    // A circle, or what looks like one: somebody has to stop blocking.
+                    self.unblock(node).await?;
+                }
                 let policy = match () {
                     () if foreground || node.finalizers.iter().any(|name| name == graph::FOREGROUND) => {
                         PropagationPolicy::Foreground
@@ -258,6 +264,20 @@ impl Collector {
         } else {
             Owner::Absent
         })
+    }
+
+    /// Lets the owners of an object go before it does.
+    async fn unblock(&self, node: &Node) -> Result<(), kube::Error> {
+        let api = self.api(&self.kind(node.kind), &node.key.namespace);
+        let Some(current) = api.get_metadata_opt(&node.key.name).await? else { return Ok(()) };
+        let mut owners = current.metadata.owner_references.clone().unwrap_or_default();
+        if owners.iter().all(|owner| owner.block_owner_deletion != Some(true)) {
+            return Ok(());
+        }
+        owners.iter_mut().for_each(|owner| owner.block_owner_deletion = Some(false));
+        let patch = json!({ "metadata": { "resourceVersion": current.metadata.resource_version, "ownerReferences": owners } });
+        let patched = api.patch_metadata(&node.key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.map(drop).or_else(|error| ignore(error, &[404]))
     }
 
     async fn unlink(&self, node: &Node, leaving: &[String]) -> Result<(), kube::Error> {

@@ -1,15 +1,20 @@
 //! Finalisation of namespaces: everything inside goes first, then the namespace.
 
+mod plan;
+
 use std::time::Duration;
 
 use coxswain_client::{Change, Client, Informer, ObjectKey, Requeue, WorkQueue};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::context::{Context, ignore};
 use crate::discovery::{Discovered, discover};
+use plan::Remaining;
 
 /// Content that finalizers hold is looked at again after this; pods, which take longest, tell by themselves.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -51,13 +56,21 @@ impl Controller {
         {
             return Ok(Requeue::OnChange);
         }
-        let mut remaining = 0;
         let mut kinds = discover(&self.client).await?;
         kinds.retain(|kind| kind.namespaced && kind.serves(&["list", "deletecollection"]));
-        for kind in &kinds {
-            remaining += self.empty(kind, &name).await?;
+        // What runs ends first, while all that it may need is still there (KEP-5080).
+        let (pods, others): (Vec<_>, Vec<_>) = kinds.into_iter().partition(is_pods);
+        let mut remaining = Remaining::default();
+        for kind in &pods {
+            self.empty(kind, &name, &mut remaining).await;
         }
-        if remaining > 0 {
+        if remaining.is_nothing() {
+            for kind in &others {
+                self.empty(kind, &name, &mut remaining).await;
+            }
+        }
+        self.tell(&namespace, &remaining).await?;
+        if !remaining.is_nothing() {
             return Ok(Requeue::After(LOOK_AGAIN));
         }
         let others: Vec<&String> = finalizers.iter().filter(|name| *name != "kubernetes").collect();
@@ -73,13 +86,47 @@ impl Controller {
             .or_else(|error| ignore(error, &[404]).map(|()| Requeue::OnChange))
     }
 
-    /// Deletes the objects of a kind; how many are left.
-    async fn empty(&self, kind: &Discovered, namespace: &str) -> Result<usize, kube::Error> {
+    /// Deletes the objects of a kind, and counts what is left.
+    async fn empty(&self, kind: &Discovered, namespace: &str, remaining: &mut Remaining) {
+        match self.delete_all(kind, namespace).await {
+            Ok(left) if left.is_empty() => {}
+            Ok(left) => {
+                let name = format!("{}.{}", kind.resource.plural, kind.resource.group);
+                remaining.objects.insert(name, left.len());
+                for finalizer in left.into_iter().flat_map(|meta| meta.finalizers.unwrap_or_default()) {
+                    *remaining.held.entry(finalizer).or_default() += 1;
+                }
+            }
+            Err(error) => remaining.failures.push(error.to_string()),
+        }
+    }
+
+    async fn delete_all(&self, kind: &Discovered, namespace: &str) -> Result<Vec<ObjectMeta>, kube::Error> {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind.resource);
         if api.list_metadata(&ListParams::default().limit(1)).await?.items.is_empty() {
-            return Ok(0);
+            return Ok(Vec::new());
         }
         api.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
-        Ok(api.list_metadata(&ListParams::default()).await?.items.len())
+        let left = api.list_metadata(&ListParams::default()).await?.items;
+        Ok(left.into_iter().map(|object| object.metadata).collect())
     }
+
+    /// Writes the conditions where they differ.
+    async fn tell(&self, namespace: &Namespace, remaining: &Remaining) -> Result<(), kube::Error> {
+        let status = namespace.status.clone().unwrap_or_default();
+        let before = status.conditions.unwrap_or_default();
+        let conditions = remaining.conditions(&before, Timestamp::now());
+        if conditions == before {
+            return Ok(());
+        }
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let patch = json!({ "metadata": { "uid": namespace.uid() }, "status": { "conditions": conditions } });
+        let patched =
+            api.patch_status(&namespace.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+        patched.map(drop).or_else(|error| ignore(error, &[404, 409]))
+    }
+}
+
+fn is_pods(kind: &Discovered) -> bool {
+    kind.resource.group.is_empty() && kind.resource.plural == "pods"
 }
