@@ -17,6 +17,8 @@ use super::registry;
 
 /// Where the registry listens: a port that no spec asks for.
 const REGISTRY_PORT: u16 = 5959;
+/// What ginkgo leaves behind: its report, the same as JUnit, and what it printed.
+const LEFT: [&str; 3] = ["report.json", "junit.xml", "ginkgo.log"];
 const MARK: &str = "[Conformance]";
 
 /// Names of all specs of the suite.
@@ -96,10 +98,9 @@ impl<'a> Suite<'a> {
     /// # Errors
     /// Ginkgo does not run or leaves no report.
     pub fn run(&self, specs: Option<&[String]>) -> anyhow::Result<Vec<Outcome>> {
-        let report = self.directory.join("report.json");
-        if report.exists() {
-            std::fs::remove_file(&report)?;
-        }
+        // Other runs in this clone may write at the same time: what is left behind is copied at the end.
+        let left = tempfile::tempdir_in(self.cluster.directory())?;
+        let left = left.path();
         let scratch = self.cluster.directory().join("scratch");
         std::fs::create_dir_all(&scratch)?;
         let text = |path: &Path| path.display().to_string();
@@ -112,7 +113,7 @@ impl<'a> Suite<'a> {
             "--json-report=report.json",
         ]);
         ginkgo.arg(format!("--procs={}", self.procs)).arg(format!("--timeout={}m", self.minutes));
-        ginkgo.args(["--junit-report=junit.xml", &format!("--output-dir={}", text(&self.directory))]);
+        ginkgo.args(["--junit-report=junit.xml", &format!("--output-dir={}", text(left))]);
         match specs {
             Some(specs) => ginkgo.args(specs.iter().map(|name| format!(r"--focus=\Q{name}\E$"))),
             None => ginkgo.arg(r"--focus=\[Conformance\]"),
@@ -122,14 +123,17 @@ impl<'a> Suite<'a> {
         ginkgo.arg(format!("--kubectl-path={}", text(&self.programs.path("kubectl"))));
         ginkgo.arg(format!("--report-dir={}", text(&scratch)));
         ginkgo.env("TZ", "UTC").env("HOME", &scratch).env("TMPDIR", &scratch).current_dir(&scratch);
-        let printed = File::create(self.directory.join("ginkgo.log"))?;
+        let printed = File::create(left.join(LEFT[2]))?;
         ginkgo.stdin(Stdio::null()).stdout(printed.try_clone()?).stderr(printed);
         // Its exit code only says that something failed; the report says what.
         ginkgo.status().context("running ginkgo")?;
         let chosen = |name: &str| {
             specs.map_or_else(|| name.contains(MARK), |specs| specs.iter().any(|chosen| chosen == name))
         };
-        outcome::read(&report, chosen)
+        for name in LEFT.iter().filter(|name| left.join(name).exists()) {
+            std::fs::copy(left.join(name), self.directory.join(name))?;
+        }
+        outcome::read(&left.join(LEFT[0]), chosen)
     }
 
     /// The server's log so far.
