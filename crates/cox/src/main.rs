@@ -76,5 +76,9 @@ fn log_to_stderr(level: &str) {
 }
 
 fn run(workers: usize, task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(task)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let ended = runtime.block_on(task);
+    // A blocking call that hangs, such as on a dead mount, does not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    ended
 }

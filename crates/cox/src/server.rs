@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use coxswain_apiserver::{ApiServer, Config, Datastore, ServiceRange, TokenAuthority};
@@ -19,6 +20,8 @@ use crate::files;
 use crate::node::{self, NodeIdentity};
 use crate::pki::{self, Leaf, Pki, Subject};
 
+/// What takes longer than this to stop is left.
+const LONGEST_STOP: Duration = Duration::from_secs(30);
 const VERSION: &str = concat!("v1.37.0+cox", env!("CARGO_PKG_VERSION"));
 const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -85,7 +88,10 @@ pub async fn serve(
     cancel.cancelled().await;
     stopping.cancel();
     tasks.close();
-    tasks.wait().await;
+    if tokio::time::timeout(LONGEST_STOP, tasks.wait()).await.is_err() {
+        // What is acknowledged is on disk: nothing is lost by leaving.
+        tracing::warn!(tasks = tasks.len(), "leaving what does not end");
+    }
     Ok(())
 }
 
