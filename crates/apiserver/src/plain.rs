@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use coxswain_api::openapi;
+use coxswain_api::openapi::{self, CustomKind};
 use coxswain_meta::Status;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -47,14 +47,14 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) 
         "/openapi/v3" => {
             return Ok(respond::json(StatusCode::OK, &openapi::v3_index(&server.custom_kinds())));
         }
-        "/openapi/v2" => return Ok(openapi_v2(server, headers)),
+        "/openapi/v2" => return openapi_v2(server, headers).ok_or_else(Status::unknown_path),
         "" => return Ok(respond::json(StatusCode::OK, &json!({ "paths": paths() }))),
         _ => {}
     }
     if let Some(document) = path.strip_prefix("/openapi/v3/") {
-        let bytes =
-            openapi::v3_document(document, &server.custom_kinds()).ok_or_else(Status::unknown_path)?;
-        return Ok(tagged(headers, "application/json", bytes));
+        let build = |customs: &[CustomKind]| openapi::v3_document(document, customs);
+        let answer = tagged(headers, "application/json", &server.custom_kinds(), build);
+        return answer.ok_or_else(Status::unknown_path);
     }
     let (address, port) = server.config.advertise;
     discovery::answer(server, path, headers, &format!("{address}:{port}")).ok_or_else(Status::unknown_path)
@@ -92,28 +92,35 @@ fn paths() -> Vec<&'static str> {
     ]
 }
 
-fn openapi_v2(server: &Server, headers: &HeaderMap) -> Response<Body> {
+fn openapi_v2(server: &Server, headers: &HeaderMap) -> Option<Response<Body>> {
+    let customs = server.custom_kinds();
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.contains("com.github.proto-openapi.spec.v2") {
-        return tagged(headers, OPENAPI_V2_PROTOBUF, openapi::v2_protobuf(&server.custom_kinds()));
+        let build = |customs: &[CustomKind]| Some(openapi::v2_protobuf(customs));
+        return tagged(headers, OPENAPI_V2_PROTOBUF, &customs, build);
     }
-    tagged(headers, "application/json", openapi::v2_json(&server.custom_kinds()))
+    tagged(headers, "application/json", &customs, |customs| Some(openapi::v2_json(customs)))
 }
 
-/// A document with its ETag; 304 where the client has it.
-fn tagged(headers: &HeaderMap, media: &'static str, bytes: Vec<u8>) -> Response<Body> {
+/// A document with its ETag; 304, without building it, where the client has it.
+fn tagged(
+    headers: &HeaderMap,
+    media: &'static str,
+    customs: &[CustomKind],
+    build: impl FnOnce(&[CustomKind]) -> Option<Vec<u8>>,
+) -> Option<Response<Body>> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
+    (openapi::hash(), media, customs).hash(&mut hasher);
     let tag = format!("\"{:016X}\"", hasher.finish());
     let known = headers.get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == tag.as_bytes());
-    let mut response = respond::json_bytes(
-        if known { StatusCode::NOT_MODIFIED } else { StatusCode::OK },
-        if known { Bytes::new() } else { bytes.into() },
-    );
+    let mut response = match known {
+        true => respond::json_bytes(StatusCode::NOT_MODIFIED, Bytes::new()),
+        false => respond::json_bytes(StatusCode::OK, build(customs)?),
+    };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(ETAG, tag);
     }
-    response
+    Some(response)
 }
