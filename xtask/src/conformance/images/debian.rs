@@ -21,7 +21,11 @@ const LEFT_OUT: [&str; 7] = [
 /// Unpacks `packages` and what they depend on into `tree`.
 pub fn unpack(packages: &[&str], cache: &Path, tree: &Path) -> anyhow::Result<()> {
     let apt = Apt::prepare(cache)?;
-    let printed = apt.run(&["-y", "--print-uris", "install"], packages, cache)?;
+    // Packages that are there already would not be printed.
+    let nothing = tempfile::tempdir()?;
+    std::fs::create_dir(nothing.path().join("partial"))?;
+    let empty = format!("Dir::Cache::archives={}", nothing.path().display());
+    let printed = apt.run(&["-o", &empty, "-y", "--print-uris", "install"], packages, cache)?;
     // Lines are: 'address' file size checksum.
     let mut files: Vec<&str> = printed.lines().filter_map(|line| line.split(' ').nth(1)).collect();
     anyhow::ensure!(!files.is_empty(), "apt names no packages for {packages:?}");

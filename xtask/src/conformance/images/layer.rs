@@ -8,6 +8,9 @@ use super::{busybox, debian};
 use crate::conformance::digest::Digest;
 use crate::conformance::go::Programs;
 
+/// Counts changes in how layers are made of the same pieces.
+const MAKING: u8 = 2;
+
 /// A piece of a layer. Paths are relative to the image's root.
 #[derive(Debug)]
 pub enum Part {
@@ -57,6 +60,7 @@ pub enum Part {
 /// What a layer is made of, as the name under which its blob is remembered.
 pub fn key(parts: &[Part], programs: &Programs) -> anyhow::Result<String> {
     let mut digest = Digest::default();
+    digest.add(&[MAKING]);
     for part in parts {
         digest.add(format!("{part:?}").as_bytes());
         match part {
