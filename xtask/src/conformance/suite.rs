@@ -89,7 +89,7 @@ impl<'a> Suite<'a> {
             programs,
             directory: directory.to_owned(),
             procs: options.procs,
-            minutes: options.minutes,
+            minutes: options.slice_minutes.unwrap_or(options.minutes),
         })
     }
 
