@@ -128,7 +128,7 @@ fn kill_often(walk: &Walk, progress: &Progress, mut random: StdRng) -> anyhow::R
         let mut latest = (0, 0);
         while !progress.over.load(Ordering::Relaxed) {
             // The moment of a crash is what the seed says.
-            std::thread::sleep(Duration::from_millis(random.random_range(0..4000)));
+            std::thread::sleep(Duration::from_millis(random.random_range(0..2500)));
             let act = progress.acts.load(Ordering::Relaxed);
             latest = if latest.0 == act { (act, latest.1 + 1) } else { (act, 1) };
             if latest.1 > KILLS_IN_AN_ACT {
