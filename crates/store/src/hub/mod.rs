@@ -157,7 +157,9 @@ impl<V: View> Hub<V> {
         let collection = self.collection(&record.key.collection);
         let event = self.event(&collection, record, attributes);
         let object = event.object.clone();
-        let superseded_bytes = event.previous.as_ref().map_or(0, |previous| previous.bytes.len());
+        // The last state of a deleted object is kept for the history alone, too.
+        let last = if event.kind == EventKind::Delete { event.object.bytes.len() } else { 0 };
+        let superseded_bytes = last + event.previous.as_ref().map_or(0, |previous| previous.bytes.len());
         collection.apply(event);
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         history.superseded_bytes += superseded_bytes;
