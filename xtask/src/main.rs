@@ -2,6 +2,7 @@
 
 mod conformance;
 mod gofacts;
+mod kinds;
 mod schema;
 mod tidy;
 mod unserved;
@@ -12,10 +13,11 @@ fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("conformance") => conformance::run(root(), &args[1..]),
+        Some("kinds") => kinds::run(root(), args.get(1).map(String::as_str)),
         Some("schema") => schema::run(args.get(1).map(String::as_str)),
         Some("tidy") => tidy::run(root()),
         _ => anyhow::bail!(
-            "usage: cargo xtask tidy | schema update|verify | conformance\n{}",
+            "usage: cargo xtask tidy | schema update|verify | kinds update|verify | conformance\n{}",
             conformance::USAGE
         ),
     }

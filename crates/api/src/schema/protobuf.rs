@@ -180,6 +180,15 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
+/// A number as Go writes it: whole ones without a point.
+#[allow(clippy::cast_possible_truncation)]
+fn number(value: f64) -> Option<Value> {
+    match value.fract() == 0.0 && value.abs() < 1e15 {
+        true => Some(Value::from(value as i64)),
+        false => Number::from_f64(value).map(Value::Number),
+    }
+}
+
 /// One item of a repeated field, or several packed numbers.
 fn append(inner: &Type, wire: Wire<'_>, items: &mut Vec<Value>, depth: usize) -> Result<(), String> {
     if let (Type::Int32 | Type::Int64 | Type::Bool, Wire::Bytes(mut packed)) = (inner, wire) {
@@ -220,10 +229,8 @@ fn single(ty: &Type, wire: Wire<'_>, depth: usize) -> Result<Option<Value>, Stri
         (Type::Bytes, Wire::Bytes(bytes)) => Some(base64::encode(bytes).into()),
         (Type::Int32 | Type::Int64, Wire::Varint(n)) => Some(n.cast_signed().into()),
         (Type::Bool, Wire::Varint(n)) => Some((n != 0).into()),
-        (Type::Number, Wire::Fixed64(bits)) => Number::from_f64(f64::from_bits(bits)).map(Value::Number),
-        (Type::Number, Wire::Fixed32(bits)) => {
-            Number::from_f64(f32::from_bits(bits).into()).map(Value::Number)
-        }
+        (Type::Number, Wire::Fixed64(bits)) => number(f64::from_bits(bits)),
+        (Type::Number, Wire::Fixed32(bits)) => number(f32::from_bits(bits).into()),
         (Type::Ref(target), Wire::Bytes(bytes)) => {
             let mut map = Map::new();
             message(bytes, *target, &[], &mut map, depth + 1)?;
