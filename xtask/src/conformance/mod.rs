@@ -116,7 +116,12 @@ fn merge(outcomes: Vec<Outcome>, path: &Path) -> anyhow::Result<BTreeMap<String,
         Ok(bytes) => serde_json::from_slice(&bytes)?,
         Err(_) => BTreeMap::new(),
     };
-    known.extend(outcomes.into_iter().map(|outcome| (outcome.name.clone(), outcome)));
+    for outcome in outcomes {
+        // That a run ended before says nothing new.
+        if outcome.state != State::NotRun || !known.contains_key(&outcome.name) {
+            known.insert(outcome.name.clone(), outcome);
+        }
+    }
     std::fs::write(path, serde_json::to_vec(&known)?)?;
     Ok(known)
 }
