@@ -25,7 +25,7 @@ use serde_json::Value;
 pub use create::{New, Validation};
 pub use delete::{Deleted, Options};
 pub use managed::FieldManager;
-pub use negotiate::Form;
+pub use negotiate::{Form, Shape};
 pub use patch::Patch;
 pub use render::Stored;
 pub use update::{Change, Part};

@@ -11,6 +11,7 @@ use super::read_option_document;
 use crate::Server;
 use crate::authn::UserInfo;
 use crate::authz::Attributes;
+use crate::handler::{Form, Shape, render};
 use crate::request::RequestInfo;
 use crate::respond::{self, Outcome};
 
@@ -102,6 +103,10 @@ impl Review {
     ) -> Outcome {
         if info.verb != "create" || !info.name.is_empty() {
             return Err(Status::method_not_allowed_here());
+        }
+        // A review is no object of a collection: there are no columns and no metadata of it to show.
+        if Form::accepted(request.headers(), true)?.shape != Shape::Object {
+            return Err(Status::not_acceptable(&["application/json", "application/yaml", render::PROTOBUF]));
         }
         let mut review = read_option_document(request, self.kind).await?;
         if !review.is_object() {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod custom;
+mod review;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -46,10 +47,23 @@ impl Fixture {
     }
 
     async fn send(&self, method: Method, path: &str, media: &str, body: impl ToString) -> Answer {
+        self.send_for(method, path, media, "application/json", body).await
+    }
+
+    /// Sends a request for an answer of a media type.
+    async fn send_for(
+        &self,
+        method: Method,
+        path: &str,
+        media: &str,
+        accept: &str,
+        body: impl ToString,
+    ) -> Answer {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("content-type", media)
+            .header("accept", accept)
             .body(Body::from(body.to_string()))
             .expect("a request");
         let response = self.client.clone().oneshot(request).await.expect("an answer");
