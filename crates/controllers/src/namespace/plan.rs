@@ -25,72 +25,8 @@ impl Remaining {
 
     /// The conditions, in upstream's words. What has not changed keeps its time.
     pub fn conditions(&self, before: &[NamespaceCondition], now: Timestamp) -> Vec<NamespaceCondition> {
-        let listed = |counts: &BTreeMap<String, usize>, word: &str| {
-            let parts: Vec<String> = counts
-                .iter()
-                .map(|(name, count)| format!("{name} {word} {count} resource instances"))
-                .collect();
-            parts.join(", ")
-        };
-        let told = |empty: bool, reason: &str, message: String, done: (&str, &str)| match empty {
-            true => ("False", done.0.to_owned(), done.1.to_owned()),
-            false => ("True", reason.to_owned(), message),
-        };
-        let all = [
-            (
-                "NamespaceDeletionDiscoveryFailure",
-                told(
-                    true,
-                    "",
-                    String::new(),
-                    ("ResourcesDiscovered", "All resources successfully discovered"),
-                ),
-            ),
-            (
-                "NamespaceDeletionGroupVersionParsingFailure",
-                told(
-                    true,
-                    "",
-                    String::new(),
-                    ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
-                ),
-            ),
-            (
-                "NamespaceDeletionContentFailure",
-                told(
-                    self.failures.is_empty(),
-                    "ContentDeletionFailed",
-                    format!(
-                        "Failed to delete all resource types, {} remaining: {}",
-                        self.failures.len(),
-                        self.failures.join(", ")
-                    ),
-                    ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
-                ),
-            ),
-            (
-                "NamespaceContentRemaining",
-                told(
-                    self.objects.is_empty(),
-                    "SomeResourcesRemain",
-                    format!("Some resources are remaining: {}", listed(&self.objects, "has")),
-                    ("ContentRemoved", "All content successfully removed"),
-                ),
-            ),
-            (
-                "NamespaceFinalizersRemaining",
-                told(
-                    self.held.is_empty(),
-                    "SomeFinalizersRemain",
-                    format!(
-                        "Some content in the namespace has finalizers remaining: {}",
-                        listed(&self.held, "in")
-                    ),
-                    ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
-                ),
-            ),
-        ];
-        let condition = |(kind, (status, reason, message)): (&str, (&str, String, String))| {
+        let condition = |(kind, told): (&str, Told)| {
+            let status = if told.holds { "True" } else { "False" };
             let since = before.iter().find(|old| old.type_ == kind && old.status == status);
             NamespaceCondition {
                 type_: kind.to_owned(),
@@ -98,12 +34,79 @@ impl Remaining {
                 last_transition_time: since
                     .and_then(|old| old.last_transition_time.clone())
                     .or(Some(Time(now))),
-                reason: Some(reason),
-                message: Some(message),
+                reason: Some(told.reason.to_owned()),
+                message: Some(told.message),
             }
         };
+        let all = [
+            (
+                "NamespaceDeletionDiscoveryFailure",
+                Told::done("ResourcesDiscovered", "All resources successfully discovered"),
+            ),
+            (
+                "NamespaceDeletionGroupVersionParsingFailure",
+                Told::done("ParsedGroupVersions", "All legacy kube types successfully parsed"),
+            ),
+            ("NamespaceDeletionContentFailure", self.failed()),
+            ("NamespaceContentRemaining", self.left()),
+            ("NamespaceFinalizersRemaining", self.finalizing()),
+        ];
         all.into_iter().map(condition).collect()
     }
+
+    fn failed(&self) -> Told {
+        if self.failures.is_empty() {
+            let message = "All content successfully deleted, may be waiting on finalization";
+            return Told::done("ContentDeleted", message);
+        }
+        let (count, failures) = (self.failures.len(), self.failures.join(", "));
+        Told::holds(
+            "ContentDeletionFailed",
+            format!("Failed to delete all resource types, {count} remaining: {failures}"),
+        )
+    }
+
+    fn left(&self) -> Told {
+        if self.objects.is_empty() {
+            return Told::done("ContentRemoved", "All content successfully removed");
+        }
+        let left = counted(&self.objects, "has");
+        Told::holds("SomeResourcesRemain", format!("Some resources are remaining: {left}"))
+    }
+
+    fn finalizing(&self) -> Told {
+        if self.held.is_empty() {
+            return Told::done("ContentHasNoFinalizers", "All content-preserving finalizers finished");
+        }
+        let held = counted(&self.held, "in");
+        Told::holds(
+            "SomeFinalizersRemain",
+            format!("Some content in the namespace has finalizers remaining: {held}"),
+        )
+    }
+}
+
+/// What a condition says.
+struct Told {
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Told {
+    fn done(reason: &'static str, message: &str) -> Self {
+        Self { holds: false, reason, message: message.to_owned() }
+    }
+
+    fn holds(reason: &'static str, message: String) -> Self {
+        Self { holds: true, reason, message }
+    }
+}
+
+fn counted(counts: &BTreeMap<String, usize>, word: &str) -> String {
+    let parts: Vec<String> =
+        counts.iter().map(|(name, count)| format!("{name} {word} {count} resource instances")).collect();
+    parts.join(", ")
 }
 
 #[cfg(test)]

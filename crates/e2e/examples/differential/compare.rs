@@ -146,18 +146,18 @@ fn stable(value: &Value) -> Value {
         Value::Object(map) => map
             .iter()
             .filter(|(key, _)| {
-                !matches!(
-                    key.as_str(),
-                    "uid"
-                        | "resourceVersion"
-                        | "creationTimestamp"
-                        | "managedFields"
-                        | "continue"
-                        | "lastTransitionTime"
-                        | "lastPhaseTransitionTime"
-                )
+                let differs = [
+                    "uid",
+                    "resourceVersion",
+                    "creationTimestamp",
+                    "managedFields",
+                    "continue",
+                    "lastTransitionTime",
+                    "lastPhaseTransitionTime",
+                ];
                 // Columns are described in other words.
-                && !(*key == "description" && map.contains_key("priority"))
+                let described = *key == "description" && map.contains_key("priority");
+                !differs.contains(&key.as_str()) && !described
             })
             .map(|(key, inner)| (key.clone(), stable(inner)))
             .collect(),
