@@ -2,7 +2,9 @@
 
 mod apply;
 mod custom;
+mod policy;
 mod review;
+mod webhook;
 
 use std::net::{IpAddr, Ipv4Addr};
 
