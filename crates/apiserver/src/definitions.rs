@@ -1,6 +1,6 @@
 //! What the server does for CustomResourceDefinitions: accepts their names, and clears up after them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use coxswain_meta::Status;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::Server;
 use crate::authn::UserInfo;
-use crate::handler::{Change, FieldManager, Options, Part};
+use crate::handler::{Change, FieldManager, Options, Part, Stored};
 use crate::object::{Meta, collection, now};
 use crate::resource::{Custom, DEFINITIONS, Resource};
 
@@ -29,17 +29,18 @@ pub async fn run(server: Arc<Server>) {
     let mut cleaners = FuturesUnordered::new();
     let definitions = server.store.collection(DEFINITIONS);
     let mut from = Revision(0);
+    let mut known = Known::default();
     loop {
         // After a compaction the state is read anew, which is all that counts here.
         let at = server.store.revision();
-        for definition in server.read_all(GROUP, "customresourcedefinitions", "") {
-            let name = definition.name().to_owned();
+        known.refresh(&definitions.list(""));
+        for (name, (_, definition)) in &known.0 {
             if definition.is_deleting() && definition.finalizers().iter().any(|held| held == CLEANUP) {
-                if cleaning.insert(name.clone(), ()).is_none() {
-                    cleaners.push(clean(server.clone(), name));
+                if cleaning.insert(name.to_string(), ()).is_none() {
+                    cleaners.push(clean(server.clone(), name.to_string()));
                 }
-            } else if let Err(status) = settle(&server, &name).await {
-                tracing::warn!(%status, definition = name, "a definition was not settled");
+            } else if let Err(status) = known.settle(&server, name).await {
+                tracing::warn!(%status, definition = &**name, "a definition was not settled");
             }
         }
         from = from.max(at);
@@ -68,27 +69,60 @@ fn definition_kind() -> Option<Resource> {
     Resource::built_in(GROUP, "v1", "customresourcedefinitions")
 }
 
-/// Accepts the names of a definition where nobody else has them, and says so in its status.
-async fn settle(server: &Arc<Server>, name: &str) -> Result<(), Status> {
-    let Some(kind) = definition_kind() else { return Ok(()) };
-    let user = user();
-    let others: Vec<Value> = server
-        .read_all(GROUP, "customresourcedefinitions", "")
-        .into_iter()
-        .filter(|other| other.name() != name)
-        .collect();
-    let change = change(&kind, &user, name);
-    let settled = server.update(&change, |old| {
-        let mut new = old.clone();
-        new.meta_mut().remove("resourceVersion");
-        decide(&mut new, &others);
-        Ok(new)
-    });
-    settled.await.map(drop)
+/// The definitions by name, without their versions: each is parsed once a change.
+#[derive(Default)]
+struct Known(BTreeMap<Arc<str>, (Revision, Value)>);
+
+impl Known {
+    /// Takes in what is stored now.
+    fn refresh(&mut self, stored: &[Stored]) {
+        let mut before = std::mem::take(&mut self.0);
+        for object in stored {
+            let same = before.remove(&object.name).filter(|(revision, _)| *revision == object.revision);
+            let entry = same.unwrap_or_else(|| {
+                let mut definition: Value = serde_json::from_slice(&object.bytes).unwrap_or_default();
+                if let Some(spec) = definition.get_mut("spec").and_then(Value::as_object_mut) {
+                    spec.remove("versions");
+                }
+                (object.revision, definition)
+            });
+            self.0.insert(object.name.clone(), entry);
+        }
+    }
+
+    /// Accepts the names of a definition where nobody else has them, and says so in its status.
+    async fn settle(&self, server: &Arc<Server>, name: &str) -> Result<(), Status> {
+        let others: Vec<&Value> = self
+            .0
+            .iter()
+            .filter(|(other, _)| &***other != name)
+            .map(|(_, (_, definition))| definition)
+            .collect();
+        let (Some(kind), Some((_, definition))) = (definition_kind(), self.0.get(name)) else {
+            return Ok(());
+        };
+        let mut settled = definition.clone();
+        decide(&mut settled, &others);
+        if settled == *definition {
+            return Ok(());
+        }
+        let user = user();
+        let change = change(&kind, &user, name);
+        let written = server.update(&change, |old| {
+            let mut new = old.clone();
+            new.meta_mut().remove("resourceVersion");
+            decide(&mut new, &others);
+            Ok(new)
+        });
+        match written.await {
+            Err(status) if status.code != 404 => Err(status),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Writes down which names are accepted and whether the definition is served.
-fn decide(definition: &mut Value, others: &[Value]) {
+fn decide(definition: &mut Value, others: &[&Value]) {
     let group = definition["spec"]["group"].clone();
     let taken = |field: &str, name: &str| {
         others.iter().filter(|other| other["spec"]["group"] == group).any(|other| {
@@ -267,7 +301,7 @@ mod tests {
         decide(&mut first, &[]);
         assert!(is_true(&first, "Established"));
         let mut second = definition("b", "foos", "Bar");
-        decide(&mut second, &[first]);
+        decide(&mut second, &[&first]);
         assert!(!is_true(&second, "Established"));
         assert_eq!(second["status"]["conditions"][0]["message"], "\"foos\" is already in use");
         assert_eq!(second["status"]["acceptedNames"], json!({ "kind": "Bar", "listKind": "BarList" }));

@@ -88,7 +88,16 @@ async fn settle(server: &Arc<Server>) -> Result<(), Status> {
             false => (true, "Local", "Local APIServices are always available".to_owned()),
             true => probe(server, &user, text("group"), text("version"), &spec["service"]).await,
         };
-        mark(server, &kind, &user, service.name(), (holds, reason, &message)).await?;
+        let status = if holds { "True" } else { "False" };
+        let known = service["status"]["conditions"].as_array().into_iter().flatten().any(|c| {
+            c["type"] == "Available"
+                && c["status"] == status
+                && c["reason"] == reason
+                && c["message"] == message
+        });
+        if !known {
+            mark(server, &kind, &user, service.name(), (holds, reason, &message)).await?;
+        }
     }
     Ok(())
 }
