@@ -7,7 +7,7 @@ use crate::base64;
 use crate::catalogue::{Column, Hooks, Kind, kind};
 use crate::objectmeta::immutable;
 use crate::table::{AGE, NAME, age, column, name};
-use crate::value::{entries, flag, has, set_default, text};
+use crate::value::{entries, filled, flag, has, set_default, text};
 
 /// Size limit of all values together.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -127,7 +127,9 @@ fn validate_secret(secret: &Value) -> ErrorList {
         }
         "kubernetes.io/dockercfg" => docker(&mut errors, secret, ".dockercfg"),
         "kubernetes.io/dockerconfigjson" => docker(&mut errors, secret, ".dockerconfigjson"),
-        "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
+        "kubernetes.io/ssh-auth" if !filled(&secret["data"], "ssh-privatekey") => {
+            errors.push(FieldError::required(&data.key("ssh-privatekey"), ""));
+        }
         "kubernetes.io/tls" => ["tls.crt", "tls.key"].into_iter().for_each(need),
         "kubernetes.io/basic-auth"
             if !has(&secret["data"], "username") && !has(&secret["data"], "password") =>

@@ -282,7 +282,13 @@ fn normalise_value(value: &mut Value, ty: &Type) {
             }
         }
         (Type::Map(inner), Value::Object(map)) => {
-            map.values_mut().for_each(|item| normalise_value(item, inner));
+            for item in map.values_mut() {
+                normalise_value(item, inner);
+                // Stored, no bytes are empty bytes.
+                if matches!(**inner, Type::Bytes) && item.is_null() {
+                    *item = "".into();
+                }
+            }
         }
         (Type::Quantity, value) if value.is_null() => *value = "0".into(),
         (Type::Quantity, value) => {

@@ -140,25 +140,25 @@ fn causes(status: &Value) -> Vec<String> {
     out
 }
 
+/// What every server says in its own way.
+const OWN: &[&str] = &[
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "managedFields",
+    "continue",
+    "lastTransitionTime",
+    "lastPhaseTransitionTime",
+];
+
 /// An object without what differs from one server to the other.
 fn stable(value: &Value) -> Value {
     match value {
         Value::Object(map) => map
             .iter()
-            .filter(|(key, _)| {
-                let differs = [
-                    "uid",
-                    "resourceVersion",
-                    "creationTimestamp",
-                    "managedFields",
-                    "continue",
-                    "lastTransitionTime",
-                    "lastPhaseTransitionTime",
-                ];
-                // Columns are described in other words.
-                let described = *key == "description" && map.contains_key("priority");
-                !differs.contains(&key.as_str()) && !described
-            })
+            // Columns are described in other words.
+            .filter(|(key, _)| *key != "description" || !map.contains_key("priority"))
+            .filter(|(key, _)| !OWN.contains(&key.as_str()))
             .map(|(key, inner)| (key.clone(), stable(inner)))
             .collect(),
         Value::Array(items) => items.iter().map(stable).collect(),

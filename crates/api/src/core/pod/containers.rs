@@ -13,6 +13,8 @@ const MESSAGE_POLICIES: &[&str] = &["File", "FallbackToLogsOnError"];
 /// What containers may refer to.
 pub(super) struct Scope<'a> {
     volumes: Vec<&'a str>,
+    /// Those of them that may be block devices.
+    claimed: Vec<&'a str>,
     claims: Vec<&'a str>,
     grace_seconds: Option<i64>,
     host_users: bool,
@@ -22,7 +24,15 @@ pub(super) struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// `volumes` are the names of those that may be mounted.
     pub(super) fn new(spec: &'a Value, volumes: Vec<&'a str>, is_pod: bool) -> Self {
+        // Volumes that are not the spec's own come from claims.
+        let files = |name: &str| {
+            let own = items(spec, "volumes").iter().find(|volume| text(volume, "name") == name);
+            own.is_some_and(|volume| {
+                !volume["persistentVolumeClaim"].is_object() && !volume["ephemeral"].is_object()
+            })
+        };
         Scope {
+            claimed: volumes.iter().copied().filter(|name| !files(name)).collect(),
             volumes,
             claims: names_of(spec, "resourceClaims"),
             grace_seconds: int(spec, "terminationGracePeriodSeconds"),
@@ -140,6 +150,7 @@ fn common(errors: &mut ErrorList, container: &Value, at: &Path, scope: &Scope<'_
     ports(errors, items(container, "ports"), &at.child("ports"));
     env::validate(errors, container, at);
     mounts(errors, container, at, scope);
+    devices(errors, container, at, scope);
     match text(container, "imagePullPolicy") {
         "" => errors.push(FieldError::required(&at.child("imagePullPolicy"), "")),
         value if !PULL_POLICIES.contains(&value) => {
@@ -208,6 +219,47 @@ fn mounts(errors: &mut ErrorList, container: &Value, at: &Path, scope: &Scope<'_
             errors.push(FieldError::invalid(&at.child("subPathExpr"), text(mount, "subPathExpr"), rule));
         }
         propagation(errors, container, mount, &at.child("mountPropagation"));
+    }
+}
+
+fn devices(errors: &mut ErrorList, container: &Value, at: &Path, scope: &Scope<'_>) {
+    let mounted =
+        |key: &str, said: &str| items(container, "volumeMounts").iter().any(|mount| text(mount, key) == said);
+    let list = items(container, "volumeDevices");
+    for (i, device) in list.iter().enumerate() {
+        let at = at.child("volumeDevices").index(i);
+        let (name, path) = (text(device, "name"), text(device, "devicePath"));
+        let (name_at, path_at) = (at.child("name"), at.child("devicePath"));
+        let earlier =
+            |key: &str, said: &str| !said.is_empty() && list[..i].iter().any(|d| text(d, key) == said);
+        if name.is_empty() {
+            errors.push(FieldError::required(&name_at, ""));
+        }
+        if earlier("name", name) {
+            errors.push(FieldError::invalid(&name_at, name, "must be unique"));
+        }
+        if !scope.volumes.contains(&name) {
+            errors.push(FieldError::not_found(&name_at, name));
+        } else if !scope.claimed.contains(&name) {
+            let rule = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+            errors.push(FieldError::invalid(&name_at, name, rule));
+        }
+        if path.is_empty() {
+            errors.push(FieldError::required(&path_at, ""));
+        }
+        if earlier("devicePath", path) {
+            errors.push(FieldError::invalid(&path_at, path, "must be unique"));
+        }
+        if path.split('/').any(|part| part == "..") {
+            errors.push(FieldError::invalid(&path_at, path, "can not contain backsteps ('..')"));
+        }
+        if mounted("name", name) {
+            errors.push(FieldError::invalid(&name_at, name, "must not already exist in volumeMounts"));
+        }
+        if mounted("mountPath", path) {
+            let rule = "must not already exist as a path in volumeMounts";
+            errors.push(FieldError::invalid(&path_at, path, rule));
+        }
     }
 }
 
