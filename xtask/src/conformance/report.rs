@@ -57,8 +57,11 @@ pub fn page(outcomes: &[Outcome], whole: Option<(Duration, u32)>) -> String {
         text.push_str("## What does not pass\n\n");
     }
     for outcome in outcomes.iter().filter(|outcome| outcome.state != State::Passed) {
-        let reason = outcome.reason().replace(['`', '|'], "'");
-        let _ = writeln!(text, "- {}: `{reason}`", outcome.name.replace(" [Conformance]", ""));
+        let name = outcome.name.replace(" [Conformance]", "");
+        let _ = match outcome.state {
+            State::NotRun => writeln!(text, "- {name}: did not run to its end"),
+            _ => writeln!(text, "- {name}: `{}`", outcome.reason().replace(['`', '|'], "'")),
+        };
     }
     text
 }
