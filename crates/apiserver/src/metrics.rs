@@ -40,12 +40,8 @@ struct Asked {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
-    verb: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
+    #[prometheus(flatten)]
+    asked: Asked,
     code: u16,
 }
 
@@ -154,8 +150,7 @@ impl Running<'_> {
         if self.inflight.is_some() {
             self.metrics.durations.get_or_create(&self.asked).observe(self.since.elapsed().as_secs_f64());
         }
-        let Asked { verb, group, version, resource, subresource, scope } = self.asked.clone();
-        let answered = Answered { verb, group, version, resource, subresource, scope, code: code.as_u16() };
+        let answered = Answered { asked: self.asked.clone(), code: code.as_u16() };
         self.metrics.requests.get_or_create(&answered).inc();
     }
 }

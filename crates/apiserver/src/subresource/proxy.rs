@@ -1,7 +1,6 @@
 //! The proxy to ports of pods, services and nodes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,10 +10,7 @@ use html5gum::{DefaultEmitter, Token, Tokenizer};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -22,6 +18,7 @@ use super::kubelet::{address_of, forward, to_kubelet, with_query};
 use crate::Server;
 use crate::handler::Call;
 use crate::respond::Outcome;
+use crate::webhook::trusting;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// A page whose links are rewritten is held whole.
@@ -175,71 +172,15 @@ async fn reach(
     };
     let answer = if tls {
         let name = ServerName::IpAddress(address.ip().into());
-        let connector = tokio_rustls::TlsConnector::from(trusting_anyone()?);
+        // Pods have no certificates that anybody vouches for; upstream's proxy does not ask for one either.
+        let tls = trusting(None, None).map_err(|error| Status::internal(&error))?;
+        let connector = tokio_rustls::TlsConnector::from(tls);
         let stream = connector.connect(name, stream).await.map_err(|error| failed(&error))?;
         forward(stream, address, method, path, request).await?
     } else {
         forward(stream, address, method, path, request).await?
     };
     through_proxy(answer, &prefix).await
-}
-
-/// Pods have no certificates that anybody vouches for; upstream's proxy does not ask for one either.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn trusting_anyone() -> Result<Arc<ClientConfig>, Status> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Status::internal(&error.to_string()))?;
-    let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)));
-    Ok(Arc::new(config.with_no_client_auth()))
 }
 
 /// An address in a pod's answer as the client has to write it: absolute paths get the proxy's own before them.

@@ -192,11 +192,11 @@ fn listed(value: &Value) -> impl Iterator<Item = &str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-fn app_armor(pod: &Subject) -> Option<Violation> {
-    const ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+/// Who names a profile of a kind that is neither the runtime's nor the node's own, and which.
+fn bad_profiles(pod: &Subject, field: &str) -> (Option<String>, BTreeSet<String>) {
     let mut values = BTreeSet::new();
     let mut bad = |context: &Value| {
-        let profile = &context["appArmorProfile"];
+        let profile = &context[field];
         let kind = text(profile, "type").to_owned();
         let bad = profile.is_object() && kind != "RuntimeDefault" && kind != "Localhost";
         if bad {
@@ -206,6 +206,12 @@ fn app_armor(pod: &Subject) -> Option<Violation> {
     };
     let by_pod = bad(pod.pod_context());
     let containers = pod.where_any(|container| bad(&container["securityContext"]));
+    (setters(by_pod, &containers), values)
+}
+
+fn app_armor(pod: &Subject) -> Option<Violation> {
+    const ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+    let (who, values) = bad_profiles(pod, "appArmorProfile");
     let annotations = pod.metadata["annotations"].as_object().into_iter().flatten();
     let forbidden: BTreeSet<String> = annotations
         .filter_map(|(key, value)| Some((key, value.as_str()?)))
@@ -215,7 +221,7 @@ fn app_armor(pod: &Subject) -> Option<Violation> {
         })
         .map(|(key, value)| format!("{key}={value:?}"))
         .collect();
-    let mut who: Vec<String> = setters(by_pod, &containers).into_iter().collect();
+    let mut who: Vec<String> = who.into_iter().collect();
     if !forbidden.is_empty() {
         who.push(plural("annotation", "annotations", forbidden.len()).to_owned());
     }
@@ -411,20 +417,8 @@ fn selinux(pod: &Subject) -> Option<Violation> {
 
 /// Who names a profile that is not allowed, and which.
 fn bad_seccomp(pod: &Subject) -> Option<Violation> {
-    let mut values = BTreeSet::new();
-    let mut bad = |context: &Value| {
-        let profile = &context["seccompProfile"];
-        let kind = text(profile, "type").to_owned();
-        let bad = profile.is_object() && kind != "RuntimeDefault" && kind != "Localhost";
-        if bad {
-            values.insert(kind);
-        }
-        bad
-    };
-    let by_pod = bad(pod.pod_context());
-    let containers = pod.where_any(|container| bad(&container["securityContext"]));
-    let who = setters(by_pod, &containers)?;
-    let what = quoted(&values);
+    let (who, values) = bad_profiles(pod, "seccompProfile");
+    let (who, what) = (who?, quoted(&values));
     violation("seccompProfile", format!("{who} must not set securityContext.seccompProfile.type to {what}"))
 }
 
