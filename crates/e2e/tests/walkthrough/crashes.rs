@@ -1,6 +1,7 @@
 //! Step 7: what steps 1 to 6 do is done once more, by a user who tries again where the server is away, while the server is
 //! killed at moments that a seed chooses.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::rollout::{DEPLOYMENT, runs, waits_for_its_image};
 use crate::{LONG, Walk, example, healing, manifest};
@@ -76,9 +77,13 @@ pub fn nothing_is_lost(walk: &Walk) -> anyhow::Result<String> {
         anyhow::ensure!(before == after, "containers changed:\n{before:?}\n{after:?}");
     }
     let found = walk.api.get(CONFIG_MAPS)?;
-    let found: Vec<&Value> = found["items"].as_array().into_iter().flatten().collect();
-    let lost: Vec<&String> =
-        acknowledged.iter().filter(|name| !found.iter().any(|o| o["metadata"]["name"] == ***name)).collect();
+    let found: HashSet<&str> = found["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|o| o["metadata"]["name"].as_str())
+        .collect();
+    let lost: Vec<&String> = acknowledged.iter().filter(|name| !found.contains(name.as_str())).collect();
     anyhow::ensure!(lost.is_empty(), "{} of {} objects lost: {lost:?}", lost.len(), acknowledged.len());
     Ok(format!(
         "{} kills in {rounds} round(s); {} acknowledged objects kept, no container restarted by it; {} of {} requests failed",
