@@ -18,7 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ServerArgs;
+use crate::config::{NodeArgs, ServerArgs};
+use crate::node::NodeIdentity;
 use crate::{files, image, removal, server};
 
 const DEPLOYMENT: &str = include_str!("../../../examples/notepad/deployment.yaml");
@@ -80,15 +81,19 @@ async fn cluster(args: DemoArgs, data_dir: PathBuf, cancel: CancellationToken) -
     };
     files::private_dir(&data_dir)?;
     let server_args = ServerArgs {
-        config: None,
-        data_dir: data_dir.clone(),
+        node: NodeArgs {
+            config: None,
+            data_dir: data_dir.clone(),
+            node_ip: args.node_ip,
+            node_name: None,
+            node_labels: Vec::new(),
+            register_with_taints: Vec::new(),
+            registry_config: None,
+        },
         bind_address: Ipv4Addr::UNSPECIFIED.into(),
         secure_port: args.secure_port.map_or_else(free_port, Ok)?,
-        node_ip: args.node_ip,
-        node_name: None,
         no_node: false,
         no_controllers: false,
-        registry_config: None,
     };
     let images = {
         let data_dir = data_dir.clone();
@@ -125,7 +130,7 @@ async fn show(
     let waiting = await_condition(deployments, "notepad", all_ready);
     tokio::time::timeout(PATIENCE, waiting).await.context("the demo app did not get ready")??;
     step(&"its pods are ready");
-    let node = SocketAddr::new(server::identity(args)?.ip, PORT);
+    let node = SocketAddr::new(NodeIdentity::of(&args.node, args.bind_address)?.ip, PORT);
     tokio::time::timeout(PATIENCE, answers(node)).await.context("the demo app does not answer")?;
     step(&"it answers");
     println!(

@@ -1,16 +1,19 @@
 //! `cox`: Kubernetes in one binary. This file only chooses the entry point.
 
+mod agent;
 mod client;
 mod config;
 mod demo;
 mod files;
 mod image;
+mod join;
 mod node;
 mod notepad;
 mod pki;
 mod registries;
 mod removal;
 mod server;
+mod token;
 
 use std::process::ExitCode;
 
@@ -29,6 +32,11 @@ struct Cli {
 enum Command {
     /// Run the control plane, and a node unless --no-node.
     Server(Box<config::ServerArgs>),
+    /// Run a node of a cluster whose control plane is elsewhere.
+    Agent(Box<config::AgentArgs>),
+    /// Make, list and remove the tokens that nodes join with.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Run a throwaway cluster with a demo app; Ctrl-C removes every trace of it.
     Demo(demo::DemoArgs),
     /// Import, list and remove the images of a node.
@@ -54,6 +62,11 @@ fn main() -> ExitCode {
             log_to_stderr("info");
             run(2, server::run(*args))
         }
+        Command::Agent(args) => {
+            log_to_stderr("info");
+            run(2, agent::run(*args))
+        }
+        Command::Token(command) => run(1, token::run(command)),
         Command::Demo(args) => {
             log_to_stderr("warn");
             run(2, demo::run(args))

@@ -1,13 +1,12 @@
 //! The node: pod network, container runtime, kubelet, service proxy and DNS, each a task.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use coxswain_apiserver::ApiServer;
 use coxswain_client::{Client, InformerFactory};
 use coxswain_kubelet::{KubeletConfig, NodeApiTls};
 use coxswain_network::{DnsConfig, PodNetwork, PodNetworkConfig, ProxyConfig};
@@ -17,9 +16,7 @@ use rcgen::SanType;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::client::in_process;
-use crate::config::ServerArgs;
-use crate::pki::{Pki, Subject};
+use crate::config::NodeArgs;
 use crate::{files, registries};
 
 /// The bridge that pods are connected to.
@@ -52,13 +49,53 @@ pub struct NodeIdentity {
     pub ip: IpAddr,
 }
 
+impl NodeIdentity {
+    /// What the flags say; the host's name and the address others are reached from where they do not.
+    pub fn of(args: &NodeArgs, bind_address: IpAddr) -> anyhow::Result<Self> {
+        let name = match &args.node_name {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+        };
+        let ip = match args.node_ip {
+            Some(ip) => ip,
+            None if !bind_address.is_unspecified() => bind_address,
+            None => routed_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        };
+        Ok(Self { name, ip })
+    }
+
+    /// The node's user name.
+    pub fn user(&self) -> String {
+        format!("system:node:{}", self.name)
+    }
+
+    /// The names its own API is served under.
+    pub fn served_as(&self) -> anyhow::Result<Vec<SanType>> {
+        Ok(vec![SanType::IpAddress(self.ip), SanType::DnsName(self.name.as_str().try_into()?)])
+    }
+}
+
+/// The address this machine reaches others from; nothing is sent.
+fn routed_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// How the parts of the node reach the cluster.
+pub struct Cluster<'a> {
+    /// The process's shared caches.
+    pub informers: &'a Arc<InformerFactory>,
+    /// A client that acts as a user with groups.
+    pub as_user: &'a dyn Fn(&str, &[&str]) -> Client,
+}
+
 /// Starts everything that makes this machine a node of the cluster.
 pub fn start(
     node: &NodeIdentity,
-    args: &ServerArgs,
-    pki: &Pki,
-    api: &ApiServer,
-    informers: &Arc<InformerFactory>,
+    args: &NodeArgs,
+    tls: NodeApiTls,
+    cluster: &Cluster<'_>,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -66,17 +103,17 @@ pub fn start(
     let run_dir = data_dir.join("run");
     files::private_dir(&run_dir)?;
     let alone = claim_machine()?;
-    let user = format!("system:node:{}", node.name);
-    let client = in_process(api, &user, &["system:nodes"]);
+    let client = (cluster.as_user)(&node.user(), &["system:nodes"]);
     let network_config = PodNetworkConfig {
         node_name: node.name.clone(),
+        node_ip: node.ip,
         state_dir: data_dir.join("network"),
         bridge: BRIDGE.to_owned(),
         cluster_cidr: POD_CIDR,
         dns_address: DNS_ADDRESS,
     };
     let network =
-        PodNetwork::new(network_config, informers.informer(), cancel.clone()).context("the pod network")?;
+        PodNetwork::new(network_config, cluster.informers.informer(), cancel.clone()).context("the pod network")?;
     let runtime = RuntimeConfig {
         root: data_dir.join("runtime"),
         run_dir: run_dir.join("shims"),
@@ -86,7 +123,7 @@ pub fn start(
         registries: args.registry_config.as_deref().map(registries::read).transpose()?.unwrap_or_default(),
         cgroup_parent: format!("{}/kubepods", cgroup_root(data_dir)),
     };
-    let kubelet = kubelet_config(node, data_dir, pki, client, &runtime.socket)?;
+    let kubelet = kubelet_config(node, args, tls, client, &runtime.socket);
     let proxy = ProxyConfig {
         node_name: node.name.clone(),
         node_ip: node.ip,
@@ -100,15 +137,13 @@ pub fn start(
         networks: vec![POD_CIDR, SERVICE_CIDR],
         upstreams: None,
     };
-    let as_user = |user: &str| informers.for_client(in_process(api, user, &[]));
+    let as_user = |user: &str| cluster.informers.for_client((cluster.as_user)(user, &[]));
     let (proxy_informers, dns_informers) =
         (as_user("system:kube-proxy"), as_user("system:serviceaccount:kube-system:coredns"));
-    let (own, own_network, runtime_cancel) = (cancel.clone(), cancel.clone(), cancel.clone());
+    let (own, runtime_cancel) = (cancel.clone(), cancel.clone());
     spawn(tasks, cancel, "pod network", async move {
         let _alone = alone;
-        network.set_up().await?;
-        own_network.cancelled().await;
-        Ok::<_, coxswain_cri::NetworkError>(())
+        network.run().await
     });
     spawn(tasks, cancel, "container runtime", async move {
         coxswain_runtime::serve(runtime, runtime_cancel).await
@@ -149,32 +184,25 @@ fn spawn<E: std::fmt::Display>(
 
 fn kubelet_config(
     node: &NodeIdentity,
-    data_dir: &Path,
-    pki: &Pki,
+    args: &NodeArgs,
+    tls: NodeApiTls,
     client: Client,
     socket: &Path,
-) -> anyhow::Result<KubeletConfig> {
-    let user = format!("system:node:{}", node.name);
-    let served_as = vec![SanType::IpAddress(node.ip), SanType::DnsName(node.name.as_str().try_into()?)];
-    let leaf = pki.sign(Subject { name: &user, group: "system:nodes", served_as })?;
-    Ok(KubeletConfig {
+) -> KubeletConfig {
+    KubeletConfig {
         node_name: node.name.clone(),
         hostname: node.name.clone(),
         node_ip: node.ip,
-        root_dir: data_dir.join("kubelet"),
+        root_dir: args.data_dir.join("kubelet"),
         cri_socket: socket.to_owned(),
         client,
-        tls: NodeApiTls {
-            cert_pem: leaf.certificate_pem,
-            key_pem: leaf.key_pem,
-            client_ca_pem: pki.ca_pem.clone(),
-        },
+        tls,
         api_address: SocketAddr::new(node.ip, KUBELET_PORT),
         cluster_dns: vec![DNS_ADDRESS.into()],
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         max_pods: MAX_PODS,
-        labels: Default::default(),
-        taints: Vec::new(),
-        cgroup_root: cgroup_root(data_dir),
-    })
+        labels: args.node_labels.iter().cloned().collect(),
+        taints: args.register_with_taints.clone(),
+        cgroup_root: cgroup_root(&args.data_dir),
+    }
 }

@@ -13,12 +13,14 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 use ring::rand::{SecureRandom, SystemRandom};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use time::{Duration, OffsetDateTime};
 
 use crate::files;
+use crate::node::NodeIdentity;
 
 const AUTHORITY_YEARS: i64 = 10;
 const LEAF_DAYS: i64 = 365;
@@ -86,6 +88,14 @@ impl Pki {
         sign(subject, &self.issuer)
     }
 
+    /// What a node's own API is served with.
+    pub fn node_serving(&self, node: &NodeIdentity) -> anyhow::Result<Arc<SingleCertAndKey>> {
+        let leaf =
+            self.sign(Subject { name: &node.user(), group: "system:nodes", served_as: node.served_as()? })?;
+        let key = rustls::crypto::ring::sign::any_supported_type(&leaf.key_der())?;
+        Ok(Arc::new(CertifiedKey::new(vec![leaf.certificate.clone()], key).into()))
+    }
+
     /// What the API server shows to aggregated servers.
     pub fn front_proxy(&self) -> anyhow::Result<FrontProxy> {
         let (ca_pem, issuer) = &self.front_proxy;
@@ -124,17 +134,21 @@ fn sign(subject: Subject<'_>, issuer: &Issuer<'static, KeyPair>) -> anyhow::Resu
 impl Pki {
     fn roots(&self) -> anyhow::Result<Arc<rustls::RootCertStore>> {
         let mut roots = rustls::RootCertStore::empty();
-        let (_, pem) = x509_parser::pem::parse_x509_pem(self.ca_pem.as_bytes())?;
-        roots.add(CertificateDer::from(pem.contents))?;
+        roots.add(self.authority()?)?;
         Ok(Arc::new(roots))
     }
 
-    /// TLS of a server that asks for, but does not insist on, certificates of the authority.
+    fn authority(&self) -> anyhow::Result<CertificateDer<'static>> {
+        Ok(CertificateDer::from_pem_slice(self.ca_pem.as_bytes())?)
+    }
+
+    /// TLS of a server that asks for, but does not insist on, certificates of the authority. It shows the authority's own
+    /// certificate too: a node that joins knows it by its pin only.
     pub fn server_tls(&self, leaf: &Leaf) -> anyhow::Result<Arc<rustls::ServerConfig>> {
         let verifier = WebPkiClientVerifier::builder(self.roots()?).allow_unauthenticated().build()?;
         let mut config = rustls::ServerConfig::builder()
             .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![leaf.certificate.clone()], leaf.key_der())?;
+            .with_single_cert(vec![leaf.certificate.clone(), self.authority()?], leaf.key_der())?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }

@@ -1,12 +1,13 @@
 //! `cox server`: opens the store, starts the API server, and wires the roles to it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use coxswain_apiserver::{ApiServer, Config, Datastore, ServiceRange, TokenAuthority};
 use coxswain_client::{Client, InformerFactory};
+use coxswain_kubelet::NodeApiTls;
 use coxswain_store::Sealer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +29,13 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
+    until_signal(async |cancel| serve(&args, cancel, None).await).await
+}
+
+/// Runs a role, which SIGTERM or SIGINT cancels.
+pub async fn until_signal(
+    role: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = cancel.clone();
@@ -36,9 +44,18 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         tracing::info!("stopping");
         stop.cancel();
     });
-    let outcome = serve(&args, cancel, None).await;
+    let outcome = role(cancel).await;
     signals.abort();
     outcome
+}
+
+/// Waits for the end of what was cancelled.
+pub async fn wind_up(tasks: &TaskTracker) {
+    tasks.close();
+    if tokio::time::timeout(LONGEST_STOP, tasks.wait()).await.is_err() {
+        // What is acknowledged is on disk: nothing is lost by leaving.
+        tracing::warn!(tasks = tasks.len(), "leaving what does not end");
+    }
 }
 
 /// Runs until `cancel`; `ready` gets an administrator's client once the API server answers.
@@ -48,10 +65,10 @@ pub async fn serve(
     ready: Option<oneshot::Sender<Client>>,
 ) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    files::private_dir(&args.data_dir)
-        .with_context(|| format!("the data directory {}", args.data_dir.display()))?;
-    let node = identity(args)?;
-    let pki = Pki::open(&args.data_dir.join("server/pki")).context("the cluster's keys")?;
+    files::private_dir(&args.node.data_dir)
+        .with_context(|| format!("the data directory {}", args.node.data_dir.display()))?;
+    let node = NodeIdentity::of(&args.node, args.bind_address)?;
+    let pki = Pki::open(&args.node.data_dir.join("server/pki")).context("the cluster's keys")?;
     let listener = TcpListener::bind(SocketAddr::new(args.bind_address, args.secure_port))
         .await
         .with_context(|| format!("listening on {}:{}", args.bind_address, args.secure_port))?;
@@ -77,7 +94,10 @@ pub async fn serve(
         tasks.spawn(coxswain_scheduler::run(scheduler, components.clone()));
     }
     if !args.no_node {
-        node::start(&node, args, &pki, &api, &informers, &tasks, &cancel)?;
+        let tls = NodeApiTls { serving: pki.node_serving(&node)?, client_ca_pem: pki.ca_pem.clone() };
+        let as_user = |user: &str, groups: &[&str]| in_process(&api, user, groups);
+        let cluster = node::Cluster { informers: &informers, as_user: &as_user };
+        node::start(&node, &args.node, tls, &cluster, &tasks, &cancel)?;
     }
     write_kubeconfig(args, &pki, port)?;
     api.set_ready();
@@ -87,33 +107,8 @@ pub async fn serve(
     tracing::info!(port, "the API server is ready");
     cancel.cancelled().await;
     stopping.cancel();
-    tasks.close();
-    if tokio::time::timeout(LONGEST_STOP, tasks.wait()).await.is_err() {
-        // What is acknowledged is on disk: nothing is lost by leaving.
-        tracing::warn!(tasks = tasks.len(), "leaving what does not end");
-    }
+    wind_up(&tasks).await;
     Ok(())
-}
-
-/// Who this machine is in the cluster.
-pub fn identity(args: &ServerArgs) -> anyhow::Result<NodeIdentity> {
-    let name = match &args.node_name {
-        Some(name) => name.clone(),
-        None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
-    };
-    let ip = match args.node_ip {
-        Some(ip) => ip,
-        None if !args.bind_address.is_unspecified() => args.bind_address,
-        None => routed_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-    };
-    Ok(NodeIdentity { name, ip })
-}
-
-/// The address this machine reaches others from; nothing is sent.
-fn routed_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }
 
 async fn open_api_server(
@@ -136,7 +131,7 @@ async fn open_api_server(
         kubelet_tls: Some(pki.client_tls(&to_kubelets)?),
         front_proxy: Some(pki.front_proxy()?),
     };
-    let dir = args.data_dir.join("server/db");
+    let dir = args.node.data_dir.join("server/db");
     files::private_dir(&dir)?;
     let sealer = Sealer::new(&pki.sealing_key, &["secrets"])?;
     let tokens = TokenAuthority::new(ISSUER, &pki.service_account_key)?;
@@ -166,7 +161,7 @@ fn write_kubeconfig(args: &ServerArgs, pki: &Pki, port: u16) -> anyhow::Result<(
     let host =
         if args.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.bind_address };
     let server = format!("https://{}", SocketAddr::new(host, port));
-    let path: &Path = &args.data_dir.join("admin.kubeconfig");
+    let path: &Path = &args.node.data_dir.join("admin.kubeconfig");
     files::write_private(path, pki.kubeconfig(&server, "admin", &admin).as_bytes())?;
     Ok(())
 }

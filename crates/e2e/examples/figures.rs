@@ -40,7 +40,7 @@ fn start(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.start_server()?;
     cluster.wait_until_ready()?;
     figure("start on an empty store → /readyz", format!("{:.2?}", began.elapsed()));
-    cluster.wait_for_node()?;
+    cluster.wait_for_nodes()?;
     figure("start on an empty store → node Ready", format!("{:.2?}", began.elapsed()));
     Ok(())
 }

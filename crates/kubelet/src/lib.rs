@@ -26,8 +26,10 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Taint;
+use rustls::server::ResolvesServerCert;
 
 pub use kubelet::run;
 
@@ -48,10 +50,8 @@ pub const VERSION: &str = "v1.37.0";
 /// What the node API needs to serve TLS and to know its callers.
 #[derive(Clone)]
 pub struct NodeApiTls {
-    /// Serving certificate chain, PEM.
-    pub cert_pem: String,
-    /// Key of the serving certificate, PEM.
-    pub key_pem: String,
+    /// The serving certificate, which may be replaced at any time.
+    pub serving: Arc<dyn ResolvesServerCert>,
     /// The authority whose client certificates are accepted, PEM.
     pub client_ca_pem: String,
 }

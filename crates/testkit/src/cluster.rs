@@ -2,27 +2,26 @@
 //! test panics; then the server's log is shown first.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::http::{HttpError, Request, Response};
 use crate::isolation::Isolation;
+use crate::process::Process;
 use crate::{busybox_archive, eventually};
 
-/// The name of the node.
+/// The name of the server's node.
 pub const NODE_NAME: &str = "node-1";
-/// The address of the node.
+/// The address of the server's node.
 pub const NODE_IP: &str = "192.168.77.1";
 
 const START: Duration = Duration::from_secs(60);
@@ -46,6 +45,8 @@ pub struct Options {
     pub binary: Option<PathBuf>,
     /// Do not wait for other clusters on this machine to end.
     pub alongside: bool,
+    /// Nodes besides the server's own, each an agent that joins by a token.
+    pub agents: u8,
 }
 
 /// How a command ended.
@@ -59,18 +60,29 @@ pub struct Ran {
     pub stderr: String,
 }
 
-struct Server {
-    nsenter: Child,
-    pid: i32,
+/// A node besides the server's: `node-2` and so on.
+pub struct Agent {
+    /// The name of the node.
+    pub name: String,
+    /// The machine it runs on.
+    pub isolation: Arc<Isolation>,
+    /// The `cox agent`.
+    pub process: Process,
+    data: PathBuf,
+    log: PathBuf,
+    ip: String,
 }
 
-/// A cluster of one server. It is shared: one thread may kill the server while others use the cluster.
+/// A cluster of one server, and agents. It is shared: one thread may kill the server while others use the cluster.
 pub struct Cluster {
     isolation: Arc<Isolation>,
     directory: TempDir,
     binary: PathBuf,
     options: Options,
-    server: Mutex<Option<Server>>,
+    server: Process,
+    agents: Vec<Agent>,
+    // Connects the machines; gone with it.
+    _switch: Option<Isolation>,
     // Last: others wait until everything else is gone.
     _one_at_a_time: File,
 }
@@ -87,8 +99,34 @@ impl Cluster {
         }
         let directory = tempfile::Builder::new().prefix("cox").tempdir()?;
         let binary = options.binary.clone().map_or_else(binary, Ok)?;
-        let isolation = Arc::new(Isolation::new(NODE_IP)?);
-        Ok(Self { isolation, directory, binary, options, server: Mutex::default(), _one_at_a_time: lock })
+        let switch = (options.agents > 0).then(Isolation::switch).transpose()?;
+        let isolation = match &switch {
+            Some(switch) => Isolation::connected(NODE_IP, switch, 1)?,
+            None => Isolation::new(NODE_IP)?,
+        };
+        let mut agents = Vec::new();
+        for number in 2..2 + options.agents {
+            let Some(switch) = &switch else { break };
+            let ip = format!("192.168.77.{number}");
+            agents.push(Agent {
+                name: format!("node-{number}"),
+                isolation: Arc::new(Isolation::connected(&ip, switch, number)?),
+                process: Process::default(),
+                data: directory.path().join(format!("d{number}")),
+                log: directory.path().join(format!("agent-{number}.log")),
+                ip,
+            });
+        }
+        Ok(Self {
+            isolation: Arc::new(isolation),
+            directory,
+            binary,
+            options,
+            server: Process::default(),
+            agents,
+            _switch: switch,
+            _one_at_a_time: lock,
+        })
     }
 
     /// A cluster that is ready; with a node, the node is too, and it has the notepad's and the busybox images.
@@ -102,9 +140,10 @@ impl Cluster {
         }
         cluster.start_server()?;
         cluster.wait_until_ready()?;
-        if !cluster.options.no_node {
-            cluster.wait_for_node()?;
+        for agent in &cluster.agents {
+            cluster.start_agent(agent)?;
         }
+        cluster.wait_for_nodes()?;
         Ok(cluster)
     }
 
@@ -113,12 +152,13 @@ impl Cluster {
     /// # Errors
     /// `cox image` fails.
     pub fn import_images(&self) -> anyhow::Result<()> {
-        let data = self.data_dir();
-        let data = data.to_str().context("the data directory's name")?;
-        self.cox(&["image", "notepad", "--data-dir", data])?;
         let archive = self.directory.path().join("busybox.tar");
         busybox_archive(&archive)?;
-        self.cox(&["image", "import", "--data-dir", data, archive.to_str().context("the archive's name")?])?;
+        let archive = path_text(&archive);
+        for data in self.agents.iter().map(|agent| agent.data.clone()).chain([self.data_dir()]) {
+            self.cox(&["image", "notepad", "--data-dir", path_text(&data)])?;
+            self.cox(&["image", "import", "--data-dir", path_text(&data), archive])?;
+        }
         Ok(())
     }
 
@@ -136,9 +176,6 @@ impl Cluster {
     /// # Errors
     /// It runs already or cannot run.
     pub fn start_server(&self) -> anyhow::Result<()> {
-        let mut server = self.server();
-        anyhow::ensure!(server.is_none(), "the server runs already");
-        let log = OpenOptions::new().create(true).append(true).open(self.log_file())?;
         let mut command = self.isolation.command(path_text(&self.binary));
         command.arg("server").arg("--data-dir").arg(self.data_dir());
         command.args(["--bind-address", NODE_IP, "--node-ip", NODE_IP, "--node-name", NODE_NAME]);
@@ -146,17 +183,55 @@ impl Cluster {
             command.arg("--no-node");
         }
         command.args(&self.options.arguments);
+        self.start_process(&self.server, &self.isolation, command, &self.log_file()).context("the server")
+    }
+
+    fn start_process(
+        &self,
+        process: &Process,
+        isolation: &Isolation,
+        mut command: Command,
+        log: &Path,
+    ) -> anyhow::Result<()> {
         command.env("NO_COLOR", "1");
         if let Some(filter) = &self.options.log {
             command.env("COX_LOG", filter);
         }
-        let mut nsenter = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let started = eventually("the server's process", START, || {
-            anyhow::ensure!(nsenter.try_wait()?.is_none(), "the server ended at once:\n{}", self.log_tail());
-            self.isolation.inner(nsenter.id())
-        });
-        *server = Some(Server { pid: started?, nsenter });
-        Ok(())
+        process.start(isolation, command, log)
+    }
+
+    /// Starts an agent with a token made for it; does not wait for it.
+    ///
+    /// # Errors
+    /// There is no token, or the agent cannot run.
+    pub fn start_agent(&self, agent: &Agent) -> anyhow::Result<()> {
+        let kubeconfig = self.kubeconfig();
+        let token = self.cox(&["token", "create", "--quiet", "--kubeconfig", path_text(&kubeconfig)])?;
+        self.run_agent(agent, &["--token", token.trim()])
+    }
+
+    /// Starts an agent that has joined before.
+    ///
+    /// # Errors
+    /// The agent cannot run.
+    pub fn restart_agent(&self, agent: &Agent) -> anyhow::Result<()> {
+        self.run_agent(agent, &[])
+    }
+
+    fn run_agent(&self, agent: &Agent, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut command = agent.isolation.command(path_text(&self.binary));
+        command.arg("agent").arg("--data-dir").arg(&agent.data);
+        command.args(["--server", &format!("https://{NODE_IP}:6443")]).args(arguments);
+        command.args(["--node-ip", &agent.ip, "--node-name", &agent.name]);
+        // What the server is told of registries concerns every node.
+        let registries = self.options.arguments.windows(2).find(|words| words[0] == "--registry-config");
+        command.args(registries.unwrap_or_default());
+        self.start_process(&agent.process, &agent.isolation, command, &agent.log).context("the agent")
+    }
+
+    /// The nodes besides the server's.
+    pub fn agents(&self) -> &[Agent] {
+        &self.agents
     }
 
     /// Waits until `/readyz` says ok.
@@ -165,26 +240,23 @@ impl Cluster {
     /// It does not, or the server ends.
     pub fn wait_until_ready(&self) -> anyhow::Result<()> {
         eventually("the server's readiness", START, || {
-            let mut server = self.server();
-            if let Some(status) = server.as_mut().context("the server does not run")?.nsenter.try_wait()? {
-                *server = None;
-                anyhow::bail!("the server ended ({status})");
-            }
-            drop(server);
+            self.server.check().context("the server")?;
             let response = self.api()?.send(&Request::get("/readyz"))?;
             anyhow::ensure!(response.code == 200, "/readyz: {} {}", response.code, response.text());
             Ok(())
         })
     }
 
-    /// Waits until the node is ready.
+    /// Waits until all nodes are ready.
     ///
     /// # Errors
-    /// It does not become so.
-    pub fn wait_for_node(&self) -> anyhow::Result<()> {
-        self.api()?.wait("the node's readiness", "/api/v1/nodes", START, |nodes| {
-            let node = nodes.get(&format!("/{NODE_NAME}"))?;
-            has_condition(node, "Ready").then_some(())
+    /// They do not become so.
+    pub fn wait_for_nodes(&self) -> anyhow::Result<()> {
+        let own = (!self.options.no_node).then_some(NODE_NAME);
+        let names: Vec<&str> = own.into_iter().chain(self.agents.iter().map(|agent| &*agent.name)).collect();
+        self.api()?.wait("the nodes' readiness", "/api/v1/nodes", START, |nodes| {
+            let ready = |name| nodes.get(&format!("/{name}")).is_some_and(|node| has_condition(node, "Ready"));
+            names.iter().all(ready).then_some(())
         })
     }
 
@@ -193,10 +265,7 @@ impl Cluster {
     /// # Errors
     /// It does not run.
     pub fn kill_server(&self) -> anyhow::Result<()> {
-        let mut server = self.server().take().context("the server does not run")?;
-        kill(Pid::from_raw(server.pid), Signal::SIGKILL)?;
-        server.nsenter.wait()?;
-        Ok(())
+        self.server.kill().context("the server")
     }
 
     /// Stops the server with SIGTERM and waits for its end.
@@ -204,18 +273,7 @@ impl Cluster {
     /// # Errors
     /// It does not run, does not end, or says it failed.
     pub fn stop_server(&self) -> anyhow::Result<()> {
-        let mut server = self.server().take().context("the server does not run")?;
-        kill(Pid::from_raw(server.pid), Signal::SIGTERM)?;
-        let status =
-            eventually("the server's end", STOP, || server.nsenter.try_wait()?.context("it still runs"));
-        match status {
-            Ok(status) => anyhow::ensure!(status.success(), "the server ended with {status}"),
-            Err(error) => {
-                let _ = kill(Pid::from_raw(server.pid), Signal::SIGKILL);
-                return Err(error);
-            }
-        }
-        Ok(())
+        self.server.stop().context("the server")
     }
 
     /// The host's id of the server's process.
@@ -223,12 +281,16 @@ impl Cluster {
     /// # Errors
     /// It does not run.
     pub fn server_pid(&self) -> anyhow::Result<i32> {
-        Ok(self.server().as_ref().context("the server does not run")?.pid)
+        self.server.pid().context("the server")
     }
 
-    /// The host's ids of all processes of the cluster: server, shims, containers.
+    /// The host's ids of all processes of the cluster: server, agents, shims, containers.
     pub fn processes(&self) -> Vec<i32> {
-        self.isolation.processes()
+        self.machines().flat_map(Isolation::processes).collect()
+    }
+
+    fn machines(&self) -> impl Iterator<Item = &Isolation> {
+        self.agents.iter().map(|agent| &*agent.isolation).chain([&*self.isolation])
     }
 
     /// The topmost cgroups that are this cluster's alone.
@@ -321,10 +383,7 @@ impl Cluster {
 
     /// The end of the server's log.
     pub fn log_tail(&self) -> String {
-        let bytes = std::fs::read(self.log_file()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+        tail(&self.log_file())
     }
 
     /// The whole log of the server, over all its starts.
@@ -332,21 +391,15 @@ impl Cluster {
         self.directory.path().join("server.log")
     }
 
-    fn server(&self) -> MutexGuard<'_, Option<Server>> {
-        // A test that panicked with the lock is being cleaned up after.
-        self.server.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Ends everything that runs, by force, and removes its cgroups.
     fn end(&mut self) {
-        let server = self.server().take();
-        if let Some(mut server) = server {
-            let _ = kill(Pid::from_raw(server.pid), Signal::SIGKILL);
-            let _ = server.nsenter.wait();
+        let _ = self.server.kill();
+        for agent in &self.agents {
+            let _ = agent.process.kill();
         }
-        let processes = self.isolation.processes();
+        let processes = self.processes();
         let cgroups = cgroups_of(&processes);
-        self.isolation.end();
+        self.machines().for_each(Isolation::end);
         let _ = eventually("the end of the cluster's processes", STOP, || {
             let left =
                 processes.iter().filter(|pid| Path::new(&format!("/proc/{pid}/root")).exists()).count();
@@ -365,12 +418,23 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the end of the server's log ---\n{}\n---", self.log_tail());
+            for agent in &self.agents {
+                eprintln!("--- the end of the log of {} ---\n{}\n---", agent.name, tail(&agent.log));
+            }
             if let Some(kept) = std::env::var_os("COX_TEST_LOG") {
                 let _ = std::fs::copy(self.log_file(), kept);
             }
         }
         self.end();
     }
+}
+
+/// The end of a log.
+fn tail(log: &Path) -> String {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
 }
 
 /// Whether a condition of an object's status is `True`.

@@ -18,7 +18,7 @@ use crate::http::{self, HttpError, Request, Response};
 /// Collects orphans, as process 1 has to: a shell does while it waits for its own children.
 const INIT: &str = "while :; do sleep 1; done";
 
-/// A set of namespaces with an address that is not loopback and a default route that leads nowhere.
+/// A set of namespaces: a machine of its own, as far as a cluster can tell.
 pub struct Isolation {
     init: Child,
     pid: i32,
@@ -26,11 +26,54 @@ pub struct Isolation {
 }
 
 impl Isolation {
-    /// Makes the namespaces and the interface `node0` with an address.
+    /// Makes the namespaces and the interface `node0` with an address, which leads nowhere.
     ///
     /// # Errors
     /// They cannot be made; it takes root.
     pub fn new(address: &str) -> anyhow::Result<Self> {
+        let this = Self::bare()?;
+        this.ip("link add node0 type veth peer name uplink0")?;
+        this.ip("link set uplink0 up")?;
+        this.address(address)?;
+        Ok(this)
+    }
+
+    /// Makes namespaces that only connect others: a bridge without an address.
+    ///
+    /// # Errors
+    /// They cannot be made; it takes root.
+    pub fn switch() -> anyhow::Result<Self> {
+        let this = Self::bare()?;
+        this.ip("link add switch0 type bridge")?;
+        this.ip("link set switch0 up")?;
+        Ok(this)
+    }
+
+    /// Makes the namespaces and the interface `node0` with an address, connected to a switch. No two have the same port.
+    ///
+    /// # Errors
+    /// They cannot be made; it takes root.
+    pub fn connected(address: &str, switch: &Self, port: u8) -> anyhow::Result<Self> {
+        let this = Self::bare()?;
+        this.ip(&format!("link add node0 type veth peer name port{port} netns {}", switch.pid))?;
+        switch.ip(&format!("link set port{port} master switch0 up"))?;
+        this.address(address)?;
+        Ok(this)
+    }
+
+    fn address(&self, address: &str) -> anyhow::Result<()> {
+        self.ip(&format!("address add {address}/24 dev node0"))?;
+        self.ip("link set node0 up")?;
+        self.ip("route add default dev node0")
+    }
+
+    fn ip(&self, arguments: &str) -> anyhow::Result<()> {
+        let status = self.network_command("ip").args(arguments.split(' ')).status();
+        anyhow::ensure!(status.context("running ip")?.success(), "ip {arguments} failed");
+        Ok(())
+    }
+
+    fn bare() -> anyhow::Result<Self> {
         let mut init = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--net", "--pid", "--mount", "--mount-proc", "--fork"])
             .args(["--kill-child", "sh", "-c", INIT])
@@ -38,9 +81,12 @@ impl Isolation {
             .stdout(Stdio::null())
             .spawn()
             .context("running unshare")?;
-        let prepared = Self::prepare(init.id(), address);
-        match prepared {
-            Ok((pid, network)) => Ok(Self { init, pid, network }),
+        match Self::prepare(init.id()) {
+            Ok((pid, network)) => {
+                let this = Self { init, pid, network };
+                this.ip("link set lo up")?;
+                Ok(this)
+            }
             Err(error) => {
                 let _ = init.kill();
                 let _ = init.wait();
@@ -49,7 +95,7 @@ impl Isolation {
         }
     }
 
-    fn prepare(unshare: u32, address: &str) -> anyhow::Result<(i32, File)> {
+    fn prepare(unshare: u32) -> anyhow::Result<(i32, File)> {
         let pid = eventually("the namespaces", Duration::from_secs(10), || {
             let pid = child_of(unshare)?;
             let own = std::fs::read_link("/proc/self/ns/net")?;
@@ -60,22 +106,7 @@ impl Isolation {
             );
             Ok(pid)
         })?;
-        let network = File::open(format!("/proc/{pid}/ns/net"))?;
-        let isolation = |arguments: &str| {
-            let status = Command::new("nsenter")
-                .args([&format!("--net=/proc/{pid}/ns/net"), "ip"])
-                .args(arguments.split(' '))
-                .status();
-            anyhow::ensure!(status.context("running ip")?.success(), "ip {arguments} failed");
-            anyhow::Ok(())
-        };
-        isolation("link set lo up")?;
-        isolation("link add node0 type veth peer name uplink0")?;
-        isolation(&format!("address add {address}/24 dev node0"))?;
-        isolation("link set node0 up")?;
-        isolation("link set uplink0 up")?;
-        isolation("route add default dev node0")?;
-        Ok((pid, network))
+        Ok((pid, File::open(format!("/proc/{pid}/ns/net"))?))
     }
 
     /// A command that runs inside: `command` in the network, process and mount namespaces.

@@ -8,13 +8,15 @@ mod cluster;
 mod http;
 mod image;
 mod isolation;
+mod process;
 mod wait;
 
 pub use api::{Api, Watched};
-pub use cluster::{Cluster, NODE_IP, NODE_NAME, Options, Ran};
+pub use cluster::{Agent, Cluster, NODE_IP, NODE_NAME, Options, Ran};
 pub use http::{HttpError, Request, Response};
 pub use image::{BUSYBOX, busybox_archive};
 pub use isolation::Isolation;
+pub use process::Process;
 pub use wait::eventually;
 
 /// Whether tests can make clusters with pods here; they make namespaces and cgroups. Says so where they cannot.

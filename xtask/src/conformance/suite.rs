@@ -17,6 +17,8 @@ use super::registry;
 
 /// Where the registry listens: a port that no spec asks for.
 const REGISTRY_PORT: u16 = 5959;
+/// Nodes besides the server's: the suite wants two in all.
+const AGENTS: u8 = 1;
 /// What ginkgo leaves behind: its report, the same as JUnit, and what it printed.
 const LEFT: [&str; 3] = ["report.json", "junit.xml", "ginkgo.log"];
 const MARK: &str = "[Conformance]";
@@ -76,13 +78,17 @@ impl<'a> Suite<'a> {
             arguments: vec!["--registry-config".to_owned(), config.display().to_string()],
             binary: Some(cox),
             alongside: true,
+            agents: AGENTS,
             ..coxswain_testkit::Options::default()
         })?;
         let address: SocketAddr = mirror.parse()?;
         registry::serve(cluster.isolation().listen(address)?, images);
         cluster.start_server()?;
         cluster.wait_until_ready()?;
-        cluster.wait_for_node()?;
+        for agent in cluster.agents() {
+            cluster.start_agent(agent)?;
+        }
+        cluster.wait_for_nodes()?;
         std::fs::create_dir_all(directory)?;
         Ok(Self {
             cluster,

@@ -70,7 +70,7 @@ pub fn nothing_is_lost(walk: &Walk) -> anyhow::Result<String> {
     let acknowledged = written.unwrap_or_else(|_| panic!("the writer panicked"));
     killed?;
     let rounds = walked?;
-    walk.cluster.wait_for_node()?;
+    walk.cluster.wait_for_nodes()?;
     restarts_are_accounted_for(walk)?;
     for (app, before) in settled.into_iter().zip(before) {
         let (before, after) = (before?, identities(&wait_ready(&walk.api, app, 1, LONG)?));
@@ -101,7 +101,7 @@ pub fn pods_survive_a_clean_stop(walk: &Walk) -> anyhow::Result<String> {
     anyhow::ensure!(served.code == 200, "the service answers without the server: {}", served.code);
     walk.cluster.start_server()?;
     walk.cluster.wait_until_ready()?;
-    walk.cluster.wait_for_node()?;
+    walk.cluster.wait_for_nodes()?;
     let after = identities(&wait_ready(&walk.api, "notepad", 3, LONG)?);
     anyhow::ensure!(before == after, "{before:?}\n{after:?}");
     Ok("SIGTERM ended it with success; the service answered meanwhile; the same containers run".to_owned())

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use k8s_openapi::api::core::v1::Pod;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
@@ -181,13 +181,11 @@ fn tls(files: &NodeApiTls) -> Result<rustls::ServerConfig, ServeError> {
         rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .build()
             .map_err(|e| bad(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(files.key_pem.as_bytes()).map_err(|e| bad(&e))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| bad(&e))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&files.cert_pem)?, key)
-        .map_err(|e| bad(&e))?;
+        .with_cert_resolver(files.serving.clone());
     // Sessions are upgraded connections, which only HTTP/1.1 has.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)

@@ -4,7 +4,11 @@ mod api;
 mod cri;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -29,7 +33,10 @@ fn tls() -> NodeApiTls {
     let key = rcgen::KeyPair::generate().expect("a key");
     let params = rcgen::CertificateParams::new(vec!["node".to_owned()]).expect("parameters");
     let pem = params.self_signed(&key).expect("a certificate").pem();
-    NodeApiTls { cert_pem: pem.clone(), key_pem: key.serialize_pem(), client_ca_pem: pem }
+    let chain = vec![CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM")];
+    let signing = rustls::crypto::ring::sign::any_supported_type(&key.serialize_der().try_into().expect("a key"));
+    let serving = SingleCertAndKey::from(CertifiedKey::new(chain, signing.expect("a usable key")));
+    NodeApiTls { serving: Arc::new(serving), client_ca_pem: pem }
 }
 
 impl Node {

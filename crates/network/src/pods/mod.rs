@@ -1,13 +1,17 @@
-//! The pod network of one node: a bridge, a veth pair a pod, and masquerading for what leaves the cluster.
+//! The pod network of one node: a bridge, a veth pair a pod, ways to the other nodes' pods, and masquerading for what leaves the
+//! cluster.
 
 mod ipam;
+mod peers;
 mod rules;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use coxswain_client::{Informer, ObjectKey};
@@ -22,11 +26,16 @@ use tokio_util::sync::CancellationToken;
 
 use ipam::{Ipam, Subnet};
 
+/// How often the ways to other nodes are compared with the host's routes.
+const LOOK: Duration = Duration::from_secs(30);
+
 /// How the pod network is set up.
 #[derive(Clone, Debug)]
 pub struct PodNetworkConfig {
     /// The node whose share of the addresses is used.
     pub node_name: String,
+    /// The address other nodes reach this one at.
+    pub node_ip: IpAddr,
     /// Where the addresses given out are kept.
     pub state_dir: PathBuf,
     /// The bridge's name.
@@ -105,19 +114,48 @@ impl PodNetwork {
         let route = Connection::<Route>::new().map_err(during("opening netlink"))?;
         route.del_link_if_exists(bridge).await.map_err(during("removing the bridge"))?;
         let firewall = Connection::<Nftables>::new().map_err(during("opening netlink"))?;
+        peers::remove(&route).await.map_err(during("removing the ways to other nodes"))?;
         rules::remove(&firewall).await.map_err(during("removing the rules"))
     }
 
-    /// Waits for the node's share and sets the bridge up for it, once.
-    pub async fn set_up(&self) -> Result<(), NetworkError> {
+    /// Waits for the node's share, sets the bridge up for it, and keeps the ways to the other nodes' pods true until cancelled.
+    pub async fn run(&self) -> Result<(), NetworkError> {
         let mut changes = self.nodes.subscribe();
-        loop {
+        let subnet = loop {
             match self.subnet().await {
                 Err(NetworkError::NotReady(_)) => {}
-                outcome => return outcome.map(drop),
+                outcome => break outcome?,
             }
             if !matches!(self.cancel.run_until_cancelled(changes.recv()).await, Some(Some(_))) {
                 return Ok(());
+            }
+        };
+        let IpAddr::V4(own) = self.config.node_ip else { return Ok(()) };
+        let route = Connection::<Route>::new().map_err(|error| refused(&error))?;
+        let mut applied: Option<(BTreeMap<Subnet, Ipv4Addr>, peers::Ways)> = None;
+        // The host's own routes may change at any time and nothing tells: hence the look now and then.
+        let mut look = tokio::time::interval(LOOK);
+        let mut due = true;
+        loop {
+            let peers = peers::peers(&self.nodes.list(), &self.config.node_name);
+            if due || applied.as_ref().is_none_or(|(known, _)| *known != peers) {
+                let (ways, failures) = peers::ways(&route, &peers).await;
+                if let Some(error) = failures.first() {
+                    tracing::warn!(%error, nodes = failures.len(), "nodes are out of reach");
+                }
+                if applied.as_ref().is_none_or(|(_, known)| *known != ways) {
+                    match peers::apply(&route, &subnet, own, &ways).await {
+                        Ok(()) => applied = Some((peers, ways)),
+                        Err(error) => tracing::warn!(%error, "the ways to other nodes are not set"),
+                    }
+                }
+            }
+            let next = async {
+                tokio::select! { change = changes.recv() => change.map(|_| false), _ = look.tick() => Some(true) }
+            };
+            match self.cancel.run_until_cancelled(next).await.flatten() {
+                Some(looked) => due = looked,
+                None => return Ok(()),
             }
         }
     }
@@ -128,7 +166,7 @@ impl PodNetwork {
             return Ok(subnet);
         }
         let node = self.nodes.get(&ObjectKey::cluster(&self.config.node_name));
-        let share = node.and_then(|node| Subnet::parse(node.spec.as_ref()?.pod_cidr.as_deref()?));
+        let share = node.and_then(|node| peers::subnet_of(&node));
         let share = share.ok_or_else(|| NetworkError::NotReady("the node has no pod CIDR yet".into()))?;
         self.set_up_host(&share).await.map_err(|error| refused(&error))?;
         *subnet = Some(share);
