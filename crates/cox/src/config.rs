@@ -136,7 +136,8 @@ fn file_named(arguments: &[OsString]) -> Option<OsString> {
 fn flags_of(command: &str, text: &str) -> anyhow::Result<Vec<OsString>> {
     let keys: std::collections::BTreeMap<String, Value> = serde_yaml::from_str(text)?;
     let all = crate::Cli::command();
-    let command = all.find_subcommand(command).with_context(|| format!("the command `{command}` is missing"))?;
+    let command =
+        all.find_subcommand(command).with_context(|| format!("the command `{command}` is missing"))?;
     let mut flags = Vec::new();
     for (key, value) in keys {
         let known =

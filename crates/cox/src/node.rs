@@ -112,8 +112,8 @@ pub fn start(
         cluster_cidr: POD_CIDR,
         dns_address: DNS_ADDRESS,
     };
-    let network =
-        PodNetwork::new(network_config, cluster.informers.informer(), cancel.clone()).context("the pod network")?;
+    let network = PodNetwork::new(network_config, cluster.informers.informer(), cancel.clone())
+        .context("the pod network")?;
     let runtime = RuntimeConfig {
         root: data_dir.join("runtime"),
         run_dir: run_dir.join("shims"),

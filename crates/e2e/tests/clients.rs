@@ -59,7 +59,11 @@ fn built() -> PathBuf {
 fn build() -> anyhow::Result<()> {
     std::fs::create_dir_all(built())?;
     let mut go = Command::new("go");
-    go.args(["build", "-trimpath", "-ldflags=-s -w", "-o"]).arg(built()).args(["./informers", "./operator", "tool"]);
+    go.args(["build", "-trimpath", "-ldflags=-s -w", "-o"]).arg(built()).args([
+        "./informers",
+        "./operator",
+        "tool",
+    ]);
     let status = go.env("CGO_ENABLED", "0").current_dir(source()).status()?;
     anyhow::ensure!(status.success(), "the clients do not build");
     Ok(())
@@ -83,7 +87,8 @@ fn program(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
 
 fn helm(cluster: &Cluster) -> anyhow::Result<()> {
     let helm = |arguments: &[&str]| run(cluster, &built().join("helm"), arguments);
-    let greeting = || cluster.kubectl(&["get", "configmap", "notes-settings", "-o", "jsonpath={.data.greeting}"]);
+    let greeting =
+        || cluster.kubectl(&["get", "configmap", "notes-settings", "-o", "jsonpath={.data.greeting}"]);
     helm(&["install", "notes", "chart", "--wait"])?;
     anyhow::ensure!(greeting()? == "hello");
     let version =
@@ -117,11 +122,8 @@ fn python(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The example, which cargo builds with the tests.
 fn kube_rs(cluster: &Cluster) -> anyhow::Result<()> {
-    let test = std::env::current_exe()?;
-    let profile = test.parent().and_then(Path::parent).context("this test is not in a target directory")?;
-    let said = run(cluster, &profile.join("examples/kube_rs"), &[])?;
+    let said = run(cluster, Path::new(env!("CARGO_BIN_EXE_kube_rs")), &[])?;
     anyhow::ensure!(said.trim() == "ok", "{said}");
     Ok(())
 }

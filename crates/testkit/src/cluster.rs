@@ -255,7 +255,8 @@ impl Cluster {
         let own = (!self.options.no_node).then_some(NODE_NAME);
         let names: Vec<&str> = own.into_iter().chain(self.agents.iter().map(|agent| &*agent.name)).collect();
         self.api()?.wait("the nodes' readiness", "/api/v1/nodes", START, |nodes| {
-            let ready = |name| nodes.get(&format!("/{name}")).is_some_and(|node| has_condition(node, "Ready"));
+            let ready =
+                |name| nodes.get(&format!("/{name}")).is_some_and(|node| has_condition(node, "Ready"));
             names.iter().all(ready).then_some(())
         })
     }

@@ -23,9 +23,13 @@ impl FromStr for JoinToken {
         let (bootstrap, pin) = text.split_once(':').context("a token looks like ID.SECRET:sha256:PIN")?;
         let (id, secret) = bootstrap.split_once('.').context("a token looks like ID.SECRET:sha256:PIN")?;
         let fits = |part: &str, length: usize| {
-            part.len() == length && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            part.len() == length
+                && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
         };
-        anyhow::ensure!(fits(id, 6) && fits(secret, 16), "a token's id has 6 letters or digits, its secret 16");
+        anyhow::ensure!(
+            fits(id, 6) && fits(secret, 16),
+            "a token's id has 6 letters or digits, its secret 16"
+        );
         Ok(Self { bootstrap: bootstrap.to_owned(), pin: pin.parse()? })
     }
 }
@@ -45,7 +49,8 @@ mod tests {
         let text = format!("abcdef.0123456789abcdef:sha256:{}", "0f".repeat(32));
         let token: JoinToken = text.parse().unwrap();
         assert_eq!((token.to_string(), token.pin), (text.clone(), Pin([0x0f; 32])));
-        for bad in ["abcdef.0123456789abcdef", &text[1..], &text[..text.len() - 2], &text.replace("0f", "zz")] {
+        for bad in ["abcdef.0123456789abcdef", &text[1..], &text[..text.len() - 2], &text.replace("0f", "zz")]
+        {
             assert!(bad.parse::<JoinToken>().is_err(), "{bad}");
         }
     }

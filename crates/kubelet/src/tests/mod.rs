@@ -34,7 +34,8 @@ fn tls() -> NodeApiTls {
     let params = rcgen::CertificateParams::new(vec!["node".to_owned()]).expect("parameters");
     let pem = params.self_signed(&key).expect("a certificate").pem();
     let chain = vec![CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM")];
-    let signing = rustls::crypto::ring::sign::any_supported_type(&key.serialize_der().try_into().expect("a key"));
+    let signing =
+        rustls::crypto::ring::sign::any_supported_type(&key.serialize_der().try_into().expect("a key"));
     let serving = SingleCertAndKey::from(CertifiedKey::new(chain, signing.expect("a usable key")));
     NodeApiTls { serving: Arc::new(serving), client_ca_pem: pem }
 }

@@ -93,7 +93,8 @@ pub async fn apply(
         match *way {
             Way::Direct(node) => route.replace_route(to.gateway(node)).await?,
             Way::Tunnel(node) => {
-                let entry = FdbEntryBuilder::new(mac(subnet)).dev(TUNNEL).dst(node.into()).self_().permanent();
+                let entry =
+                    FdbEntryBuilder::new(mac(subnet)).dev(TUNNEL).dst(node.into()).self_().permanent();
                 route.replace_fdb(entry).await?;
                 let end = Neighbor::new_v4(TUNNEL, subnet.network).lladdr(mac(subnet)).permanent();
                 route.replace_neighbor(end).await?;
@@ -116,7 +117,8 @@ async fn make_tunnel(route: &Connection<Route>, own: &Subnet, node_ip: Ipv4Addr)
         None => None,
     };
     let mtu = underlay.and_then(|link| link.mtu()).unwrap_or(1500).saturating_sub(OVERHEAD);
-    let link = VxlanLink::new(TUNNEL, VNI).local(node_ip.into()).port(PORT).learning(false).mtu(mtu).address(mac(own));
+    let link =
+        VxlanLink::new(TUNNEL, VNI).local(node_ip).port(PORT).learning(false).mtu(mtu).address(mac(own));
     match route.add_link(link).await {
         Err(error) if !error.is_already_exists() => return Err(error),
         _ => {}
@@ -196,7 +198,8 @@ mod tests {
         let namespace = namespace.clone();
         let inside = move || {
             setns(&*namespace, CloneFlags::CLONE_NEWNET).expect("entering the namespace");
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(task()).expect("netlink")
         };
         thread::spawn(inside).join().expect("the thread")
@@ -218,7 +221,12 @@ mod tests {
     }
 
     /// A node's pods, their gateway, and the way to the other node's.
-    async fn node(own: Subnet, ip: Ipv4Addr, router: Ipv4Addr, peer: (Subnet, Ipv4Addr)) -> nlink::Result<Ways> {
+    async fn node(
+        own: Subnet,
+        ip: Ipv4Addr,
+        router: Ipv4Addr,
+        peer: (Subnet, Ipv4Addr),
+    ) -> nlink::Result<Ways> {
         let route = Connection::<Route>::new()?;
         route.add_link(BridgeLink::new("pods")).await?;
         route.replace_address(Ipv4Address::new("pods", own.gateway(), own.prefix)).await?;

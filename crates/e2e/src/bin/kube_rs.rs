@@ -68,10 +68,6 @@ async fn reconcile(
     .await
 }
 
-fn retry(
-    _: Arc<ConfigMap>,
-    _: &kube::runtime::finalizer::Error<kube::Error>,
-    _: Arc<Client>,
-) -> Action {
+fn retry(_: Arc<ConfigMap>, _: &kube::runtime::finalizer::Error<kube::Error>, _: Arc<Client>) -> Action {
     Action::requeue(Duration::from_millis(100))
 }
