@@ -12,6 +12,8 @@ use kube::Resource;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::Authority;
+
 /// What the controllers are told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -21,6 +23,8 @@ pub struct Config {
     pub pod_cidr: (Ipv4Addr, u8),
     /// The prefix length of a node's share.
     pub node_prefix_length: u8,
+    /// Signs certificates of the cluster's signers; without it, somebody else does.
+    pub authority: Option<Arc<Authority>>,
 }
 
 /// Handles that every controller needs.

@@ -2,6 +2,8 @@
 //!
 //! Every reconcile gets a key, reads the shared caches and is idempotent. Nothing polls: queues are fed by informers.
 
+mod bootstraptoken;
+mod certificates;
 mod clusterrole;
 mod context;
 mod deployment;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 use coxswain_client::InformerFactory;
 use tokio_util::sync::CancellationToken;
 
+pub use certificates::{Authority, AuthorityError};
 pub use context::Config;
 use context::Context;
 
@@ -48,5 +51,7 @@ pub async fn run(factory: Arc<InformerFactory>, config: Config, cancel: Cancella
         volumeprotection::run_volumes(&context),
         volumeprotection::run_classes(&context),
         clusterrole::run(&context),
+        certificates::run(&context),
+        bootstraptoken::run(&context),
     );
 }

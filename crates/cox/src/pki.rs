@@ -83,6 +83,11 @@ impl Pki {
         Ok(Self { ca_pem, service_account_key, sealing_key, issuer, front_proxy })
     }
 
+    /// The authority's key, PKCS#8.
+    pub fn authority_key(&self) -> Vec<u8> {
+        self.issuer.key().serialize_der()
+    }
+
     /// Signs a certificate for a fresh key.
     pub fn sign(&self, subject: Subject<'_>) -> anyhow::Result<Leaf> {
         sign(subject, &self.issuer)

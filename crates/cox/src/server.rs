@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use coxswain_apiserver::{ApiServer, Config, Datastore, ServiceRange, TokenAuthority};
 use coxswain_client::{Client, InformerFactory};
+use coxswain_controllers::Authority;
 use coxswain_kubelet::NodeApiTls;
 use coxswain_store::Sealer;
 use tokio::net::TcpListener;
@@ -88,6 +90,7 @@ pub async fn serve(
             ca_pem: pki.ca_pem.clone(),
             pod_cidr: node::POD_CIDR,
             node_prefix_length: 24,
+            authority: Some(Arc::new(Authority::new(&pki.ca_pem, &pki.authority_key())?)),
         };
         tasks.spawn(coxswain_controllers::run(informers.clone(), config, components.clone()));
         let scheduler = informers.for_client(in_process(&api, "system:kube-scheduler", &[]));

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use coxswain_testkit::{Api, Cluster, Options, Request, is_root};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -17,10 +20,11 @@ fn an_api_server_without_a_node() -> anyhow::Result<()> {
     }
     let cluster = Cluster::start(Options { no_node: true, ..Options::default() })?;
     // A failed step panics, so that the log is shown.
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, Step); 7] = [
         ("kubectl creates, applies, patches and explains", kubectl_works),
         ("a watch tells of every change", watches),
         ("strangers and service accounts are refused", rbac_refuses),
+        ("a machine with a bootstrap token gets its certificate", joins),
         ("quotas, limits and pod security of a namespace hold", namespace_policies_hold),
         ("what was acknowledged survives SIGKILL", acknowledged_survives),
         ("SIGTERM ends it cleanly", ends_cleanly),
@@ -84,6 +88,41 @@ fn watches(cluster: &Cluster) -> anyhow::Result<()> {
         (0..10).try_for_each(|number| create(&format!("watched-{number}")).map(drop))?;
         watcher.join().unwrap_or_else(|_| panic!("the watcher panicked"))
     })
+}
+
+fn joins(cluster: &Cluster) -> anyhow::Result<()> {
+    const PATH: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let api = cluster.api()?;
+    let token = "abcdef.0123456789abcdef";
+    let data = json!({ "token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true" });
+    let secret = json!({ "metadata": { "name": "bootstrap-token-abcdef" }, "stringData": data,
+        "type": "bootstrap.kubernetes.io/token" });
+    api.write("POST", "/api/v1/namespaces/kube-system/secrets", &secret)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "system:node:joining");
+    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+    let body = params.serialize_request(&KeyPair::generate()?)?.pem()?;
+    let ask = |name: &str, signer: &str| {
+        let request = json!({ "metadata": { "name": name }, "spec": { "request": BASE64_STANDARD.encode(&body),
+            "signerName": signer, "usages": ["digital signature", "client auth"] } });
+        let request = Request::with_body("POST", PATH, "application/json", request.to_string());
+        api.send_anonymously(&request.header("Authorization", &format!("Bearer {token}")))
+    };
+    let asked = ask("joining", "kubernetes.io/kube-apiserver-client-kubelet")?;
+    anyhow::ensure!(asked.code == 201, "{} {}", asked.code, asked.text());
+    let certificate = api.wait("a certificate", PATH, LONG, |requests| {
+        requests.get("joining")?["status"]["certificate"].as_str().map(str::to_owned)
+    })?;
+    anyhow::ensure!(BASE64_STANDARD.decode(certificate)?.starts_with(b"-----BEGIN CERTIFICATE-----"));
+    let other = ask("other", "kubernetes.io/kube-apiserver-client")?;
+    anyhow::ensure!(other.code == 201, "{} {}", other.code, other.text());
+    api.write("DELETE", "/api/v1/namespaces/kube-system/secrets/bootstrap-token-abcdef", &json!({}))?;
+    let late = ask("late", "kubernetes.io/kube-apiserver-client-kubelet")?;
+    anyhow::ensure!(late.code == 401, "a deleted token is nothing: {} {}", late.code, late.text());
+    let other = api.get(&format!("{PATH}/other"))?;
+    anyhow::ensure!(other["status"].get("conditions").is_none(), "only kubelets are approved: {other}");
+    Ok(())
 }
 
 fn rbac_refuses(cluster: &Cluster) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! The API server in process, over its memory store: what clients see of features that many layers share.
 
+mod access;
 mod apply;
 mod custom;
 mod policy;
@@ -9,7 +10,7 @@ mod webhook;
 use std::net::{IpAddr, Ipv4Addr};
 
 use axum::body::Body;
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -21,6 +22,7 @@ use crate::{ApiServer, Config, Datastore, InProcess, ServiceRange, TokenAuthorit
 
 /// A server and its client; both end with the test.
 struct Fixture {
+    server: ApiServer,
     client: InProcess,
     _stop: DropGuard,
 }
@@ -44,8 +46,9 @@ impl Fixture {
         let server =
             ApiServer::open(config, Datastore::Memory, tokens, stop.clone()).await.expect("a server");
         let client = server.as_user(UserInfo::new("tester", &["system:masters"]));
-        tokio::spawn(async move { server.run_background().await });
-        Self { client, _stop: stop.drop_guard() }
+        let background = server.clone();
+        tokio::spawn(async move { background.run_background().await });
+        Self { server, client, _stop: stop.drop_guard() }
     }
 
     async fn send(&self, method: Method, path: &str, media: &str, body: impl ToString) -> Answer {
@@ -68,10 +71,24 @@ impl Fixture {
             .header("accept", accept)
             .body(Body::from(body.to_string()))
             .expect("a request");
-        let response = self.client.clone().oneshot(request).await.expect("an answer");
-        let code = response.status().as_u16();
-        let body = response.into_body().collect().await.expect("a body").to_bytes();
-        (code, serde_json::from_slice(&body).unwrap_or_default())
+        read(self.client.clone().oneshot(request).await.expect("an answer")).await
+    }
+
+    /// Sends a request of nobody, but for what its headers say.
+    async fn as_stranger(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Value,
+    ) -> Answer {
+        let mut request =
+            Request::builder().method(method).uri(path).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Body::from(body.to_string())).expect("a request");
+        read(self.server.handle(None, request).await).await
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -104,4 +121,10 @@ impl Fixture {
         }
         panic!("{path} does not become as wanted: {:?}", self.get(path).await)
     }
+}
+
+async fn read(response: Response<Body>) -> Answer {
+    let code = response.status().as_u16();
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    (code, serde_json::from_slice(&body).unwrap_or_default())
 }
