@@ -1,4 +1,5 @@
-//! Cluster IPs and node ports: given out under a lock that lasts until the service is written.
+//! Cluster IPs and node ports: given out under a lock that lasts until the service is written. Where several servers share the
+//! store, the write also moves a record that all of them move: of two that chose at once, one has to choose again.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -6,13 +7,17 @@ use std::ops::RangeInclusive;
 
 use coxswain_meta::Status;
 use coxswain_meta::field::{ErrorList, FieldError, Path};
+use coxswain_store::{Expect, Key, Write};
 use rand::Rng;
 use serde_json::{Map, Value, json};
 use tokio::sync::MutexGuard;
 
 use crate::Server;
-use crate::object::Meta;
+use crate::object::{Attributes, Meta, encode};
 use crate::resource::Resource;
+
+/// The record that every allocation of a shared store moves: its collection and name.
+const RECORD: (&str, &str) = ("ranges", "services");
 
 /// The addresses and ports that services may have.
 #[derive(Clone, Debug)]
@@ -59,15 +64,32 @@ impl ServiceRange {
 pub struct Allocation<'a> {
     server: &'a Server,
     guard: Option<MutexGuard<'a, ()>>,
+    /// What the record of the allocations was before anything was looked at.
+    before: Option<Expect>,
 }
 
 /// Takes the lock where a kind needs it. Hold the result until the object is written.
 pub async fn lock<'a>(server: &'a Server, kind: &Resource) -> Allocation<'a> {
-    let services = kind.plural() == "services" && kind.group().is_empty();
-    Allocation { server, guard: if services { Some(server.allocating.lock().await) } else { None } }
+    if kind.plural() != "services" || !kind.group().is_empty() {
+        return Allocation { server, guard: None, before: None };
+    }
+    let guard = Some(server.allocating.lock().await);
+    let before = server.store.is_shared().then(|| {
+        let record = server.store.get(&Key::new(RECORD.0, RECORD.1));
+        record.map_or(Expect::Absent, |record| Expect::At(record.revision))
+    });
+    Allocation { server, guard, before }
 }
 
 impl Allocation<'_> {
+    /// What has to be written with the object, so that no other server gives out the same at once.
+    pub fn claim(&self) -> Option<Write<Attributes>> {
+        let record =
+            json!({ "apiVersion": "v1", "kind": "RangeAllocation", "metadata": { "name": RECORD.1 } });
+        let value = Some((encode(&record), Attributes::default()));
+        Some(Write { key: Key::new(RECORD.0, RECORD.1), expect: self.before?, value })
+    }
+
     /// Gives a new service what it needs.
     pub fn create(&self, service: &mut Value) -> Result<(), Status> {
         self.assign(service, None)

@@ -42,7 +42,7 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use coxswain_meta::Status;
-use coxswain_store::{LogError, MemoryLog, Sealer, Store};
+use coxswain_store::{Etcd, EtcdLog, LogError, MemoryLog, Sealer, Store};
 use futures::TryFutureExt;
 use futures::future::BoxFuture;
 use http::header::{HeaderValue, USER_AGENT};
@@ -106,6 +106,8 @@ pub enum Datastore<'a> {
     Memory,
     /// In a directory, secrets sealed.
     Embedded(&'a Path, Box<Sealer>),
+    /// In an etcd, for several servers, secrets sealed.
+    Etcd(&'a Etcd, Box<Sealer>),
 }
 
 /// The API server; clones share it.
@@ -126,6 +128,10 @@ impl ApiServer {
         let store = match datastore {
             Datastore::Memory => Store::open(Box::new(MemoryLog), ObjectView, Default::default())?,
             Datastore::Embedded(dir, sealer) => Store::open_embedded(dir, Some(*sealer), ObjectView)?,
+            Datastore::Etcd(etcd, sealer) => {
+                let log = EtcdLog::open(etcd, Some(*sealer)).await?;
+                Store::open(Box::new(log), ObjectView, Default::default())?
+            }
         };
         let server = Arc::new(Server {
             store,
@@ -203,6 +209,10 @@ impl ApiServer {
         }
         if let Some(review) = subresource::review::find(&info) {
             return review.answer(&self.0, &user, &info, request).await;
+        }
+        // Who asks for any version takes what is here; all others see what any server has acknowledged.
+        if query.get("resourceVersion") != Some("0") {
+            self.0.store.sync().await.map_err(|error| handler::unreadable(&error))?;
         }
         let call = Call::new(self.0.clone(), user, info, query, request.headers().clone())?;
         if matches!(call.info.subresource.as_str(), "" | "status")

@@ -12,6 +12,7 @@ use clap::{Args, CommandFactory};
 use k8s_openapi::api::core::v1::Taint;
 use serde_yaml::Value;
 
+use crate::datastore::DatastoreArgs;
 use crate::join::JoinToken;
 
 /// What server and agent are told alike: where things are kept, and who this machine is.
@@ -68,6 +69,10 @@ pub struct ServerArgs {
     /// Leave scheduler and controllers out: with --no-node, the bare API server.
     #[arg(long, env = "COX_NO_CONTROLLERS", value_parser = clap::value_parser!(bool), num_args = 0..=1, default_missing_value = "true", default_value = "false")]
     pub no_controllers: bool,
+
+    /// Where the cluster is kept.
+    #[command(flatten)]
+    pub datastore: DatastoreArgs,
 }
 
 /// The flags of `cox agent`.

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{NodeArgs, ServerArgs};
+use crate::datastore::DatastoreArgs;
 use crate::node::NodeIdentity;
 use crate::{files, image, removal, server};
 
@@ -94,6 +95,7 @@ async fn cluster(args: DemoArgs, data_dir: PathBuf, cancel: CancellationToken) -
         secure_port: args.secure_port.map_or_else(free_port, Ok)?,
         no_node: false,
         no_controllers: false,
+        datastore: DatastoreArgs::default(),
     };
     let images = {
         let data_dir = data_dir.clone();

@@ -1,9 +1,12 @@
 //! `cox`: Kubernetes in one binary. This file only chooses the entry point.
 
 mod agent;
+mod backup;
 mod client;
 mod config;
+mod datastore;
 mod demo;
+mod election;
 mod files;
 mod image;
 mod join;
@@ -37,6 +40,10 @@ enum Command {
     /// Make, list and remove the tokens that nodes join with.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Write everything the control plane keeps to a file, while it runs.
+    Backup(backup::BackupArgs),
+    /// Make a cluster of what `cox backup` wrote, in a directory or an etcd that has none.
+    Restore(backup::BackupArgs),
     /// Run a throwaway cluster with a demo app; Ctrl-C removes every trace of it.
     Demo(demo::DemoArgs),
     /// Import, list and remove the images of a node.
@@ -71,6 +78,8 @@ fn main() -> ExitCode {
             log_to_stderr("warn");
             run(2, demo::run(args))
         }
+        Command::Backup(args) => run(1, backup::backup(args)),
+        Command::Restore(args) => run(1, backup::restore(args)),
         Command::Image(command) => run(1, image::run(command)),
         Command::Notepad(args) => notepad::run(&args),
     };

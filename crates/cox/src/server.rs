@@ -10,7 +10,7 @@ use coxswain_apiserver::{ApiServer, Config, Datastore, ServiceRange, TokenAuthor
 use coxswain_client::{Client, InformerFactory};
 use coxswain_controllers::Authority;
 use coxswain_kubelet::NodeApiTls;
-use coxswain_store::Sealer;
+use coxswain_store::{Etcd, Sealer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -19,14 +19,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::client::in_process;
 use crate::config::ServerArgs;
-use crate::files;
 use crate::node::{self, NodeIdentity};
 use crate::pki::{self, Leaf, Pki, Subject};
+use crate::{datastore, election, files};
 
 /// What takes longer than this to stop is left.
 const LONGEST_STOP: Duration = Duration::from_secs(30);
 const VERSION: &str = concat!("v1.37.0+cox", env!("CARGO_PKG_VERSION"));
-const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
+/// Who the controllers are.
+pub const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
+/// Who the scheduler is.
+pub const SCHEDULER: &str = "system:kube-scheduler";
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// Runs until SIGTERM or SIGINT.
@@ -70,13 +73,19 @@ pub async fn serve(
     files::private_dir(&args.node.data_dir)
         .with_context(|| format!("the data directory {}", args.node.data_dir.display()))?;
     let node = NodeIdentity::of(&args.node, args.bind_address)?;
-    let pki = Pki::open(&args.node.data_dir.join("server/pki")).context("the cluster's keys")?;
+    let etcd = args.datastore.etcd()?;
+    let keys = datastore::keys_dir(&args.node.data_dir);
+    if let Some((etcd, token)) = &etcd {
+        datastore::share_keys(etcd, token, &keys).await.context("the cluster's keys in etcd")?;
+    }
+    let etcd = etcd.map(|(etcd, _)| etcd);
+    let pki = Pki::open(&keys).context("the cluster's keys")?;
     let listener = TcpListener::bind(SocketAddr::new(args.bind_address, args.secure_port))
         .await
         .with_context(|| format!("listening on {}:{}", args.bind_address, args.secure_port))?;
     let port = listener.local_addr()?.port();
     let stopping = CancellationToken::new();
-    let api = open_api_server(args, &pki, &node, port, stopping.clone()).await?;
+    let api = open_api_server(args, etcd.as_ref(), &pki, &node, port, stopping.clone()).await?;
     let leaf = serving_certificate(&pki, &node, args.bind_address)?;
     let tasks = TaskTracker::new();
     tasks.spawn(coxswain_apiserver::serve(api.clone(), listener, pki.server_tls(&leaf)?, stopping.clone()));
@@ -92,9 +101,13 @@ pub async fn serve(
             node_prefix_length: 24,
             authority: Some(Arc::new(Authority::new(&pki.ca_pem, &pki.authority_key())?)),
         };
-        tasks.spawn(coxswain_controllers::run(informers.clone(), config, components.clone()));
-        let scheduler = informers.for_client(in_process(&api, "system:kube-scheduler", &[]));
-        tasks.spawn(coxswain_scheduler::run(scheduler, components.clone()));
+        if etcd.is_some() {
+            election::spawn(&tasks, &api, &node, config, &components);
+        } else {
+            tasks.spawn(coxswain_controllers::run(informers.clone(), config, components.clone()));
+            let scheduler = informers.for_client(in_process(&api, SCHEDULER, &[]));
+            tasks.spawn(coxswain_scheduler::run(scheduler, components.clone()));
+        }
     }
     if !args.no_node {
         let tls = NodeApiTls { serving: pki.node_serving(&node)?, client_ca_pem: pki.ca_pem.clone() };
@@ -116,6 +129,7 @@ pub async fn serve(
 
 async fn open_api_server(
     args: &ServerArgs,
+    etcd: Option<&Etcd>,
     pki: &Pki,
     node: &NodeIdentity,
     port: u16,
@@ -134,14 +148,17 @@ async fn open_api_server(
         kubelet_tls: Some(pki.client_tls(&to_kubelets)?),
         front_proxy: Some(pki.front_proxy()?),
     };
-    let dir = args.node.data_dir.join("server/db");
-    files::private_dir(&dir)?;
-    let sealer = Sealer::new(&pki.sealing_key, &["secrets"])?;
+    let dir = datastore::store_dir(&args.node.data_dir);
+    let sealer = Box::new(Sealer::new(&pki.sealing_key, &["secrets"])?);
     let tokens = TokenAuthority::new(ISSUER, &pki.service_account_key)?;
-    let datastore = Datastore::Embedded(&dir, Box::new(sealer));
-    ApiServer::open(config, datastore, tokens, cancel)
-        .await
-        .with_context(|| format!("the store in {}", dir.display()))
+    let (datastore, place) = match etcd {
+        Some(etcd) => (Datastore::Etcd(etcd, sealer), "etcd".to_owned()),
+        None => {
+            files::private_dir(&dir)?;
+            (Datastore::Embedded(&dir, sealer), dir.display().to_string())
+        }
+    };
+    ApiServer::open(config, datastore, tokens, cancel).await.with_context(|| format!("the store in {place}"))
 }
 
 fn serving_certificate(pki: &Pki, node: &NodeIdentity, bound: IpAddr) -> anyhow::Result<Leaf> {

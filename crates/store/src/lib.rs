@@ -7,8 +7,11 @@
 //! - a watch from revision R delivers every later event of its collection exactly once and in order, or says that
 //!   the history no longer reaches back to R.
 //!
-//! Writes of many callers share one flush (group commit): one writer thread owns the log.
+//! Writes of many callers share one flush (group commit): one writer thread owns the log. Several servers may share one log,
+//! in etcd: the rules hold over all of them.
 
+mod backup;
+mod etcd;
 mod hub;
 mod log;
 mod seal;
@@ -21,8 +24,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use backup::Backup;
+pub use etcd::{Etcd, EtcdConfig, EtcdLog};
 pub use hub::{Collection, Event, EventKind, HistoryLimit, Object, Page, Watch};
-pub use log::{Log, LogError, MemoryLog, Record};
+pub use log::{Arrival, Capacity, Log, LogError, MemoryLog, NewestQuestion, Record, Wake};
 pub use seal::{SealError, Sealer};
 pub use sqlite::SqliteLog;
 
@@ -87,13 +92,13 @@ pub struct Write<A> {
     pub value: Option<(Bytes, A)>,
 }
 
-/// Why a commit did not happen. Nothing was written.
+/// Why a commit did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError<A> {
     /// The key is not as expected; what is there now.
     #[error("the object has changed")]
     Conflict(Option<Arc<Object<A>>>),
-    /// The log cannot take writes.
+    /// The log cannot take writes, or does not say whether it took this one.
     #[error("the store cannot write: {0}")]
     Unavailable(String),
 }
@@ -130,7 +135,25 @@ impl<V: View> Store<V> {
     /// # Errors
     /// The file cannot be opened or read.
     pub fn open_embedded(dir: &Path, sealer: Option<Sealer>, view: V) -> Result<Self, LogError> {
-        Self::open(Box::new(SqliteLog::open(&dir.join("state.db"), sealer)?), view, HistoryLimit::default())
+        Self::open(
+            Box::new(SqliteLog::open(&dir.join(backup::EMBEDDED), sealer)?),
+            view,
+            HistoryLimit::default(),
+        )
+    }
+
+    /// Waits until reads see everything that any server was acknowledged before this was called. A store with a log of its own
+    /// always does.
+    ///
+    /// # Errors
+    /// The log does not answer.
+    pub async fn sync(&self) -> Result<(), LogError> {
+        self.writer.sync().await
+    }
+
+    /// Whether other servers write to the same log.
+    pub fn is_shared(&self) -> bool {
+        self.writer.is_shared()
     }
 
     /// The revision of the newest write that reads see.

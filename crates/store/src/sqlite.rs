@@ -7,14 +7,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OpenFlags, params};
 
 use crate::{Key, Log, LogError, Record, Revision, Sealer};
+
+/// Free pages are looked for after so many appends.
+const APPENDS_BETWEEN_SHRINKS: u32 = 64;
+/// So many pages are given back at once at most: it takes the time of writing them.
+const MOST_PAGES_GIVEN_BACK: u64 = 2048;
+/// What a burst made of the write-ahead log is cut down to.
+const LARGEST_WAL_BYTES: u32 = 16 << 20;
+/// `PRAGMA auto_vacuum` of a file that can give pages back.
+const INCREMENTAL: u8 = 2;
 
 /// A log in one file; anybody with `sqlite3` can inspect it.
 pub struct SqliteLog {
     connection: Connection,
     sealer: Option<Sealer>,
+    appends: u32,
 }
 
 impl SqliteLog {
@@ -25,16 +35,63 @@ impl SqliteLog {
     pub fn open(path: &Path, sealer: Option<Sealer>) -> Result<Self, LogError> {
         OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         let connection = Connection::open(path)?;
+        make_shrinkable(&connection)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "journal_size_limit", LARGEST_WAL_BYTES)?;
         connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS log (
                  revision INTEGER PRIMARY KEY, collection TEXT NOT NULL, name TEXT NOT NULL, value BLOB);
              CREATE TABLE IF NOT EXISTS horizon (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL);
              INSERT OR IGNORE INTO horizon VALUES (1, 0);",
         )?;
-        Ok(Self { connection, sealer })
+        Ok(Self { connection, sealer, appends: 0 })
     }
+
+    /// Opens a file that is there to read it, while another process may write to it.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open_read_only(path: &Path, sealer: Option<Sealer>) -> Result<Self, LogError> {
+        Ok(Self {
+            connection: Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?,
+            sealer,
+            appends: 0,
+        })
+    }
+
+    /// Takes all records of a state in, with no history before it, and leaves nothing beside the file.
+    pub(crate) fn fill(mut self, records: &[Record], newest: Revision) -> Result<(), LogError> {
+        self.append(records, &[], newest)?;
+        self.connection.execute("UPDATE horizon SET revision = ?1", [newest.0])?;
+        Ok(self.connection.close().map_err(|(_, error)| error)?)
+    }
+
+    /// Gives back pages where more than a quarter of the file is free.
+    fn shrink(&self) -> Result<(), LogError> {
+        let count = |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+        let (free, all) = (count("freelist_count")?, count("page_count")?);
+        if free > all / 4 {
+            let pages = (free - all / 8).min(MOST_PAGES_GIVEN_BACK);
+            let mut giving = self.connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+            let mut rows = giving.query([])?;
+            while rows.next()?.is_some() {}
+        }
+        Ok(())
+    }
+}
+
+/// Lets a file give pages back; one of an older version is rewritten for it, once.
+fn make_shrinkable(connection: &Connection) -> Result<(), LogError> {
+    let mode: u8 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
+    if mode != INCREMENTAL {
+        connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+        let tables: u64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if tables > 0 {
+            connection.execute_batch("VACUUM")?;
+        }
+    }
+    Ok(())
 }
 
 impl Log for SqliteLog {
@@ -77,6 +134,14 @@ impl Log for SqliteLog {
                 transaction.prepare_cached("UPDATE horizon SET revision = ?1")?.execute([horizon.0])?;
             }
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        self.appends += 1;
+        if self.appends.is_multiple_of(APPENDS_BETWEEN_SHRINKS)
+            && let Err(error) = self.shrink()
+        {
+            // The records are durable all the same.
+            tracing::warn!(%error, "the file was not shrunk");
+        }
+        Ok(())
     }
 }

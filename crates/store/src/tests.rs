@@ -1,5 +1,9 @@
 //! One suite for every log, and what only the durable one promises.
 
+mod etcd;
+mod history;
+mod linearizability;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -39,6 +43,9 @@ fn each(check: impl AsyncFn(Store<Plain>)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for store in [memory, on_disk(dir.path())] {
         runtime.block_on(check(store));
+    }
+    if let Some(servers) = etcd::start(&dir.path().join("etcd"), 1) {
+        runtime.block_on(async { check(etcd::open(&servers, LIMIT).await).await });
     }
 }
 
@@ -217,4 +224,44 @@ async fn a_log_that_refuses_loses_nothing() {
     assert!(store.get(&Key::new("things", "b")).is_none());
     full.store(false, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(put(&store, "b", Expect::Absent, "1").await, Revision(2));
+}
+
+#[tokio::test]
+async fn the_file_does_not_outgrow_its_data_and_gives_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = on_disk(dir.path());
+    let size = || {
+        let length = |name: &str| std::fs::metadata(dir.path().join(name)).map_or(0, |found| found.len());
+        length("db") + length("db-wal")
+    };
+    let write = async |name: String, expect, bytes: usize| {
+        let written = store.put(Key::new("things", name), expect, vec![b'x'; bytes].into(), 0).await;
+        written.unwrap().revision
+    };
+    let mut at = Vec::new();
+    for name in 0..10 {
+        at.push(write(name.to_string(), Expect::Absent, 4000).await);
+    }
+    for round in 0..3000 {
+        at[round % 10] = write((round % 10).to_string(), Expect::At(at[round % 10]), 4000).await;
+    }
+    // Ten objects, a history of eight, and a log of a thousand pages before they are moved into the file.
+    assert!(size() < 6 << 20, "{} bytes are kept for 40,000", size());
+    let mut many = Vec::new();
+    for name in 0..600 {
+        many.push((name, write(format!("burst-{name}"), Expect::Absent, 40_000).await));
+    }
+    let burst = size();
+    assert!(burst > 20 << 20, "{burst}");
+    for (name, at) in many {
+        store.delete(Key::new("things", format!("burst-{name}")), at).await.unwrap();
+    }
+    for round in 0..3000 {
+        at[round % 10] = write((round % 10).to_string(), Expect::At(at[round % 10]), 10).await;
+    }
+    assert!(
+        std::fs::metadata(dir.path().join("db")).unwrap().len() < 8 << 20,
+        "{} of {burst} bytes are left",
+        size()
+    );
 }

@@ -135,6 +135,31 @@ impl Api {
         anyhow::bail!("waited {within:?} for {what}; {path} has {shown:#?}; last error: {error:?}")
     }
 
+    /// Watches `path` from a resourceVersion on, event by event, until `each` says that it is enough or the server is gone.
+    ///
+    /// # Errors
+    /// The server does not answer, or not with a watch.
+    pub fn watch(
+        &self,
+        path: &str,
+        revision: &str,
+        mut each: impl FnMut(&Value) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let request =
+            Request::get(&format!("{path}?watch=true&resourceVersion={revision}&timeoutSeconds=300"));
+        let (head, body) = http::open(self.connect(&self.tls)?, &self.address.to_string(), &request)?;
+        anyhow::ensure!(head.code == 200, "watching {path}: {}", head.code);
+        for line in BufReader::new(body).lines() {
+            // A server that is killed cuts the stream.
+            let Ok(line) = line else { return Ok(()) };
+            let Ok(event) = serde_json::from_str(&line) else { return Ok(()) };
+            if each(&event)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     fn follow<T>(
         &self,
         path: &str,

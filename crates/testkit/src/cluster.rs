@@ -171,6 +171,11 @@ impl Cluster {
         finish(&format!("cox {}", arguments.join(" ")), output)
     }
 
+    /// More arguments for the server's next start.
+    pub fn add_arguments(&mut self, arguments: &[String]) {
+        self.options.arguments.extend_from_slice(arguments);
+    }
+
     /// Starts the server; does not wait for it.
     ///
     /// # Errors

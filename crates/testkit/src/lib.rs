@@ -5,6 +5,7 @@
 
 mod api;
 mod cluster;
+mod etcd;
 mod http;
 mod image;
 mod isolation;
@@ -13,6 +14,7 @@ mod wait;
 
 pub use api::{Api, Watched};
 pub use cluster::{Agent, Cluster, NODE_IP, NODE_NAME, Options, Ran};
+pub use etcd::{Etcd, EtcdOptions, etcd_binary};
 pub use http::{HttpError, Request, Response};
 pub use image::{BUSYBOX, busybox_archive};
 pub use isolation::Isolation;

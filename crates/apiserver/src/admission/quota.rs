@@ -31,13 +31,15 @@ impl Admission<'_> {
         self.charges(new, old).map(drop)
     }
 
-    /// Commits `write`, which brings `new` in the place of `old`, together with its charge.
+    /// Commits `write`, which brings `new` in the place of `old`, together with what it claims and its charge. A claim that
+    /// another server was faster with is a conflict that shows the object as it was expected.
     ///
     /// # Errors
     /// There is no room for it.
     pub async fn commit(
         &self,
         write: impl Fn() -> Write<Attributes>,
+        claim: impl Fn() -> Option<Write<Attributes>>,
         new: &Value,
         old: Option<&Value>,
     ) -> Result<Committed, Status> {
@@ -49,10 +51,17 @@ impl Admission<'_> {
                 turn = Some(self.server.charging.lock().await);
                 continue;
             }
-            let writes = std::iter::once(write()).chain(charges).collect();
+            let write = write();
+            let key = write.key.clone();
+            let own: Vec<_> = std::iter::once(write).chain(claim()).collect();
+            let claimed = own.len();
+            let writes = own.into_iter().chain(charges).collect();
             match self.server.store.commit(writes).await {
                 Ok(mut objects) => return Ok(Ok(objects.swap_remove(0))),
                 Err((0, error)) => return Ok(Err(error)),
+                Err((failed, _)) if failed < claimed => {
+                    return Ok(Err(CommitError::Conflict(self.server.store.get(&key))));
+                }
                 Err(_) => {}
             }
         }

@@ -153,25 +153,34 @@ impl Server {
         };
         self.admit_mutating(&asked, &mut object, &Value::Null).await?;
         kind.prepare_create(&mut object);
-        let allocation = allocate::lock(self, kind).await;
-        allocation.create(&mut object)?;
-        let errors = kind.validate_create(&object);
-        if !errors.is_empty() {
-            return Err(Status::invalid(kind.group(), kind.kind(), display_name(&object), &errors));
+        loop {
+            let allocation = allocate::lock(self, kind).await;
+            let unallocated = allocation.claim().map(|_| object.clone());
+            allocation.create(&mut object)?;
+            let errors = kind.validate_create(&object);
+            if !errors.is_empty() {
+                return Err(Status::invalid(kind.group(), kind.kind(), display_name(&object), &errors));
+            }
+            admission.validate(&object, None)?;
+            self.admit_validating(&asked, &object, &Value::Null).await?;
+            let stored = self.to_storage(kind, object).await?;
+            match self.commit_new(&admission, stored, &allocation, generated, dry_run).await? {
+                Some(bytes) => return Ok(bytes),
+                // Another server has given out addresses meanwhile: choose again.
+                None => object = unallocated.unwrap_or_default(),
+            }
         }
-        admission.validate(&object, None)?;
-        self.admit_validating(&asked, &object, &Value::Null).await?;
-        let stored = self.to_storage(kind, object).await?;
-        self.commit_new(&admission, stored, generated, dry_run).await
     }
 
+    /// Writes a new object; none where its allocation was not the first.
     async fn commit_new(
         &self,
         admission: &Admission<'_>,
         mut object: Value,
+        allocation: &allocate::Allocation<'_>,
         generated: bool,
         dry_run: bool,
-    ) -> Result<Bytes, Status> {
+    ) -> Result<Option<Bytes>, Status> {
         let kind = admission.kind;
         let exists = |name: &str| Status::already_exists(kind.group(), kind.plural(), name);
         for _ in 0..GENERATE_ATTEMPTS {
@@ -181,7 +190,7 @@ impl Server {
                 admission.fits(&object, None)?;
                 return match self.store.get(&key) {
                     Some(_) => Err(exists(object.name())),
-                    None => Ok(stored),
+                    None => Ok(Some(stored)),
                 };
             }
             let write = || Write {
@@ -189,8 +198,9 @@ impl Server {
                 expect: Expect::Absent,
                 value: Some((stored.clone(), attributes(kind, &object))),
             };
-            match admission.commit(write, &object, None).await? {
-                Ok(object) => return Ok(self.served_one(kind, object).await?.bytes.clone()),
+            match admission.commit(write, || allocation.claim(), &object, None).await? {
+                Ok(object) => return Ok(Some(self.served_one(kind, object).await?.bytes.clone())),
+                Err(CommitError::Conflict(None)) => return Ok(None),
                 Err(CommitError::Conflict(_)) if generated => {
                     let name = generate(object.meta_str("generateName"));
                     object.meta_mut().insert("name".into(), name.into());
@@ -206,5 +216,5 @@ impl Server {
 /// 503: the store takes no writes; the reason is for the log alone.
 pub fn unavailable(error: &str) -> Status {
     tracing::error!(error, "the store takes no writes");
-    Status::unavailable("the datastore cannot take writes now; nothing was changed")
+    Status::unavailable(format!("the datastore does not take writes now: {error}"))
 }

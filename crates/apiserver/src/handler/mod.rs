@@ -16,7 +16,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::Status;
-use coxswain_store::{Collection, Key};
+use coxswain_store::{Collection, Key, LogError};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Limited};
@@ -261,6 +261,12 @@ impl Server {
         let stored = self.store.collection(&object::collection((group, plural))).list(&prefix);
         stored.iter().filter_map(|stored| serde_json::from_slice(&stored.bytes).ok()).collect()
     }
+}
+
+/// What a request is told when the store cannot say what is newest.
+pub fn unreadable(error: &LogError) -> Status {
+    tracing::error!(%error, "the store cannot be read");
+    Status::unavailable(format!("the datastore does not answer now: {error}"))
 }
 
 /// The name of an object for messages: its name, or the prefix of the name to come.

@@ -139,7 +139,7 @@ impl Server {
                 }
                 _ => self.admit_validating(&asked, &new, &old).await?,
             }
-            match self.commit_change(target, &current, new, &old).await? {
+            match self.commit_change(target, &current, &allocation, new, &old).await? {
                 Err(CommitError::Conflict(Some(_))) if insists => return Err(modified()),
                 Err(CommitError::Conflict(Some(newer))) => current = newer,
                 Err(CommitError::Conflict(None)) => return Err(not_found()),
@@ -214,6 +214,7 @@ impl Server {
         &self,
         target: &Change<'_>,
         current: &Stored,
+        allocation: &allocate::Allocation<'_>,
         mut new: Value,
         old: &Value,
     ) -> Result<Result<Committed, CommitError<Attributes>>, Status> {
@@ -241,7 +242,7 @@ impl Server {
             value: Some((stored.clone(), attributes(kind, &new))),
         };
         let committed = match target.part {
-            Part::Main => admission.commit(write, &new, Some(old)).await?,
+            Part::Main => admission.commit(write, || allocation.claim(), &new, Some(old)).await?,
             Part::Status | Part::Verbatim => self.store.commit_one(write()).await,
         };
         Ok(committed.map(Committed::Stored))

@@ -154,6 +154,11 @@ impl<A> Collection<A> {
         self.write().set(event);
     }
 
+    /// Takes the state of another collection over.
+    pub(super) fn adopt(&self, other: Self) {
+        *self.write() = other.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    }
+
     pub(super) fn forget_oldest(&self) -> Option<Arc<Event<A>>> {
         let mut state = self.write();
         let event = state.history.pop_front()?;

@@ -181,6 +181,26 @@ impl<V: View> Hub<V> {
         object
     }
 
+    /// Takes a whole state in, without the history that led to it: watches are told that they fell behind.
+    pub fn replace(&self, records: Vec<Record>, newest: Revision) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        *history = History { order: VecDeque::new(), superseded_bytes: 0 };
+        self.set_horizon(newest);
+        let names: Vec<String> =
+            self.collections.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let fresh = |name| (name, Collection::new(newest));
+        let mut states: HashMap<String, Collection<V::Attributes>> = names.into_iter().map(fresh).collect();
+        for record in records {
+            let name = record.key.collection.to_string();
+            let state = states.entry(name).or_insert_with(|| Collection::new(newest));
+            let event = self.event(state, record, None);
+            state.restore(&event);
+        }
+        for (name, state) in states {
+            self.collection(&name).adopt(state);
+        }
+    }
+
     /// Makes everything up to a revision visible and wakes the watches.
     pub fn publish(&self, revision: Revision) {
         self.revision.store(revision.0, Ordering::Release);

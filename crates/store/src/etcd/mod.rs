@@ -1,0 +1,326 @@
+//! The log in etcd, for several servers: one order of appends, kept by comparing one key.
+//!
+//! Every append is one transaction that compares the `head` key with what this process has seen and writes it anew. So an
+//! append succeeds only where nothing was appended in between, our revisions are dense and do not depend on etcd's, and a
+//! writer that is behind learns from the watch what it missed. Everybody, this process too, reads the same events in the same
+//! order; what this process appended itself is dropped when it comes back.
+//!
+//! A transaction without an answer is sent again as it is: the comparison lets only one of them happen, and the head says
+//! whose it was.
+
+mod follow;
+mod history;
+mod layout;
+mod members;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+pub(crate) mod proto {
+    #![allow(missing_docs, clippy::all)]
+    tonic::include_proto!("etcdserverpb");
+}
+
+use follow::{Arrivals, Follower};
+use layout::{Head, Layout};
+use members::{Failed, Members, PATIENCE, PAUSE, described};
+
+use crate::{Arrival, Capacity, Log, LogError, NewestQuestion, Record, Revision, Sealer, Wake};
+
+/// etcd refuses transactions of more operations; one is the head's.
+const MOST_RECORDS: usize = 127;
+/// etcd refuses requests of more than 1.5 MiB; one value may be larger than this by itself.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Where etcd is.
+#[derive(Clone, Debug)]
+pub struct EtcdConfig {
+    /// The members' client addresses, such as `https://10.0.0.1:2379`.
+    pub endpoints: Vec<String>,
+    /// Whom their certificates have to be signed by; the system's authorities where it is not given.
+    pub ca_pem: Option<Vec<u8>>,
+    /// The certificate and key to show them.
+    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    /// What all keys begin with, a slash at its end.
+    pub prefix: String,
+}
+
+impl EtcdConfig {
+    /// A cluster at these addresses, with nothing else told.
+    pub fn new(endpoints: Vec<String>) -> Self {
+        Self { endpoints, ca_pem: None, identity_pem: None, prefix: "/coxswain/".to_owned() }
+    }
+}
+
+/// A connection to etcd, for what servers share and for the log.
+#[derive(Clone)]
+pub struct Etcd {
+    members: Arc<Members>,
+    prefix: String,
+}
+
+impl Etcd {
+    /// Names the members; the first request connects.
+    ///
+    /// # Errors
+    /// An address or a certificate is malformed.
+    pub fn new(config: &EtcdConfig) -> Result<Self, LogError> {
+        Ok(Self { members: Arc::new(Members::new(config)?), prefix: config.prefix.clone() })
+    }
+
+    fn shared_key(&self, name: &str) -> Bytes {
+        format!("{}cluster/{name}", self.prefix).into()
+    }
+
+    /// What the servers share under a name.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn shared(&self, name: &str) -> Result<Option<Bytes>, LogError> {
+        let (found, _) =
+            self.members.get(self.shared_key(name), 0).await.map_err(|status| described(&status))?;
+        Ok(found.map(|kv| kv.value))
+    }
+
+    /// Shares a value under a name that has none; what is shared in the end, which may be another server's.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn share(&self, name: &str, value: Bytes) -> Result<Bytes, LogError> {
+        let key = self.shared_key(name);
+        let request = proto::TxnRequest {
+            compare: vec![layout::written_at(key.clone(), 0)],
+            success: vec![layout::put(key, value)],
+        };
+        self.members.idempotent_txn(request).await?;
+        self.shared(name).await?.ok_or_else(|| LogError::Etcd(format!("{name} was removed")))
+    }
+
+    /// The current objects, and the revision of the newest write.
+    ///
+    /// # Errors
+    /// etcd does not answer, or what it holds is not ours.
+    pub async fn read(&self, sealer: Option<Sealer>) -> Result<(Vec<Record>, Revision), LogError> {
+        let layout = Layout::new(&self.prefix, sealer);
+        let snapshot = history::current_snapshot(&self.members, &layout).await?;
+        Ok((snapshot.records, snapshot.at.revision))
+    }
+
+    /// Fills an etcd that holds no objects with those of a backup; the next write has the revision after `newest`.
+    ///
+    /// # Errors
+    /// There are objects already, or etcd does not take these.
+    pub async fn fill(
+        &self,
+        sealer: Option<Sealer>,
+        records: &[Record],
+        newest: Revision,
+    ) -> Result<(), LogError> {
+        let layout = Layout::new(&self.prefix, sealer);
+        let (head, _) = self.members.get(layout.head(), 0).await.map_err(|status| described(&status))?;
+        if head.is_some() {
+            return Err(LogError::Etcd("it holds a cluster already".to_owned()));
+        }
+        for part in parts(records) {
+            if !self.members.idempotent_txn(layout.fill(part)?).await?.succeeded {
+                return Err(LogError::Etcd("a server has started on it meanwhile".to_owned()));
+            }
+        }
+        let head = Head { revision: newest, writer: 0, append: 0 };
+        let request = proto::TxnRequest {
+            compare: vec![layout::written_at(layout.head(), 0)],
+            success: vec![layout::put(layout.head(), head.encode())],
+        };
+        self.members.idempotent_txn(request).await.map(drop)
+    }
+}
+
+/// Records in parts that one transaction holds.
+fn parts(records: &[Record]) -> impl Iterator<Item = &[Record]> {
+    let mut rest = records;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |record: &&Record| {
+            bytes += record.value.as_ref().map_or(0, Bytes::len);
+            bytes <= MOST_BYTES
+        };
+        let fitting = rest.iter().take(MOST_RECORDS).take_while(fits).count().max(1);
+        let (part, left) = rest.split_at_checked(fitting)?;
+        rest = left;
+        Some(part)
+    })
+}
+
+/// Where this process stands in the order of appends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Position {
+    /// The newest revision that the store knows of.
+    pub revision: Revision,
+    /// The revision of etcd that wrote the head which says so.
+    pub head: i64,
+}
+
+/// The log of one server in etcd.
+pub struct EtcdLog {
+    runtime: Handle,
+    members: Arc<Members>,
+    layout: Arc<Layout>,
+    /// Tells this process's appends from all others.
+    writer: u64,
+    appends: u64,
+    at: Position,
+    arrivals: Arc<Arrivals>,
+    loaded: (Vec<Record>, Revision),
+    questions: NewestQuestion,
+    _tasks: Tasks,
+}
+
+/// Tasks that end with the log.
+struct Tasks(Vec<tokio::task::JoinHandle<()>>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+impl EtcdLog {
+    /// Reads what is in etcd, and follows it from there on.
+    ///
+    /// # Errors
+    /// etcd does not answer, or what it holds is not ours.
+    pub async fn open(etcd: &Etcd, sealer: Option<Sealer>) -> Result<Self, LogError> {
+        let layout = Arc::new(Layout::new(&etcd.prefix, sealer));
+        let members = etcd.members.clone();
+        history::make_head(&members, &layout).await?;
+        let snapshot = history::oldest_snapshot(&members, &layout).await?;
+        let writer = random()?;
+        let arrivals = Arc::new(Arrivals::new(writer, snapshot.at));
+        let follower =
+            Follower { members: members.clone(), layout: layout.clone(), arrivals: arrivals.clone() };
+        let mut tasks = Tasks(vec![tokio::spawn(follower.run(snapshot.etcd))]);
+        let newest = history::newest(&members, &layout).await?.revision;
+        if newest > snapshot.at.revision {
+            let reached = timeout(PATIENCE, arrivals.reached(newest)).await;
+            reached.map_err(|_| LogError::Etcd(format!("revision {newest} does not arrive")))?;
+        }
+        tasks.0.push(tokio::spawn(history::keep(members.clone(), layout.clone())));
+        let (questions, asked) = mpsc::unbounded_channel();
+        tasks.0.push(tokio::spawn(answer(members.clone(), layout.clone(), asked)));
+        Ok(Self {
+            runtime: Handle::current(),
+            members,
+            layout,
+            writer,
+            appends: 0,
+            at: snapshot.at,
+            arrivals,
+            loaded: (snapshot.records, snapshot.at.revision),
+            questions,
+            _tasks: tasks,
+        })
+    }
+
+    async fn append_one(&mut self, records: &[Record]) -> Result<(), LogError> {
+        self.arrivals.forget_until(self.at.revision);
+        if !self.arrivals.is_empty() {
+            return Err(LogError::Behind);
+        }
+        self.appends += 1;
+        let revision = records.last().map_or(self.at.revision, |record| record.revision);
+        let head = Head { revision, writer: self.writer, append: self.appends };
+        let request = self.layout.append(records, &head, self.at.head)?;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.members.txn(request.clone()).await {
+                Ok(answer) if answer.succeeded => {
+                    let etcd = answer.header.map_or(0, |header| header.revision);
+                    self.own_is_in(Position { revision, head: etcd });
+                    return Ok(());
+                }
+                Ok(_) => return self.resolve(&head, end).await,
+                Err(Failed::Unknown(_)) if Instant::now() < end => sleep(PAUSE).await,
+                Err(failed) => return Err(failed.into()),
+            }
+        }
+    }
+
+    /// Somebody has appended where this append was to be: another server, or an attempt of this one that had no answer.
+    async fn resolve(&mut self, head: &Head, end: Instant) -> Result<(), LogError> {
+        match timeout_at(end, self.arrivals.first()).await {
+            Ok(Some((first, etcd))) if first == *head => {
+                self.own_is_in(Position { revision: head.revision, head: etcd });
+                self.arrivals.forget_until(head.revision);
+                Ok(())
+            }
+            Ok(Some(_)) => Err(LogError::Behind),
+            Ok(None) => Err(LogError::Etcd("the history of what was written meanwhile is gone".to_owned())),
+            Err(_) => Err(LogError::Etcd("it does not say what was written".to_owned())),
+        }
+    }
+
+    fn own_is_in(&mut self, at: Position) {
+        self.at = at;
+        self.arrivals.own_until(at.revision);
+    }
+}
+
+impl Log for EtcdLog {
+    fn load(&mut self, each: &mut dyn FnMut(Record)) -> Result<Revision, LogError> {
+        let (records, horizon) = std::mem::take(&mut self.loaded);
+        records.into_iter().for_each(each);
+        Ok(horizon)
+    }
+
+    fn append(&mut self, records: &[Record], _: &[Revision], _: Revision) -> Result<(), LogError> {
+        self.runtime.clone().block_on(self.append_one(records))
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity { records: MOST_RECORDS, bytes: MOST_BYTES, repeats: false }
+    }
+
+    fn follow(&mut self, wake: Wake) {
+        self.arrivals.wake_with(wake);
+    }
+
+    fn arrived(&mut self) -> Vec<Arrival> {
+        self.arrivals.forget_until(self.at.revision);
+        let (arrived, at) = self.arrivals.take(self.at);
+        self.at = at;
+        arrived
+    }
+
+    fn questions(&self) -> Option<NewestQuestion> {
+        Some(self.questions.clone())
+    }
+}
+
+/// Answers what the newest revision is: one read for all who ask while the one before is under way.
+async fn answer(
+    members: Arc<Members>,
+    layout: Arc<Layout>,
+    mut asked: mpsc::UnboundedReceiver<oneshot::Sender<Result<Revision, LogError>>>,
+) {
+    let mut waiting = Vec::new();
+    while asked.recv_many(&mut waiting, usize::MAX).await > 0 {
+        let newest = history::newest(&members, &layout).await;
+        for reply in waiting.drain(..) {
+            // Who asked may have left.
+            let _ = reply.send(match &newest {
+                Ok(at) => Ok(at.revision),
+                Err(error) => Err(LogError::Etcd(error.to_string())),
+            });
+        }
+    }
+}
+
+fn random() -> Result<u64, LogError> {
+    let value = ring::rand::generate::<[u8; 8]>(&ring::rand::SystemRandom::new());
+    let value = value.map_err(|_| LogError::Etcd("no randomness".to_owned()))?;
+    Ok(u64::from_le_bytes(value.expose()))
+}
