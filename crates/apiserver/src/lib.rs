@@ -17,6 +17,8 @@ mod cel;
 mod definitions;
 mod discovery;
 mod expiry;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handler;
 mod health;
 mod metrics;

@@ -29,8 +29,8 @@ async fn serve(args: &AgentArgs, cancel: CancellationToken) -> anyhow::Result<()
     let cluster = node::Cluster { informers: &informers, as_user: &as_node };
     node::start(&node, &args.node, member.node_api_tls(), &cluster, &tasks, &cancel)?;
     tracing::info!(node = node.name, server = %args.server, "a node of the cluster");
-    let renewing = cancel.clone();
-    tasks.spawn(async move { renewing.run_until_cancelled(member.renew()).await });
+    let own = cancel.clone();
+    tasks.spawn(async move { own.run_until_cancelled(member.renew(&informers)).await });
     cancel.cancelled().await;
     server::wind_up(&tasks).await;
     Ok(())

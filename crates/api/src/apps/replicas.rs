@@ -18,7 +18,6 @@ pub(crate) const REPLICA_SET: Kind = Kind {
     subresources: &[Subresource::SCALE, Subresource::status("apps", "v1", "ReplicaSet")],
     status: true,
     columns: COLUMNS,
-    selectable: &["status.replicas"],
     hooks: Hooks {
         default: |v| {
             if let Some(spec) = child(v, "spec") {
@@ -32,7 +31,6 @@ pub(crate) const REPLICA_SET: Kind = Kind {
         validate,
         validate_update: fixed_selector,
         validate_status,
-        selectable: |v| vec![("status.replicas", number(&v["status"], "replicas").to_string())],
         row: |v, now| row(v, selector(&v["spec"]["selector"]), now),
         ..Hooks::COUNTED
     },

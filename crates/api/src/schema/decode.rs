@@ -16,9 +16,36 @@ pub struct Decoded {
 
 /// Checks JSON types and finds unknown fields.
 pub fn check(object: &Value, type_ref: TypeRef) -> Decoded {
-    let mut checker = Checker { out: Decoded::default(), path: Vec::new(), owner: None };
-    checker.value(object, &Type::Ref(type_ref));
-    checker.out
+    Checker::run(object, type_ref).out
+}
+
+/// Takes out of `duplicates` what stands where Go's types decode themselves: those do not notice.
+pub fn forget_unnoticed(duplicates: &mut Vec<String>, object: &Value, type_ref: TypeRef) {
+    if duplicates.is_empty() {
+        return;
+    }
+    let own = Checker::run(object, type_ref).own_decoders;
+    duplicates.retain(|duplicate| {
+        let place = place_of(duplicate);
+        !own.iter()
+            .any(|own| place.strip_prefix(own.as_str()).is_some_and(|rest| rest.starts_with(['.', '['])))
+    });
+}
+
+/// Brings faults into the order of their places.
+pub fn sort_faults(faults: &mut [String]) {
+    faults.sort_by_cached_key(|fault| {
+        let parts = place_of(fault).split(['.', '[']).map(|part| match part.strip_suffix(']') {
+            Some(index) => format!("{index:0>10}"),
+            None => part.to_owned(),
+        });
+        parts.collect::<Vec<_>>()
+    });
+}
+
+/// The place that a fault names in quotes.
+fn place_of(fault: &str) -> &str {
+    fault.split('"').nth(1).unwrap_or_default()
 }
 
 enum Step<'a> {
@@ -32,15 +59,46 @@ enum Step<'a> {
 
 struct Checker<'a> {
     out: Decoded,
+    /// Places of values that decode themselves.
+    own_decoders: Vec<String>,
+    /// Whether such a value is being decoded: nobody hears of unknown fields in it.
+    unnoticed: bool,
     path: Vec<Step<'a>>,
     /// The struct whose field is being decoded.
     owner: Option<TypeRef>,
 }
 
 impl<'a> Checker<'a> {
+    fn run(object: &'a Value, type_ref: TypeRef) -> Self {
+        let mut checker = Self {
+            out: Decoded::default(),
+            own_decoders: Vec::new(),
+            unnoticed: false,
+            path: Vec::new(),
+            owner: None,
+        };
+        checker.value(object, &Type::Ref(type_ref));
+        checker
+    }
+
     fn value(&mut self, value: &'a Value, ty: &Type) {
         match (ty, value) {
-            (_, Value::Null) | (Type::Any | Type::Either(..), _) => {}
+            (_, Value::Null) => {}
+            (Type::Any | Type::Either(..), Value::Object(_) | Value::Array(_)) => {
+                self.own_decoders.push(self.place());
+                let outer = std::mem::replace(&mut self.unnoticed, true);
+                match (ty, value) {
+                    (Type::Either(_, target), Value::Object(map)) => self.fields(map, *target),
+                    (Type::Either(Alternative::Array, target), Value::Array(items)) => {
+                        for (i, item) in items.iter().enumerate() {
+                            self.step(Step::Index(i), item, &Type::Ref(*target));
+                        }
+                    }
+                    _ => {}
+                }
+                self.unnoticed = outer;
+            }
+            (Type::Any | Type::Either(..), _) => {}
             (Type::Ref(target), Value::Object(map)) => self.fields(map, *target),
             (Type::List(inner), Value::Array(items)) => {
                 for (i, item) in items.iter().enumerate() {
@@ -71,6 +129,7 @@ impl<'a> Checker<'a> {
         for (name, value) in map {
             match target.get(name) {
                 Some(field) => self.step(Step::Field(name, field), value, &field.ty),
+                None if self.unnoticed => {}
                 None => {
                     self.path.push(Step::Name(name));
                     let unknown = format!("unknown field \"{}\"", self.place());

@@ -42,7 +42,7 @@ const CLASS_COLUMNS: &[Column] = &[
     column("Provisioner", "Who makes the volumes."),
     column("ReclaimPolicy", "What happens to volumes that are given back."),
     column("VolumeBindingMode", "When volumes are made and bound."),
-    boolean("AllowVolumeExpansion", "Whether volumes may grow."),
+    column("AllowVolumeExpansion", "Whether volumes may grow."),
     AGE,
 ];
 

@@ -66,6 +66,8 @@ const MUTATORS: &[(&str, Operation, Mutator)] = &[
 const VALIDATORS: &[(&str, Operation, Validator)] = &[
     ("*", Operation::Create, namespace_exists),
     ("namespaces", Operation::Delete, namespace_is_needed),
+    ("namespaces", Operation::Create, pod_security_labels),
+    ("namespaces", Operation::Update, pod_security_labels),
     ("nodes", Operation::Create, own_node),
     ("nodes", Operation::Update, own_node),
     ("nodes", Operation::Delete, own_node),
@@ -150,6 +152,15 @@ fn namespace_is_needed(admission: &Admission, object: &Value, _: Option<&Value>)
         }
         _ => Ok(()),
     }
+}
+
+/// PodSecurity: what a namespace says of its pods' security makes sense, or is as senseless as it was.
+fn pod_security_labels(_: &Admission, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let faults = pod_security::label_faults(object);
+    if faults.is_empty() || old.is_some_and(|old| pod_security::label_faults(old) == faults) {
+        return Ok(());
+    }
+    Err(Status::invalid("", "Namespace", object.name(), &faults))
 }
 
 /// Every namespace carries its name as a label.

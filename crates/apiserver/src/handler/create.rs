@@ -73,9 +73,10 @@ impl Call {
         Ok(response)
     }
 
-    /// Puts the namespace of the path into the object, which may not name another.
+    /// Puts the namespace of the path into the object, which may not name another. Where there are none, a name means nothing.
     pub fn place(&self, object: &mut Value) -> Result<(), Status> {
         if !self.kind.namespaced() {
+            object.meta_mut().remove("namespace");
             return Ok(());
         }
         let sent = object.namespace();
@@ -117,14 +118,9 @@ impl Server {
         }
         let generated = object.name().is_empty() && !object.meta_str("generateName").is_empty();
         let metadata = object.meta_mut();
-        for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
-            if field == "resourceVersion"
-                && metadata.get(field).and_then(Value::as_str).is_some_and(|v| !v.is_empty())
-            {
-                return Err(Status::bad_request(
-                    "resourceVersion should not be set on objects to be created",
-                ));
-            }
+        let version = metadata.remove("resourceVersion");
+        let versioned = version.as_ref().and_then(Value::as_str).is_some_and(|version| !version.is_empty());
+        for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
             metadata.remove(field);
         }
         metadata.insert("uid".into(), Uuid::new_v4().to_string().into());
@@ -163,6 +159,10 @@ impl Server {
             }
             admission.validate(&object, None)?;
             self.admit_validating(&asked, &object, &Value::Null).await?;
+            if versioned && !dry_run {
+                let why = "resourceVersion should not be set on objects to be created";
+                return Err(Status::bad_request(why));
+            }
             let stored = self.to_storage(kind, object).await?;
             match self.commit_new(&admission, stored, &allocation, generated, dry_run).await? {
                 Some(bytes) => return Ok(bytes),

@@ -40,6 +40,9 @@ pub struct Sub<'a> {
     pub verbs: &'a [&'static str],
 }
 
+/// In upstream's order, which is not that of built-in kinds.
+const CUSTOM_VERBS: &[&str] =
+    &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 const GET_UPDATE: &[&str] = &["get", "patch", "update"];
 
 macro_rules! names {
@@ -121,7 +124,7 @@ impl Resource {
     pub fn verbs(&self) -> &'static [&'static str] {
         match self {
             Self::BuiltIn(kind) => kind.verbs,
-            Self::Custom(_) => catalogue::ALL_VERBS,
+            Self::Custom(_) => CUSTOM_VERBS,
         }
     }
 
@@ -226,7 +229,7 @@ impl Resource {
     pub fn decode(
         &self,
         object: &mut Value,
-        duplicates: Vec<String>,
+        mut duplicates: Vec<String>,
         validation: Validation,
     ) -> Result<Vec<String>, Status> {
         let unknown = match self {
@@ -236,6 +239,7 @@ impl Resource {
                 if let Some(first) = errors.first() {
                     return Err(schema::decode_error(self.version(), self.kind(), first));
                 }
+                schema::forget_unnoticed(&mut duplicates, object, type_ref);
                 unknown
             }
             Self::Custom(custom) => {
@@ -244,7 +248,8 @@ impl Resource {
                 unknown
             }
         };
-        let faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
+        let mut faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
+        schema::sort_faults(&mut faults);
         if validation == Validation::Strict && !faults.is_empty() {
             let what = format!("strict decoding error: {}", faults.join(", "));
             return Err(match self {

@@ -2,6 +2,7 @@
 //! certificate as the token's user (a CertificateSigningRequest, as kubelets do), and renews it in time.
 
 mod certificate;
+mod servers;
 mod token;
 mod trust;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use coxswain_client::Client;
+use coxswain_client::{Client, InformerFactory};
 use coxswain_kubelet::NodeApiTls;
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -25,6 +26,7 @@ use crate::files;
 use crate::node::NodeIdentity;
 
 use certificate::{Certificate, Held};
+use servers::Servers;
 pub use token::JoinToken;
 pub use trust::Pin;
 use trust::Pinned;
@@ -39,6 +41,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub struct Member {
     /// The cluster, as the node's user.
     pub client: Client,
+    servers: Servers,
     authority: String,
     identity: Certificate,
     serving: Certificate,
@@ -50,9 +53,13 @@ impl Member {
         NodeApiTls { serving: self.serving.held(), client_ca_pem: self.authority.clone() }
     }
 
-    /// Keeps both certificates valid, for as long as it is polled.
-    pub async fn renew(self) {
-        tokio::join!(self.identity.keep(&self.client), self.serving.keep(&self.client));
+    /// Keeps both certificates valid and the servers known, for as long as it is polled.
+    pub async fn renew(self, informers: &InformerFactory) {
+        tokio::join!(
+            self.identity.keep(&self.client),
+            self.serving.keep(&self.client),
+            self.servers.follow(informers)
+        );
     }
 }
 
@@ -65,22 +72,23 @@ pub async fn join(args: &AgentArgs, node: &NodeIdentity) -> anyhow::Result<Membe
     files::private_dir(&dir)?;
     let identity = Certificate::of_client(&dir, node)?;
     let authority = dir.join("ca.crt");
+    let servers = Servers::new(&args.server, &args.node.data_dir.join("agent/servers"));
     if !identity.is_valid() || !authority.exists() {
         let token = args.token.as_ref().context("this node has not joined yet: --token is needed")?;
-        bootstrap(&args.server, token, &identity, &authority).await?;
+        bootstrap(&servers, token, &identity, &authority).await?;
     }
     let authority = std::fs::read_to_string(&authority)?;
     let held: Arc<Held> = identity.held();
     let tls = ClientConfig::builder()
         .with_root_certificates(trust::roots(&authority)?)
         .with_client_cert_resolver(held as Arc<dyn ResolvesClientCert>);
-    let client = client(&args.server, tls, None)?;
-    Ok(Member { client, authority, identity, serving: Certificate::of_server(&dir, node)? })
+    let client = client(&servers, tls, None)?;
+    Ok(Member { client, servers, authority, identity, serving: Certificate::of_server(&dir, node)? })
 }
 
 /// Gets the node's first certificate, and with it the authority's.
 async fn bootstrap(
-    server: &Uri,
+    servers: &Servers,
     token: &JoinToken,
     identity: &Certificate,
     authority: &Path,
@@ -90,12 +98,12 @@ async fn bootstrap(
         .dangerous() // The verifier trusts no more than the one authority that has the token's pin.
         .with_custom_certificate_verifier(pinned.clone())
         .with_no_client_auth();
-    let client = client(server, tls, Some(&token.bootstrap))?;
+    let client = client(servers, tls, Some(&token.bootstrap))?;
     loop {
         match identity.request(&client).await {
             Ok(()) => break,
             Err(error) if is_refusal(&error) => return Err(error).context("the server refuses this node"),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), %server, "not joined yet"),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "not joined yet"),
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -111,10 +119,10 @@ fn is_refusal(error: &anyhow::Error) -> bool {
 }
 
 /// A client over HTTP/2: all watches of the node share one connection.
-fn client(server: &Uri, tls: ClientConfig, token: Option<&str>) -> anyhow::Result<Client> {
-    let mut config = kube::Config::new(server.clone());
+fn client(servers: &Servers, tls: ClientConfig, token: Option<&str>) -> anyhow::Result<Client> {
+    let mut config = kube::Config::new(Uri::from_static(servers::NAME));
     config.auth_info.token = token.map(|token| token.to_owned().into());
-    let mut tcp = HttpConnector::new();
+    let mut tcp = HttpConnector::new_with_resolver(servers.clone());
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT));

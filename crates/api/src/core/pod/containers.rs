@@ -68,7 +68,7 @@ pub(super) fn validate_all(errors: &mut ErrorList, spec: &Value, path: &Path, sc
 
 fn unique<'a>(errors: &mut ErrorList, container: &'a Value, at: &Path, taken: &mut Vec<&'a str>) {
     let name = text(container, "name");
-    if taken.contains(&name) && !name.is_empty() {
+    if taken.contains(&name) {
         errors.push(FieldError::duplicate(&at.child("name"), name));
     }
     taken.push(name);
@@ -195,8 +195,9 @@ fn ports(errors: &mut ErrorList, ports: &[Value], path: &Path) {
 
 fn mounts(errors: &mut ErrorList, container: &Value, at: &Path, scope: &Scope<'_>) {
     let mut taken: Vec<&str> = Vec::new();
+    let list_at = at.child("volumeMounts");
     for (i, mount) in items(container, "volumeMounts").iter().enumerate() {
-        let at = at.child("volumeMounts").index(i);
+        let at = list_at.index(i);
         let (name, path) = (text(mount, "name"), text(mount, "mountPath"));
         if name.is_empty() {
             errors.push(FieldError::required(&at.child("name"), ""));
@@ -218,7 +219,7 @@ fn mounts(errors: &mut ErrorList, container: &Value, at: &Path, scope: &Scope<'_
             let rule = "subPathExpr and subPath are mutually exclusive";
             errors.push(FieldError::invalid(&at.child("subPathExpr"), text(mount, "subPathExpr"), rule));
         }
-        propagation(errors, container, mount, &at.child("mountPropagation"));
+        propagation(errors, container, mount, &list_at.child("mountPropagation"));
     }
 }
 

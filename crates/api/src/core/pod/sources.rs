@@ -43,6 +43,17 @@ pub(crate) fn source(errors: &mut ErrorList, kind: &str, source: &Value, at: &Pa
         "photonPersistentDisk" => require(errors, source, &["pdID"], at),
         "portworxVolume" => require(errors, source, &["volumeID"], at),
         "scaleIO" => require(errors, source, &["gateway", "system", "volumeName"], at),
+        "storageos" => {
+            require(errors, source, &["volumeName"], at);
+            errors.invalid_each(
+                &at.child("volumeName"),
+                text(source, "volumeName"),
+                match text(source, "volumeName") {
+                    "" => Vec::new(),
+                    name => names::dns1123_label(name),
+                },
+            );
+        }
         "local" => match text(source, "path") {
             "" => require(errors, source, &["path"], at),
             path => volumes::no_backsteps(errors, path, &at.child("path")),

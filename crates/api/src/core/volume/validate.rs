@@ -182,9 +182,27 @@ fn data_source(errors: &mut ErrorList, source: &Value, at: &Path) {
     optional_name(errors, source, "namespace", names::dns1123_label, at);
 }
 
+/// The annotation that named a claim's class before the field did may only move into the field.
+fn beta_class(errors: &mut ErrorList, new: &Value, old: &Value) {
+    const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+    let annotated = |claim: &Value| claim["metadata"]["annotations"][CLASS].as_str().map(str::to_owned);
+    let (now, before) = (annotated(new), annotated(old));
+    let (field, field_before) =
+        (new["spec"]["storageClassName"].as_str(), old["spec"]["storageClassName"].as_str());
+    let moves = before.is_some()
+        && field_before.is_none()
+        && field == before.as_deref()
+        && (now.is_none() || now == before);
+    if !moves && now.as_deref().unwrap_or_default() != before.as_deref().unwrap_or_default() {
+        let at = Path::new("metadata").child("annotations").child(CLASS);
+        errors.push(FieldError::invalid(&at, now.unwrap_or_default(), "field is immutable"));
+    }
+}
+
 pub(super) fn claim_update(new: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let bound = text(&new["status"], "phase") == "Bound";
+    beta_class(&mut errors, new, old);
     let status = &old["status"];
     let (new, old) = (&new["spec"], &old["spec"]);
     let size = |object: &Value| Quantity::from_json(object).unwrap_or(Quantity::ZERO);

@@ -3,6 +3,7 @@
 
 mod checks;
 
+use coxswain_meta::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use checks::{BASELINE, RESTRICTED, Subject};
@@ -10,6 +11,7 @@ use checks::{BASELINE, RESTRICTED, Subject};
 /// The newest version whose policy differs from the one before it.
 const NEWEST_MINOR: u32 = 36;
 const LABEL: &str = "pod-security.kubernetes.io/";
+const LEVELS: [&str; 3] = ["privileged", "baseline", "restricted"];
 
 /// How much is forbidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +44,25 @@ impl std::fmt::Display for Policy {
             Some(minor) => write!(f, "{level}:v1.{minor}"),
         }
     }
+}
+
+/// What is wrong with a namespace's labels.
+pub fn label_faults(namespace: &Value) -> ErrorList {
+    let labels = &namespace["metadata"]["labels"];
+    let path = Path::new("metadata").child("labels");
+    let mut faults = ErrorList::new();
+    for mode in ["enforce", "audit", "warn"] {
+        let (level, version) = (format!("{LABEL}{mode}"), format!("{LABEL}{mode}-version"));
+        if let Some(said) = labels[&level].as_str().filter(|said| !LEVELS.contains(said)) {
+            let rule = format!("must be one of {}", LEVELS.join(", "));
+            faults.push(FieldError::invalid(&path.key(&level), said, rule));
+        }
+        let minor = |said: &str| said.strip_prefix("v1.").is_some_and(|minor| minor.parse::<u32>().is_ok());
+        if let Some(said) = labels[&version].as_str().filter(|said| *said != "latest" && !minor(said)) {
+            faults.push(FieldError::invalid(&path.key(&version), said, "must be \"latest\" or \"v1.x\""));
+        }
+    }
+    faults
 }
 
 impl Policy {
