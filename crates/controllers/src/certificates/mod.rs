@@ -10,7 +10,8 @@ mod tests;
 use coxswain_client::{Client, Informer, ObjectKey, Requeue, WorkQueue};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::context::{Context, ignore};
 pub use issue::{Authority, AuthorityError};
-use plan::{Due, Request};
+use plan::{Due, Machines, Request};
 
 /// What keeps a request from being handled.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,8 @@ struct Controller<'a> {
     client: Client,
     requests: Informer<CertificateSigningRequest>,
     nodes: Informer<Node>,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
     authority: Option<&'a Authority>,
 }
 
@@ -44,7 +47,9 @@ pub async fn run(context: &Context) {
     let authority = context.config.authority.as_deref();
     let (requests, nodes): (Informer<CertificateSigningRequest>, Informer<Node>) =
         (context.informer(), context.informer());
-    tokio::join!(requests.synced(), nodes.synced());
+    let (services, slices): (Informer<Service>, Informer<EndpointSlice>) =
+        (context.informer(), context.informer());
+    tokio::join!(requests.synced(), nodes.synced(), services.synced(), slices.synced());
     let queue = WorkQueue::new();
     requests.feed(&queue, |change| Some(change.object().name_any()));
     let known = requests.clone();
@@ -54,7 +59,7 @@ pub async fn run(context: &Context) {
         let its = waiting.filter(|asked| plan::node_of(asked) == Some(&node));
         its.map(|asked| asked.name_any()).collect::<Vec<_>>()
     });
-    let controller = Controller { client: context.client(), requests, nodes, authority };
+    let controller = Controller { client: context.client(), requests, nodes, services, slices, authority };
     context.drive("certificatesigningrequest", queue, 1, |name| controller.reconcile(name)).await;
 }
 
@@ -88,8 +93,7 @@ impl Controller<'_> {
     async fn approve(&self, asked: &CertificateSigningRequest) -> Result<(), Error> {
         // What cannot be read waits for a person.
         let Ok(request) = Request::parse(&asked.spec.request.0) else { return Ok(()) };
-        let node = plan::node_of(asked).and_then(|name| self.nodes.get(&ObjectKey::cluster(name)));
-        for (subresource, message) in plan::recognized(asked, &request, node.as_deref()) {
+        for (subresource, message) in plan::recognized(asked, &request, &self.machines()) {
             if self.may_create(asked, subresource).await? {
                 let condition = json!({ "type": "Approved", "status": "True", "reason": "AutoApproved", "message": message });
                 return Ok(self
@@ -98,6 +102,16 @@ impl Controller<'_> {
             }
         }
         Ok(())
+    }
+
+    fn machines(&self) -> Machines {
+        let services = self.services.list();
+        let of_services =
+            services.iter().filter_map(|service| service.spec.as_ref()?.cluster_ips.clone()).flatten();
+        let api_server = self.slices.get(&ObjectKey::new("default", "kubernetes"));
+        let endpoints = api_server.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+        let of_api_server = endpoints.flat_map(|endpoint| endpoint.addresses.iter().cloned());
+        Machines { nodes: self.nodes.list(), reserved: of_services.chain(of_api_server).collect() }
     }
 
     async fn may_create(

@@ -1,6 +1,7 @@
 //! What becomes of a signing request: pure decisions over the request and its PKCS#10 body (RFC 2986).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -243,7 +244,7 @@ pub fn awaited_signer(asked: &CertificateSigningRequest) -> Option<Signer> {
 pub fn recognized(
     asked: &CertificateSigningRequest,
     request: &Request,
-    node: Option<&Node>,
+    machines: &Machines,
 ) -> Vec<(&'static str, &'static str)> {
     let usages = asked.spec.usages.as_deref().unwrap_or_default();
     let own = asked.spec.username.as_deref() == Some(&request.common_name);
@@ -259,7 +260,7 @@ pub fn recognized(
     match signer {
         Signer::KubeletClient if own => vec![own_client, client],
         Signer::KubeletClient => vec![client],
-        Signer::KubeletServing if own && node.is_some_and(|node| is_reached_by(node, request)) => {
+        Signer::KubeletServing if own && machines.are_own(node_of(asked).unwrap_or_default(), request) => {
             vec![serving]
         }
         Signer::KubeletServing | Signer::Client => Vec::new(),
@@ -271,12 +272,35 @@ pub fn node_of(asked: &CertificateSigningRequest) -> Option<&str> {
     asked.spec.username.as_deref()?.strip_prefix("system:node:")
 }
 
-/// Whether all names of a request are the node's.
-fn is_reached_by(node: &Node, request: &Request) -> bool {
-    let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    let mut known: Vec<&str> = addresses.map(|address| address.address.as_str()).collect();
-    known.extend(node.metadata.name.as_deref());
-    request.names.iter().all(|(_, name)| known.contains(&name.as_str()))
+/// Who is reached at which address.
+#[derive(Debug, Default)]
+pub struct Machines {
+    /// The nodes, as they say themselves.
+    pub nodes: Vec<Arc<Node>>,
+    /// Addresses of services and of the API server.
+    pub reserved: Vec<String>,
+}
+
+impl Machines {
+    /// Whether all names of a request are the node's own. A node says itself what its addresses are: believed without limits,
+    /// it would get a certificate for those of the API server or of another node.
+    fn are_own(&self, node: &str, request: &Request) -> bool {
+        let is_it = |other: &&Arc<Node>| other.metadata.name.as_deref() == Some(node);
+        let (own, others): (Vec<_>, Vec<_>) = self.nodes.iter().partition(is_it);
+        let has = |nodes: &[&Arc<Node>], name: &str| {
+            let addresses =
+                nodes.iter().flat_map(|node| node.status.iter().flat_map(|s| s.addresses.iter().flatten()));
+            addresses.into_iter().any(|address| address.address == name)
+        };
+        let of_api_server = node == "localhost" || node.split('.').next() == Some("kubernetes");
+        request.names.iter().all(|(kind, name)| match *kind {
+            "DNS" => name == node && !own.is_empty() && !of_api_server,
+            _ => {
+                let local = name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
+                has(&own, name) && !has(&others, name) && !self.reserved.contains(name) && !local
+            }
+        })
+    }
 }
 
 /// How long a certificate lives.

@@ -1,5 +1,7 @@
 //! Requests made with rcgen, and what becomes of them.
 
+use std::sync::Arc;
+
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequestCondition, CertificateSigningRequestSpec, CertificateSigningRequestStatus,
@@ -47,7 +49,7 @@ fn kubelets_are_recognized_and_nobody_else() {
     let found = |body: Vec<u8>, signer: &str, user: &str, usages: &[&str]| {
         let asked = asked(body, signer, user, usages);
         let request = Request::parse(&asked.spec.request.0).unwrap();
-        recognized(&asked, &request, Some(&reached_by("a", "10.0.0.1")))
+        recognized(&asked, &request, &machines(&[("a", "10.0.0.1")]))
             .iter()
             .map(|(subresource, _)| *subresource)
             .collect::<Vec<_>>()
@@ -74,17 +76,25 @@ fn reached_by(name: &str, address: &str) -> Node {
 #[test]
 fn a_kubelet_serves_under_the_addresses_of_its_node() {
     let usages = &["digital signature", "server auth"];
-    let found = |user: &str, address: [u8; 4], node: Option<&Node>| {
+    let found = |user: &str, address: [u8; 4], nodes: &[(&str, &str)]| {
         let names = vec![SanType::DnsName("a".try_into().unwrap()), SanType::IpAddress(address.into())];
         let body = body("system:node:a", "system:nodes", names);
         let asked = asked(body, "kubernetes.io/kubelet-serving", user, usages);
-        recognized(&asked, &Request::parse(&asked.spec.request.0).unwrap(), node).len()
+        recognized(&asked, &Request::parse(&asked.spec.request.0).unwrap(), &machines(nodes)).len()
     };
-    let node = reached_by("a", "10.0.0.1");
-    assert_eq!(found("system:node:a", [10, 0, 0, 1], Some(&node)), 1);
-    assert_eq!(found("system:node:a", [10, 0, 0, 2], Some(&node)), 0);
-    assert_eq!(found("system:node:b", [10, 0, 0, 1], Some(&node)), 0);
-    assert_eq!(found("system:node:a", [10, 0, 0, 1], None), 0);
+    let node = ("a", "10.0.0.1");
+    assert_eq!(found("system:node:a", [10, 0, 0, 1], &[node]), 1);
+    assert_eq!(found("system:node:a", [10, 0, 0, 2], &[node]), 0);
+    assert_eq!(found("system:node:b", [10, 0, 0, 1], &[node]), 0);
+    assert_eq!(found("system:node:a", [10, 0, 0, 1], &[]), 0);
+    assert_eq!(found("system:node:a", [10, 0, 0, 1], &[node, ("b", "10.0.0.1")]), 0, "another node's");
+    assert_eq!(found("system:node:a", [10, 43, 0, 1], &[("a", "10.43.0.1")]), 0, "the API server's");
+    assert_eq!(found("system:node:a", [127, 0, 0, 1], &[("a", "127.0.0.1")]), 0);
+}
+
+fn machines(nodes: &[(&str, &str)]) -> Machines {
+    let nodes = nodes.iter().map(|(name, address)| Arc::new(reached_by(name, address))).collect();
+    Machines { nodes, reserved: vec!["10.43.0.1".into()] }
 }
 
 #[test]
