@@ -19,6 +19,7 @@ mod discovery;
 mod expiry;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gather;
 mod handler;
 mod health;
 mod metrics;

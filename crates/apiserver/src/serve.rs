@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ApiServer;
 use crate::authn::from_certificate;
+use crate::gather::Gathered;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,6 +74,7 @@ async fn connection(
     cancel: CancellationToken,
 ) -> Result<(), axum::BoxError> {
     stream.set_nodelay(true)?;
+    let (stream, turns) = Gathered::new(stream);
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let user = Arc::new(certificate.and_then(|der| from_certificate(der)));
@@ -88,12 +90,15 @@ async fn connection(
         .keep_alive_interval(Duration::from_secs(30))
         .max_concurrent_streams(1000);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = cancel.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let serving = async {
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = cancel.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
-    }
+    };
+    turns.drive(serving).await
 }
