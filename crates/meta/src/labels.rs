@@ -122,6 +122,18 @@ impl Selector {
         !self.nothing && self.requirements.is_empty()
     }
 
+    /// The labels that everything selected has, with their values.
+    pub fn equalities(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.requirements.iter().filter_map(|requirement| match &requirement.test {
+            Test::Equal(value) => Some((requirement.key.as_str(), value.as_str())),
+            Test::In(values) => match values.as_slice() {
+                [only] => Some((requirement.key.as_str(), only.as_str())),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
     /// Whether the labels satisfy every requirement.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.matches_with(&|key| labels.get(key).map(String::as_str))

@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 pub use backup::Backup;
 pub use etcd::{Etcd, EtcdConfig, EtcdLog};
-pub use hub::{Collection, Event, EventKind, HistoryLimit, Object, Page, Watch};
+pub use hub::{Collection, Event, EventKind, HistoryLimit, Object, Page, Range, Watch};
 pub use log::{Arrival, Capacity, Log, LogError, MemoryLog, NewestQuestion, Record, Wake};
 pub use seal::{SealError, Sealer};
 pub use sqlite::SqliteLog;
@@ -63,13 +63,19 @@ impl Key {
 /// How the owner of the store sees stored bytes: what is served, and what it selects by.
 pub trait View: Send + Sync + 'static {
     /// What selectors read of an object without parsing it.
-    type Attributes: Send + Sync + 'static;
+    type Attributes: Terms;
 
     /// The attributes of stored bytes.
     fn attributes(&self, key: &Key, stored: &[u8]) -> Self::Attributes;
 
     /// The bytes with the revision written into them; replaces the one they carry.
     fn stamp(&self, stored: &[u8], revision: Revision) -> Bytes;
+}
+
+/// What objects are found by besides their names.
+pub trait Terms: Send + Sync + 'static {
+    /// The terms of an object, in an order of their own; a collection finds the objects of a term without looking at others.
+    fn terms(&self) -> impl Iterator<Item = &str>;
 }
 
 /// What a commit requires of its key.

@@ -12,6 +12,12 @@ use super::*;
 
 struct Plain;
 
+impl Terms for usize {
+    fn terms(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(if self.is_multiple_of(2) { "even" } else { "odd" })
+    }
+}
+
 impl View for Plain {
     type Attributes = usize;
 
@@ -151,19 +157,22 @@ fn a_page_shows_the_past_and_a_forgotten_past_is_refused() {
         let at = store.revision();
         let things = store.collection("things");
         let names = |page: Page<usize>| page.objects.iter().map(|o| o.name.to_string()).collect::<Vec<_>>();
-        let first = things.page("", at, None, 2, |_| true).unwrap();
+        let first = things.page(Range::default(), at, None, 2, |_| true).unwrap();
         assert_eq!((first.more, first.remaining), (true, 2));
         assert_eq!(names(first), ["a", "b"]);
         store.delete(Key::new("things", "c"), Revision(3)).await.unwrap();
         put(&store, "bb", Expect::Absent, "new").await;
-        assert_eq!(names(things.page("", at, Some("b"), 9, |_| true).unwrap()), ["c", "d"]);
-        assert_eq!(names(things.page("", store.revision(), Some("b"), 9, |_| true).unwrap()), ["bb", "d"]);
+        assert_eq!(names(things.page(Range::default(), at, Some("b"), 9, |_| true).unwrap()), ["c", "d"]);
+        assert_eq!(
+            names(things.page(Range::default(), store.revision(), Some("b"), 9, |_| true).unwrap()),
+            ["bb", "d"]
+        );
         let mut slow = things.watch("", at).unwrap();
         for _ in 0..LIMIT.events {
             let now = store.get(&Key::new("things", "d")).unwrap().revision;
             put(&store, "d", Expect::At(now), "x").await;
         }
-        assert!(things.page("", at, Some("b"), 9, |_| true).is_err());
+        assert!(things.page(Range::default(), at, Some("b"), 9, |_| true).is_err());
         assert!(things.watch("", at).is_err());
         assert!(slow.next().await.is_err(), "a watch that fell behind is told");
     });
@@ -264,4 +273,30 @@ async fn the_file_does_not_outgrow_its_data_and_gives_space_back() {
         "{} of {burst} bytes are left",
         size()
     );
+}
+
+#[test]
+fn objects_are_found_by_the_terms_they_have_now() {
+    each(async |store| {
+        let a = put(&store, "a", Expect::Absent, "odd").await;
+        put(&store, "b", Expect::Absent, "even").await;
+        let c = put(&store, "c", Expect::Absent, "even").await;
+        let things = store.collection("things");
+        let even = ["even".to_owned()];
+        let range = Range { prefix: "", terms: &even };
+        let found = || {
+            let objects = things.list_at(range, store.revision()).unwrap();
+            objects.iter().map(|object| object.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(found(), ["b", "c"]);
+        let at = store.revision();
+        put(&store, "a", Expect::At(a), "even").await;
+        put(&store, "c", Expect::At(c), "odd").await;
+        assert_eq!(found(), ["a", "b"]);
+        let then = things.page(range, at, None, 9, |object| *object.attributes % 2 == 0).unwrap();
+        assert_eq!(then.objects.iter().map(|object| &*object.name).collect::<Vec<_>>(), ["b", "c"]);
+        let nobodys = ["none".to_owned()];
+        let none = things.list_at(Range { prefix: "", terms: &nobodys }, store.revision());
+        assert_eq!(none.map(|objects| objects.len()), Some(0));
+    });
 }

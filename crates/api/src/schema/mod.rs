@@ -28,7 +28,8 @@ pub use parse::{parse_json_strict, parse_yaml_strict};
 pub use protobuf::{decode as decode_protobuf, decode_message as decode_protobuf_message};
 pub use shown::{changes, internal, internal_list};
 pub use wire::{
-    encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, field as write_field,
+    encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, envelope_around,
+    field as write_field, field_head,
 };
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| Table::load(include_str!("../../schema/types.txt")));

@@ -26,16 +26,21 @@ pub fn encode(object: &Value) -> Option<Vec<u8>> {
 
 /// Wraps an encoded message: `k8s\0` and a `runtime.Unknown`.
 pub fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(message.len() + 64);
-    out.extend_from_slice(MAGIC);
-    nested(&mut out, 1, |out| {
+    let (head, tail) = envelope_around(api_version, kind, message.len());
+    [&head, message, &tail].concat()
+}
+
+/// What stands before and behind a message of some length in its envelope.
+pub fn envelope_around(api_version: &str, kind: &str, length: usize) -> (Vec<u8>, Vec<u8>) {
+    let (mut head, mut tail) = (MAGIC.to_vec(), Vec::new());
+    nested(&mut head, 1, |out| {
         field(out, 1, api_version.as_bytes());
         field(out, 2, kind.as_bytes());
     });
-    field(&mut out, 2, message);
-    field(&mut out, 3, b"");
-    field(&mut out, 4, b"");
-    out
+    head.extend(field_head(2, length));
+    field(&mut tail, 3, b"");
+    field(&mut tail, 4, b"");
+    (head, tail)
 }
 
 /// Encodes an object as a message of a type, without envelope.
@@ -50,6 +55,14 @@ pub fn field(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     varint(out, number << 3 | BYTES);
     varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
+}
+
+/// What stands before the bytes of a length-delimited field.
+pub fn field_head(number: u64, length: usize) -> Vec<u8> {
+    let mut head = Vec::with_capacity(8);
+    varint(&mut head, number << 3 | BYTES);
+    varint(&mut head, length as u64);
+    head
 }
 
 fn varint(out: &mut Vec<u8>, mut n: u64) {

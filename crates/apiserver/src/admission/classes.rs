@@ -1,5 +1,7 @@
 //! Classes: what a RuntimeClass adds to its pods, and the default classes of claims and ingresses.
 
+use std::sync::Arc;
+
 use coxswain_meta::Status;
 use serde_json::{Value, json};
 
@@ -10,9 +12,9 @@ const DEFAULT_STORAGE_CLASS: &str = "storageclass.kubernetes.io/is-default-class
 const DEFAULT_INGRESS_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 
 /// The RuntimeClass that a pod names.
-fn runtime_class_of(admission: &Admission, pod: &Value) -> Result<Option<Value>, Status> {
+fn runtime_class_of(admission: &Admission, pod: &Value) -> Result<Option<Arc<Value>>, Status> {
     let Some(name) = pod["spec"]["runtimeClassName"].as_str() else { return Ok(None) };
-    let class = admission.server.read("node.k8s.io", "runtimeclasses", "", name);
+    let class = admission.server.look_up("node.k8s.io", "runtimeclasses", "", name);
     let missing = || admission.forbidden(pod, &format!("pod rejected: RuntimeClass \"{name}\" not found"));
     class.map(Some).ok_or_else(missing)
 }
@@ -77,7 +79,7 @@ pub fn overhead(admission: &Admission, pod: &Value, _: Option<&Value>) -> Result
 
 /// The newest of the classes that are marked as the default.
 fn default_class(admission: &Admission, group: &str, plural: &str, mark: &str) -> Option<String> {
-    let classes = admission.server.read_all(group, plural, "");
+    let classes = admission.server.look_up_all(group, plural, "");
     let marked = classes.iter().filter(|class| class["metadata"]["annotations"][mark] == "true");
     // Of two that are equally new, the first by name.
     let newest = marked.max_by(|a, b| {
@@ -121,7 +123,7 @@ pub fn resize(admission: &Admission, claim: &Value, old: Option<&Value>) -> Resu
         return Ok(());
     }
     let name = old["spec"]["storageClassName"].as_str().unwrap_or_default();
-    let class = admission.server.read("storage.k8s.io", "storageclasses", "", name);
+    let class = admission.server.look_up("storage.k8s.io", "storageclasses", "", name);
     if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
         return Ok(());
     }

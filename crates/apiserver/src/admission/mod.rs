@@ -126,7 +126,7 @@ fn namespace_exists(admission: &Admission, object: &Value, _: Option<&Value>) ->
     if !admission.kind.namespaced() || name.is_empty() {
         return Ok(());
     }
-    let Some(namespace) = admission.server.read("", "namespaces", "", name) else {
+    let Some(namespace) = admission.server.look_up("", "namespaces", "", name) else {
         return Err(Status::not_found("", "namespaces", name));
     };
     if !namespace.is_deleting() {
@@ -201,7 +201,7 @@ fn service_account(admission: &Admission, pod: &mut Value) -> Result<(), Status>
     };
     pod["spec"]["serviceAccountName"] = name.as_str().into();
     pod["spec"]["serviceAccount"] = name.as_str().into();
-    let Some(account) = admission.server.read("", "serviceaccounts", pod.namespace(), &name) else {
+    let Some(account) = admission.server.look_up("", "serviceaccounts", pod.namespace(), &name) else {
         // Where the namespace itself is missing, that is what the client is told.
         namespace_exists(admission, pod, None)?;
         let why = format!(
@@ -269,14 +269,14 @@ fn priority(admission: &Admission, pod: &mut Value) -> Result<(), Status> {
     }
     let named = pod["spec"]["priorityClassName"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
     let class = match &named {
-        Some(name) => match admission.server.read("scheduling.k8s.io", "priorityclasses", "", name) {
+        Some(name) => match admission.server.look_up("scheduling.k8s.io", "priorityclasses", "", name) {
             Some(class) => Some(class),
             None => {
                 return Err(admission.forbidden(pod, &format!("no PriorityClass with name {name} was found")));
             }
         },
         None => {
-            let classes = admission.server.read_all("scheduling.k8s.io", "priorityclasses", "");
+            let classes = admission.server.look_up_all("scheduling.k8s.io", "priorityclasses", "");
             classes
                 .into_iter()
                 .filter(|class| class["globalDefault"] == true)
@@ -324,7 +324,7 @@ fn default_toleration_seconds(_: &Admission, pod: &mut Value) -> Result<(), Stat
 
 /// LimitRanger: containers get what they leave out.
 fn fill_limits(admission: &Admission, pod: &mut Value) -> Result<(), Status> {
-    let ranges = admission.server.read_all("", "limitranges", pod.namespace());
+    let ranges = admission.server.look_up_all("", "limitranges", pod.namespace());
     ranges.iter().for_each(|range| limits::fill(range, pod));
     Ok(())
 }
@@ -334,7 +334,7 @@ fn limited(admission: &Admission, object: &Value, old: Option<&Value>) -> Result
     if old.is_some_and(Meta::is_deleting) {
         return Ok(());
     }
-    for range in admission.server.read_all("", "limitranges", object.namespace()) {
+    for range in admission.server.look_up_all("", "limitranges", object.namespace()) {
         let found = limits::violations(&range, admission.kind.plural(), object);
         match found.as_slice() {
             [] => {}
@@ -355,7 +355,7 @@ fn pod_security(admission: &Admission, object: &Value, old: Option<&Value>) -> R
         pod_security::template(admission.kind.kind(), object)
     };
     let Some((metadata, spec)) = judged else { return Ok(()) };
-    let Some(namespace) = admission.server.read("", "namespaces", "", object.namespace()) else {
+    let Some(namespace) = admission.server.look_up("", "namespaces", "", object.namespace()) else {
         return Ok(());
     };
     let verdict = pod_security::judge(&namespace, metadata, spec, is_pod);

@@ -14,7 +14,7 @@ use super::update::finished;
 use super::{Call, Stored, document, key, read_body, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
-use crate::object::{Meta, attributes, encode, now, time_after};
+use crate::object::{Meta, attributes, encode, now, same_content, time_after};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
@@ -104,14 +104,6 @@ impl Call {
                 Ok(render::object(&self.kind, form, StatusCode::OK, &bytes, self.include_object()))
             }
             Deleted::Gone(bytes) => {
-                let object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-                let details = Details {
-                    name: self.info.name.clone(),
-                    group: self.kind.group().into(),
-                    kind: self.kind.plural().into(),
-                    uid: object.meta_str("uid").into(),
-                    ..Details::default()
-                };
                 if self.kind.graceful() || self.kind.plural() == "namespaces" {
                     return Ok(render::object(
                         &self.kind,
@@ -121,6 +113,14 @@ impl Call {
                         self.include_object(),
                     ));
                 }
+                let object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                let details = Details {
+                    name: self.info.name.clone(),
+                    group: self.kind.group().into(),
+                    kind: self.kind.plural().into(),
+                    uid: object.meta_str("uid").into(),
+                    ..Details::default()
+                };
                 Ok(respond::json(StatusCode::OK, &Status::success(Some(details))))
             }
         }
@@ -234,20 +234,17 @@ fn check_preconditions(
 
 /// The object as the deletion leaves it; none where it changes nothing.
 fn mark(kind: &Resource, mut object: Value, options: &Options) -> Option<Value> {
-    let before = object.clone();
+    let before = object.is_deleting().then(|| object.clone());
     propagate(kind, &mut object, options);
     let grace = grace_seconds(kind, &object, options);
-    if object.is_deleting() {
+    if let Some(before) = before {
         let left = object.meta()["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
         if grace < left {
             object.meta_mut().insert("deletionGracePeriodSeconds".into(), grace.into());
             object.meta_mut().insert("deletionTimestamp".into(), time_after(grace).into());
         }
         object.meta_mut().remove("resourceVersion");
-        let finished = finished(kind, &object);
-        let mut unchanged = before;
-        unchanged.meta_mut().remove("resourceVersion");
-        return (finished || object != unchanged).then_some(object);
+        return (finished(kind, &object) || !same_content(&object, &before)).then_some(object);
     }
     let metadata = object.meta_mut();
     metadata.insert("deletionTimestamp".into(), if grace > 0 { time_after(grace) } else { now() }.into());

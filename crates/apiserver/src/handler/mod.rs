@@ -248,6 +248,20 @@ pub fn check_type(kind: &Resource, object: &mut Value) -> Result<(), Status> {
 }
 
 impl Server {
+    /// One object of those that writes of others look up, in its storage form, as of now.
+    pub fn look_up(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let name = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
+        let stored = self.store.get(&Key::new(object::collection((group, plural)), name))?;
+        Some(object::looked_up(&stored))
+    }
+
+    /// Every object of a collection that writes of others look up.
+    pub fn look_up_all(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Value>> {
+        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let stored = self.store.collection(&object::collection((group, plural))).list(&prefix);
+        stored.iter().map(|stored| object::looked_up(stored)).collect()
+    }
+
     /// One object in its storage form, as of now.
     pub fn read(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
         let name = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };

@@ -3,12 +3,12 @@
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use base64::{DecodeError, Engine};
 use coxswain_meta::{Status, fields, labels};
-use coxswain_store::{Object, Revision};
+use coxswain_store::{Object, Range, Revision};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{Call, render};
-use crate::object::Attributes;
+use crate::object::{Attributes, Labels};
 use crate::resource::Resource;
 use crate::respond::Outcome;
 
@@ -22,6 +22,8 @@ pub struct Selection {
     only: Option<String>,
     /// What the names in the collection start with: `namespace/`, or nothing.
     pub prefix: String,
+    /// What all that is selected is found by.
+    terms: Vec<String>,
 }
 
 impl Selection {
@@ -32,10 +34,15 @@ impl Selection {
         self.kind.custom().is_some() && self.fields.terms().iter().any(inside)
     }
 
+    /// The part of the collection to look through.
+    pub fn range(&self) -> Range<'_> {
+        Range { prefix: &self.prefix, terms: &self.terms }
+    }
+
     /// Whether an object may be selected, by what is known of it as it is stored.
     pub fn may_take(&self, object: &Object<Attributes>) -> bool {
         self.only.as_deref().is_none_or(|only| *only == *object.name)
-            && self.labels.matches(&object.attributes.labels)
+            && self.labels.matches_with(&|key| object.attributes.labels.get(key))
             && (self.fields.is_everything() || self.looks_inside() || self.takes_fields(object))
     }
 
@@ -55,7 +62,7 @@ impl Selection {
             _ => match &self.kind {
                 Resource::BuiltIn(kind) => {
                     let stored = kind.stored_field(field);
-                    attributes.fields.iter().find(|(key, _)| *key == stored).map(|(_, value)| value.as_str())
+                    attributes.fields.iter().find(|(key, _)| *key == stored).map(|(_, value)| &**value)
                 }
                 Resource::Custom(_) => {
                     custom.iter().find(|(key, _)| key == field).map(|(_, value)| value.as_str())
@@ -96,7 +103,8 @@ impl Call {
         // One name may stand for objects of many namespaces.
         let one = !self.info.name.is_empty() && (!prefix.is_empty() || !self.kind.namespaced());
         let only = one.then(|| format!("{prefix}{}", self.info.name));
-        Ok(Selection { kind: self.kind.clone(), labels, fields, only, prefix })
+        let terms = labels.equalities().map(|(key, value)| Labels::term(key, value)).collect();
+        Ok(Selection { kind: self.kind.clone(), labels, fields, only, prefix, terms })
     }
 
     pub(super) fn include_object(&self) -> &str {
@@ -119,7 +127,7 @@ impl Call {
         let collection = self.collection();
         let whole = window.limit == usize::MAX && window.at == now && window.after.is_none();
         // Writes that come in meanwhile belong to a later revision than the one the list names.
-        if let Some(mut objects) = whole.then(|| collection.list_at(&selection.prefix, now)).flatten() {
+        if let Some(mut objects) = whole.then(|| collection.list_at(selection.range(), now)).flatten() {
             objects.retain(|object| selection.may_take(object));
             let mut objects = self.server.served(&self.kind, objects).await?;
             objects.retain(|object| selection.takes(object));
@@ -132,7 +140,7 @@ impl Call {
         }
         let limit = if selection.looks_inside() { usize::MAX } else { window.limit };
         let mut page = collection
-            .page(&selection.prefix, window.at, window.after.as_deref(), limit, |object| {
+            .page(selection.range(), window.at, window.after.as_deref(), limit, |object| {
                 selection.may_take(object)
             })
             .map_err(|compacted| window.expired(compacted.oldest, now))?;

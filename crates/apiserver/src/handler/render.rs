@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::Status;
 use coxswain_store::{Object, Revision};
@@ -52,22 +52,20 @@ pub fn bytes(kind: &Resource, stored: &Bytes) -> Bytes {
     serde_json::to_vec(&document(kind, stored)).unwrap_or_default().into()
 }
 
-/// A stored object as a protobuf message of the row's kind, derived once where that is the stored version.
-fn message(kind: &Resource, object: &Stored) -> Option<Bytes> {
-    let type_ref = kind.schema()?;
-    let derive = || Bytes::from(schema::encode_protobuf_message(&document(kind, &object.bytes), type_ref));
-    if is_storage(kind) {
-        let (of, message) = object.attributes.message.get_or_init(|| (object.revision, derive()));
-        if *of == object.revision {
-            return Some(message.clone());
-        }
-    }
-    Some(derive())
+/// What makes protobuf messages of stored objects; none where the kind has no such form. A message is derived once where the
+/// row is the stored version.
+fn messenger(kind: &Resource) -> Option<impl Fn(&Stored) -> Bytes> {
+    let (type_ref, as_stored) = (kind.schema()?, is_storage(kind));
+    Some(move |object: &Stored| {
+        let derive =
+            || Bytes::from(schema::encode_protobuf_message(&document(kind, &object.bytes), type_ref));
+        if as_stored { object.attributes.message.at(object.revision, derive) } else { derive() }
+    })
 }
 
 /// A stored object in protobuf, with its envelope.
 pub fn protobuf(kind: &Resource, object: &Stored) -> Option<Bytes> {
-    Some(schema::envelope(&kind.api_version(), kind.kind(), &message(kind, object)?).into())
+    Some(schema::envelope(&kind.api_version(), kind.kind(), &messenger(kind)?(object)).into())
 }
 
 /// A document in an encoding; JSON where the kind has no protobuf form.
@@ -127,11 +125,9 @@ pub fn list(
     let documents = || objects.iter().map(|stored| document(kind, &stored.bytes));
     match (form.shape, form.encoding) {
         (Shape::Object, Encoding::Json) => {
-            respond::json_bytes(StatusCode::OK, joined(kind, objects, &list_meta))
+            respond::parts("application/json", items(kind, objects, &list_meta))
         }
-        (Shape::Object, Encoding::Protobuf) => {
-            respond::bytes(StatusCode::OK, PROTOBUF, messages(kind, objects, &list_meta))
-        }
+        (Shape::Object, Encoding::Protobuf) => respond::parts(PROTOBUF, messages(kind, objects, &list_meta)),
         (Shape::Object, encoding) => {
             let items: Vec<Value> = documents().collect();
             let (list_kind, version) = (kind.list_kind(), kind.api_version());
@@ -153,38 +149,39 @@ pub fn list(
 }
 
 /// A list in JSON out of the stored bytes.
-fn joined(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Bytes {
+fn items(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<Bytes> {
     let (list_kind, version) = (kind.list_kind(), kind.api_version());
-    let size: usize = objects.iter().map(|stored| stored.bytes.len() + 1).sum();
-    let mut body = BytesMut::with_capacity(size + 256);
-    body.extend_from_slice(
-        format!(r#"{{"kind":"{list_kind}","apiVersion":"{version}","metadata":{list_meta},"items":["#)
-            .as_bytes(),
-    );
+    let head = format!(r#"{{"kind":"{list_kind}","apiVersion":"{version}","metadata":{list_meta},"items":["#);
+    let mut parts = Vec::with_capacity(3 * objects.len() + 2);
+    parts.push(head.into());
+    let as_stored = is_storage(kind);
     for (at, stored) in objects.iter().enumerate() {
-        if at > 0 {
-            body.extend_from_slice(b",");
-        }
-        let bytes = bytes(kind, &stored.bytes);
-        let (open, rest) = list_item(&bytes);
-        body.extend_from_slice(open);
-        body.extend_from_slice(rest);
+        let bytes = if as_stored { stored.bytes.clone() } else { bytes(kind, &stored.bytes) };
+        let (open, item) = list_item(&bytes);
+        parts.push(Bytes::from_static(if at > 0 { b"," } else { b"" }));
+        parts.push(Bytes::from_static(open));
+        parts.push(item);
     }
-    body.extend_from_slice(b"]}");
-    body.freeze()
+    parts.push(Bytes::from_static(b"]}"));
+    parts
 }
 
 /// A list in protobuf out of the objects' messages: every list kind has the metadata as field 1 and the items as field 2.
-fn messages(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<u8> {
-    let size: usize = objects.iter().map(|stored| stored.bytes.len()).sum();
-    let mut list = Vec::with_capacity(size);
+fn messages(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<Bytes> {
     let meta = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta");
     let meta = meta.map(|t| schema::encode_protobuf_message(list_meta, t)).unwrap_or_default();
-    schema::write_field(&mut list, 1, &meta);
-    for message in objects.iter().filter_map(|object| message(kind, object)) {
-        schema::write_field(&mut list, 2, &message);
+    let mut parts = Vec::with_capacity(2 * objects.len() + 3);
+    parts.push(schema::field_head(1, meta.len()).into());
+    parts.push(meta.into());
+    for message in messenger(kind).iter().flat_map(|message| objects.iter().map(message)) {
+        parts.push(schema::field_head(2, message.len()).into());
+        parts.push(message);
     }
-    schema::envelope(&kind.api_version(), kind.list_kind(), &list)
+    let length = parts.iter().map(Bytes::len).sum();
+    let (head, tail) = schema::envelope_around(&kind.api_version(), kind.list_kind(), length);
+    parts.insert(0, head.into());
+    parts.push(tail.into());
+    parts
 }
 
 /// The metadata of a list.

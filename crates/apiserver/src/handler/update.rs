@@ -12,7 +12,7 @@ use super::create::unavailable;
 use super::{Call, FieldManager, Stored, check_type, key, read_document, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
-use crate::object::{Attributes, Meta, ObjectView, attributes, encode};
+use crate::object::{Attributes, Meta, ObjectView, attributes, encode, same_content};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
@@ -224,9 +224,7 @@ impl Server {
         if finished(kind, &new) && !target.dry_run {
             return Ok(self.store.delete(key, current.revision).await.map(Committed::Stored));
         }
-        let mut unchanged = old.clone();
-        unchanged.meta_mut().remove("resourceVersion");
-        if new == unchanged {
+        if same_content(&new, old) {
             return Ok(Ok(Committed::Kept));
         }
         let admission = Admission { server: self, kind, user: target.user, operation: Operation::Update };

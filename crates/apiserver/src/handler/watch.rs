@@ -118,7 +118,7 @@ impl Stream {
         let at = self.call.server.store.revision();
         // The state may be newer than `at` by writes that the watch then delivers again: take the state as of `at`.
         let takes = |object: &Object<Attributes>| self.selection.may_take(object);
-        let page = match collection.page(&self.selection.prefix, at, None, usize::MAX, takes) {
+        let page = match collection.page(self.selection.range(), at, None, usize::MAX, takes) {
             Ok(page) => page,
             Err(compacted) => return self.expire(compacted),
         };

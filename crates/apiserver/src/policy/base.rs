@@ -94,7 +94,7 @@ impl Base {
     pub fn scope(&self, asked: &Asked<'_>, request: &Value, params: &Value) -> Result<Option<Scope>, String> {
         let mut scope = Scope::of(asked, request);
         scope.set("params", of_json(params));
-        let namespace = asked.server.read("", "namespaces", "", asked.namespace).unwrap_or_default();
+        let namespace = asked.server.look_up("", "namespaces", "", asked.namespace).unwrap_or_default();
         scope.set("namespaceObject", of_json(&namespace));
         self.set_variables(&mut scope);
         Ok(self.conditions.hold(&scope)?.then_some(scope))

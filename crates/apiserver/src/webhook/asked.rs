@@ -191,7 +191,7 @@ impl<'a> Asked<'a> {
                 (false, namespace) => {
                     let namespace = self
                         .server
-                        .read("", "namespaces", "", namespace)
+                        .look_up("", "namespaces", "", namespace)
                         .ok_or_else(|| Status::not_found("", "namespaces", namespace))?;
                     namespace.meta()["labels"].clone()
                 }

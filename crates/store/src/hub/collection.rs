@@ -1,6 +1,6 @@
 //! One collection: its objects by name, and its part of the history.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -8,15 +8,26 @@ use tokio::sync::watch;
 
 use super::watch::Watch;
 use super::{Event, EventKind, Object};
-use crate::{Compacted, Revision};
+use crate::{Compacted, Revision, Terms};
 
 struct State<A> {
     current: BTreeMap<Arc<str>, Arc<Object<A>>>,
+    /// The names of the current objects that have a term.
+    by_term: HashMap<Box<str>, BTreeSet<Arc<str>>>,
     history: VecDeque<Arc<Event<A>>>,
     /// Every event after this revision is in `history`.
     floor: Revision,
     /// The newest event applied; the waking signal trails it until the batch is published.
     newest: Revision,
+}
+
+/// A part of a collection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Range<'a> {
+    /// What the names start with.
+    pub prefix: &'a str,
+    /// Terms that all objects which are meant have; others may be among those given.
+    pub terms: &'a [String],
 }
 
 /// The objects of one resource.
@@ -36,9 +47,15 @@ pub struct Page<A> {
     pub remaining: usize,
 }
 
-impl<A> Collection<A> {
+impl<A: Terms> Collection<A> {
     pub(super) fn new(floor: Revision) -> Self {
-        let state = State { current: BTreeMap::new(), history: VecDeque::new(), floor, newest: floor };
+        let state = State {
+            current: BTreeMap::new(),
+            by_term: HashMap::new(),
+            history: VecDeque::new(),
+            floor,
+            newest: floor,
+        };
         Self { state: RwLock::new(state), changed: watch::channel(floor).0 }
     }
 
@@ -72,22 +89,22 @@ impl<A> Collection<A> {
 
     /// Every object whose name starts with `prefix`, as of now.
     pub fn list(&self, prefix: &str) -> Vec<Arc<Object<A>>> {
-        self.read().by_prefix(prefix)
+        self.read().within(Range { prefix, terms: &[] }).map(|(_, object)| object.clone()).collect()
     }
 
-    /// The same, unless there are writes after a revision already.
-    pub fn list_at(&self, prefix: &str, at: Revision) -> Option<Vec<Arc<Object<A>>>> {
+    /// The objects of a part of the collection, unless there are writes after a revision already.
+    pub fn list_at(&self, range: Range, at: Revision) -> Option<Vec<Arc<Object<A>>>> {
         let state = self.read();
-        (state.newest <= at).then(|| state.by_prefix(prefix))
+        (state.newest <= at).then(|| state.within(range).map(|(_, object)| object.clone()).collect())
     }
 
-    /// Objects by `prefix` that `select` takes, behind the name `after`, at most `limit`, as they were at a revision.
+    /// The objects of a part that `select` takes, behind the name `after`, at most `limit`, as they were at a revision.
     ///
     /// # Errors
     /// The history no longer reaches back to the revision.
     pub fn page(
         &self,
-        prefix: &str,
+        range: Range,
         at: Revision,
         after: Option<&str>,
         limit: usize,
@@ -103,15 +120,12 @@ impl<A> Collection<A> {
                 changed.insert(event.object.name.clone(), event.previous.clone());
             }
         }
-        let start = match after {
-            Some(after) => Bound::Excluded(after),
-            None => Bound::Included(prefix),
-        };
-        let range = (start, Bound::Unbounded);
-        let untouched = state.current.range::<str, _>(range).filter(|(name, _)| !changed.contains_key(*name));
-        let then = changed.range::<str, _>(range).filter_map(|(name, object)| Some((name, object.as_ref()?)));
+        let start = after.map_or(Bound::Included(range.prefix), Bound::Excluded);
+        let untouched = state.behind(start, range).filter(|(name, _)| !changed.contains_key(*name));
+        let then = changed.range::<str, _>((start, Bound::Unbounded));
+        let then = then.filter_map(|(name, object)| Some((name, object.as_ref()?)));
         let mut all = merge(untouched, then)
-            .take_while(|object| object.name.starts_with(prefix))
+            .take_while(|object| object.name.starts_with(range.prefix))
             .filter(|object| select(object));
         let objects: Vec<_> = all.by_ref().take(limit).cloned().collect();
         let remaining = if objects.len() == limit { all.count() } else { 0 };
@@ -128,6 +142,11 @@ impl<A> Collection<A> {
             return Err(Compacted { asked: from, oldest: floor });
         }
         Ok(Watch::new(self.clone(), prefix, from, self.changed.subscribe()))
+    }
+
+    /// How many watches there are.
+    pub(super) fn watches(&self) -> usize {
+        self.changed.receiver_count()
     }
 
     /// The events after a revision that are published, at most `most`.
@@ -173,18 +192,58 @@ impl<A> Collection<A> {
     }
 }
 
-impl<A> State<A> {
-    fn by_prefix(&self, prefix: &str) -> Vec<Arc<Object<A>>> {
-        let range = (Bound::Included(prefix), Bound::Unbounded);
-        let named = self.current.range::<str, _>(range).take_while(|(name, _)| name.starts_with(prefix));
-        named.map(|(_, object)| object.clone()).collect()
+impl<A: Terms> State<A> {
+    /// The current objects of a part, in the order of names.
+    fn within<'a>(&'a self, range: Range<'a>) -> impl Iterator<Item = Named<'a, A>> {
+        self.behind(Bound::Included(range.prefix), range)
+            .take_while(move |(name, _)| name.starts_with(range.prefix))
+    }
+
+    /// The current objects from a name on; of those without the rarest of the terms, none.
+    fn behind<'a>(
+        &'a self,
+        start: Bound<&str>,
+        range: Range<'a>,
+    ) -> Box<dyn Iterator<Item = Named<'a, A>> + 'a> {
+        let from = (start, Bound::Unbounded);
+        let names = range.terms.iter().map(|term| self.by_term.get(term.as_str()));
+        match names.min_by_key(|names| names.map_or(0, BTreeSet::len)) {
+            None => Box::new(self.current.range::<str, _>(from)),
+            Some(None) => Box::new(std::iter::empty()),
+            Some(Some(names)) => {
+                Box::new(names.range::<str, _>(from).filter_map(|name| self.current.get_key_value(name)))
+            }
+        }
     }
 
     fn set(&mut self, event: &Event<A>) {
-        match event.kind {
-            EventKind::Put => self.current.insert(event.object.name.clone(), event.object.clone()),
-            EventKind::Delete => self.current.remove(&event.object.name),
+        let Event { kind, object, previous } = event;
+        let before = previous.as_deref().map(|previous| &*previous.attributes);
+        let after = (*kind == EventKind::Put).then_some(&*object.attributes);
+        if !before.into_iter().flat_map(Terms::terms).eq(after.into_iter().flat_map(Terms::terms)) {
+            before.into_iter().flat_map(Terms::terms).for_each(|term| self.forget(term, &object.name));
+            after.into_iter().flat_map(Terms::terms).for_each(|term| self.find(term, &object.name));
+        }
+        match kind {
+            EventKind::Put => self.current.insert(object.name.clone(), object.clone()),
+            EventKind::Delete => self.current.remove(&object.name),
         };
+    }
+
+    fn find(&mut self, term: &str, name: &Arc<str>) {
+        match self.by_term.get_mut(term) {
+            Some(names) => names.insert(name.clone()),
+            None => self.by_term.entry(term.into()).or_default().insert(name.clone()),
+        };
+    }
+
+    fn forget(&mut self, term: &str, name: &str) {
+        if let Some(names) = self.by_term.get_mut(term) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_term.remove(term);
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-pub use collection::{Collection, Page};
+pub use collection::{Collection, Page, Range};
 pub use watch::Watch;
 
 use crate::{Record, Revision, View};
@@ -82,6 +82,8 @@ struct Kept<A> {
 struct History<A> {
     order: VecDeque<Kept<A>>,
     superseded_bytes: usize,
+    /// The collections with events that no watch was woken for yet.
+    unpublished: Vec<Arc<Collection<A>>>,
 }
 
 /// All collections. Written by the writer thread alone.
@@ -103,7 +105,11 @@ impl<V: View> Hub<V> {
             revision: AtomicU64::new(0),
             horizon: AtomicU64::new(0),
             collections: RwLock::default(),
-            history: Mutex::new(History { order: VecDeque::new(), superseded_bytes: 0 }),
+            history: Mutex::new(History {
+                order: VecDeque::new(),
+                superseded_bytes: 0,
+                unpublished: Vec::new(),
+            }),
         }
     }
 
@@ -162,6 +168,9 @@ impl<V: View> Hub<V> {
         let superseded_bytes = last + event.previous.as_ref().map_or(0, |previous| previous.bytes.len());
         collection.apply(event);
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if history.unpublished.last().is_none_or(|last| !Arc::ptr_eq(last, &collection)) {
+            history.unpublished.push(collection.clone());
+        }
         history.superseded_bytes += superseded_bytes;
         history.order.push_back(Kept { collection, superseded_bytes });
         while history.order.len() > self.limit.events
@@ -184,7 +193,7 @@ impl<V: View> Hub<V> {
     /// Takes a whole state in, without the history that led to it: watches are told that they fell behind.
     pub fn replace(&self, records: Vec<Record>, newest: Revision) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        *history = History { order: VecDeque::new(), superseded_bytes: 0 };
+        (history.order, history.superseded_bytes) = (VecDeque::new(), 0);
         self.set_horizon(newest);
         let names: Vec<String> =
             self.collections.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
@@ -197,16 +206,18 @@ impl<V: View> Hub<V> {
             state.restore(&event);
         }
         for (name, state) in states {
-            self.collection(&name).adopt(state);
+            let collection = self.collection(&name);
+            collection.adopt(state);
+            history.unpublished.push(collection);
         }
     }
 
     /// Makes everything up to a revision visible and wakes the watches.
     pub fn publish(&self, revision: Revision) {
         self.revision.store(revision.0, Ordering::Release);
-        for collection in self.collections.read().unwrap_or_else(PoisonError::into_inner).values() {
-            collection.wake();
-        }
+        let written =
+            std::mem::take(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner).unpublished);
+        written.iter().for_each(|collection| collection.wake());
     }
 
     fn event(

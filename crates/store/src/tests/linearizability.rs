@@ -76,7 +76,7 @@ async fn ask(store: &Store<Plain>, name: &str, call: &Call) -> Answer {
         Call::Get => return Answer::Found(revision(store.get(&key))),
         Call::List => {
             let at = store.revision();
-            let page = store.collection("things").page("", at, None, usize::MAX, |_| true);
+            let page = store.collection("things").page(Range::default(), at, None, usize::MAX, |_| true);
             let Ok(page) = page else { return Answer::Unknown };
             let named = page.objects.iter().map(|object| (object.name.to_string(), object.revision.0));
             return Answer::Listed(at.0, named.collect());
