@@ -9,19 +9,24 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// More than this is sent before more is taken.
 const MOST_PENDING_BYTES: usize = 128 << 10;
-/// A buffer that grew beyond this is not kept for the next turn.
-const MOST_KEPT_BYTES: usize = 16 << 10;
+/// A turn that writes more than this gets a buffer for all of it, which goes with the first turn that writes less.
+const ORDINARY_BYTES: usize = 8 << 10;
+/// What TLS writes at once at the most.
+const RECORD_BYTES: usize = 18 << 10;
 
 struct Out {
     stream: OwnedWriteHalf,
-    pending: BytesMut,
+    /// What is written and, up to `sent`, sent already.
+    pending: Vec<u8>,
+    sent: usize,
+    /// What was written in this turn.
+    written: usize,
     /// A flush leaves what is written to the end of the turn.
     by_turns: bool,
 }
@@ -39,7 +44,8 @@ impl Gathered {
     /// A stream that still sends at every flush.
     pub fn new(stream: TcpStream) -> (Self, Turns) {
         let (input, stream) = stream.into_split();
-        let out = Arc::new(Mutex::new(Out { stream, pending: BytesMut::new(), by_turns: false }));
+        let out =
+            Arc::new(Mutex::new(Out { stream, pending: Vec::new(), sent: 0, written: 0, by_turns: false }));
         (Self { input, out: out.clone() }, Turns(out))
     }
 }
@@ -56,6 +62,7 @@ impl Turns {
             out.by_turns = ended.is_pending();
             // An error comes back to the connection at its next write; one that waits wakes it up when it can go on.
             let _ = out.poll_send(cx);
+            out.end_turn();
             ended
         })
         .await
@@ -68,17 +75,41 @@ fn lock(out: &Mutex<Out>) -> MutexGuard<'_, Out> {
 
 impl Out {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.pending.is_empty() {
-            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.pending))?;
+        while self.sent < self.pending.len() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.pending[self.sent..]))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.pending.advance(sent);
+            self.sent += sent;
         }
-        if self.pending.capacity() > MOST_KEPT_BYTES {
-            self.pending = BytesMut::new();
-        }
+        self.pending.clear();
+        self.sent = 0;
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes bytes once there is room for them.
+    fn poll_take<'a>(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: impl Iterator<Item = &'a [u8]>,
+    ) -> Poll<io::Result<usize>> {
+        if self.pending.len() >= MOST_PENDING_BYTES {
+            ready!(self.poll_send(cx))?;
+        }
+        let before = self.pending.len();
+        if before > ORDINARY_BYTES {
+            self.pending.reserve((MOST_PENDING_BYTES + RECORD_BYTES).saturating_sub(before));
+        }
+        slices.for_each(|slice| self.pending.extend_from_slice(slice));
+        let taken = self.pending.len() - before;
+        self.written += taken;
+        Poll::Ready(Ok(taken))
+    }
+
+    fn end_turn(&mut self) {
+        if std::mem::take(&mut self.written) <= ORDINARY_BYTES && self.pending.is_empty() {
+            self.pending.shrink_to(ORDINARY_BYTES);
+        }
     }
 }
 
@@ -94,12 +125,7 @@ impl AsyncRead for Gathered {
 
 impl AsyncWrite for Gathered {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut out = lock(&self.out);
-        if out.pending.len() >= MOST_PENDING_BYTES {
-            ready!(out.poll_send(cx))?;
-        }
-        out.pending.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        lock(&self.out).poll_take(cx, std::iter::once(bytes))
     }
 
     fn poll_write_vectored(
@@ -107,12 +133,7 @@ impl AsyncWrite for Gathered {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut out = lock(&self.out);
-        if out.pending.len() >= MOST_PENDING_BYTES {
-            ready!(out.poll_send(cx))?;
-        }
-        slices.iter().for_each(|slice| out.pending.extend_from_slice(slice));
-        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+        lock(&self.out).poll_take(cx, slices.iter().map(|slice| &**slice))
     }
 
     fn is_write_vectored(&self) -> bool {

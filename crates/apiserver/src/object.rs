@@ -5,7 +5,7 @@
 
 mod outline;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use coxswain_api::catalogue::KINDS;
@@ -34,6 +34,11 @@ pub struct Attributes {
 impl Terms for Attributes {
     fn terms(&self) -> impl Iterator<Item = &str> {
         self.labels.0.lines()
+    }
+
+    fn superseded(&self) {
+        self.message.forget();
+        self.document.forget();
     }
 }
 
@@ -68,19 +73,24 @@ impl Labels {
 /// Something that an object's bytes are derived into once, when somebody asks for it first. It is remembered with the
 /// revision that is written in it: the last state of a deleted object shares the attributes, not the revision.
 #[derive(Debug)]
-pub struct Derived<T>(OnceLock<(Revision, T)>);
+pub struct Derived<T>(Mutex<Option<(Revision, T)>>);
 
 impl<T> Default for Derived<T> {
     fn default() -> Self {
-        Self(OnceLock::new())
+        Self(Mutex::default())
     }
 }
 
 impl<T: Clone> Derived<T> {
     /// What is remembered for the revision, or else what `derive` makes.
     pub fn at(&self, revision: Revision, derive: impl Fn() -> T) -> T {
-        let (of, known) = self.0.get_or_init(|| (revision, derive()));
-        if *of == revision { known.clone() } else { derive() }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, remembered) = known.get_or_insert_with(|| (revision, derive()));
+        if *of == revision { remembered.clone() } else { derive() }
+    }
+
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -126,7 +136,7 @@ impl View for ObjectView {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    memchr::memmem::find(haystack, needle)
 }
 
 /// The bytes of an encoded object without `apiVersion` and `kind`, in two parts, as items of a typed list.

@@ -76,6 +76,9 @@ pub trait View: Send + Sync + 'static {
 pub trait Terms: Send + Sync + 'static {
     /// The terms of an object, in an order of their own; a collection finds the objects of a term without looking at others.
     fn terms(&self) -> impl Iterator<Item = &str>;
+
+    /// Another state has taken the object's place, and only the history holds this one: time to drop what was derived from it.
+    fn superseded(&self) {}
 }
 
 /// What a commit requires of its key.

@@ -310,7 +310,10 @@ impl Stream {
 }
 
 fn json_frame(out: &mut BytesMut, event: &str, object: &[u8]) {
-    out.extend_from_slice(format!(r#"{{"type":"{event}","object":"#).as_bytes());
+    out.reserve(object.len() + 64);
+    out.extend_from_slice(br#"{"type":""#);
+    out.extend_from_slice(event.as_bytes());
+    out.extend_from_slice(br#"","object":"#);
     out.extend_from_slice(object);
     out.extend_from_slice(b"}\n");
 }

@@ -224,6 +224,7 @@ impl<A: Terms> State<A> {
             before.into_iter().flat_map(Terms::terms).for_each(|term| self.forget(term, &object.name));
             after.into_iter().flat_map(Terms::terms).for_each(|term| self.find(term, &object.name));
         }
+        before.into_iter().for_each(Terms::superseded);
         match kind {
             EventKind::Put => self.current.insert(object.name.clone(), object.clone()),
             EventKind::Delete => self.current.remove(&object.name),
