@@ -58,7 +58,7 @@ impl FieldManager {
     /// Records a write that is no apply. What the client itself says of managers counts.
     pub fn record(&self, kind: &Resource, old: &Value, new: &mut Value) {
         let (version, now) = (kind.api_version(), now());
-        let mut entries = sent(new).unwrap_or_else(|| entries(old));
+        let mut entries = take_sent(new).unwrap_or_else(|| entries(old));
         let changes = apply::changes(Place::root(kind), old, new);
         apply::update(&mut entries, changes, &self.reset(kind, new), &self.manager(&version, &now));
         store(new, entries);
@@ -115,9 +115,9 @@ fn entries(object: &Value) -> Vec<Value> {
     object.meta()["managedFields"].as_array().cloned().unwrap_or_default()
 }
 
-/// The entries that a client sent, where they are any; one empty entry clears them all.
-fn sent(object: &Value) -> Option<Vec<Value>> {
-    let entries = object.meta()["managedFields"].as_array().filter(|list| !list.is_empty())?;
+/// Takes the entries that a client sent out of the object, where they are any; one empty entry clears them all.
+fn take_sent(object: &mut Value) -> Option<Vec<Value>> {
+    let Some(Value::Array(entries)) = object.meta_mut().remove("managedFields") else { return None };
     let empty = |entry: &Value| entry.as_object().is_some_and(serde_json::Map::is_empty);
     if let [only] = entries.as_slice()
         && empty(only)
@@ -129,7 +129,7 @@ fn sent(object: &Value) -> Option<Vec<Value>> {
             && entry["fieldsV1"].is_object()
             && entry["apiVersion"].is_string()
     };
-    entries.iter().all(sound).then(|| entries.clone())
+    (!entries.is_empty() && entries.iter().all(sound)).then_some(entries)
 }
 
 fn store(object: &mut Value, entries: Vec<Value>) {

@@ -19,7 +19,7 @@ const WATCHES_A_CONNECTION: usize = 50;
 /// Seconds of writing.
 const SECONDS: u64 = 5;
 /// What is later than this is lost.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(120);
 /// Writes that may be on their way at once.
 const WRITERS: u64 = 8;
 const MARK: &[u8] = br#""at":""#;

@@ -24,7 +24,7 @@ impl Changes {
 
 /// The path element of a map's member.
 fn field(name: &str) -> String {
-    format!("f:{name}")
+    ["f:", name].concat()
 }
 
 /// The path element of a list's item.
