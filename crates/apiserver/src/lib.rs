@@ -165,7 +165,8 @@ impl ApiServer {
             expiry::expire_pages(self.0.clone()),
             definitions::run(self.0.clone()),
             aggregation::run(self.0.clone()),
-            policy::status::run(self.0.clone())
+            policy::status::run(self.0.clone()),
+            bootstrap::endpoints::keep(self.0.clone())
         );
     }
 

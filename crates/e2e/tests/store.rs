@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use coxswain_testkit::{Api, Cluster, Options, Request, eventually, is_root};
@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const WRITERS: usize = 4;
 const LONG: Duration = Duration::from_secs(60);
+/// All kills, also when a hundred are asked for.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Between attempts at a server that is being restarted.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -60,7 +62,9 @@ fn write_on(api: &Api, writer: usize, over: &AtomicBool) -> anyhow::Result<(Ackn
 fn watch_on(api: &Api, mut at: u64, last: &str) -> anyhow::Result<Acknowledged> {
     let mut seen = Acknowledged::new();
     let mut over = false;
+    let end = Instant::now() + PATIENCE;
     while !over {
+        anyhow::ensure!(Instant::now() < end, "{last} was not seen in {PATIENCE:?}; the newest was {at}");
         let from = at.to_string();
         let followed = api.watch(CONFIG_MAPS, &from, |event| {
             let object = &event["object"];
@@ -111,7 +115,6 @@ fn kills_lose_nothing_and_watches_resume_without_a_gap() -> anyhow::Result<()> {
             cluster.wait_until_ready()
         });
         over.store(true, Ordering::Relaxed);
-        let last = api.write("POST", CONFIG_MAPS, &config_map("the-last", ""));
         let (mut acknowledged, mut kept) = (Acknowledged::new(), Vec::new());
         for writer in writers {
             let (more, names) = writer.join().unwrap_or_else(|_| panic!("a writer panicked"))?;
@@ -119,11 +122,15 @@ fn kills_lose_nothing_and_watches_resume_without_a_gap() -> anyhow::Result<()> {
             kept.extend(names);
         }
         killed?;
-        last?;
+        api.write("POST", CONFIG_MAPS, &config_map("the-last", ""))?;
         for watcher in watchers {
             let seen = watcher.join().unwrap_or_else(|_| panic!("a watcher panicked"))?;
             for (revision, name) in &acknowledged {
-                anyhow::ensure!(seen.get(revision) == Some(name), "{name} at {revision} was not seen");
+                let around: Vec<_> = seen.range(revision.saturating_sub(3)..revision + 3).collect();
+                anyhow::ensure!(
+                    seen.get(revision) == Some(name),
+                    "{name} at {revision} was not seen: {around:?}"
+                );
             }
         }
         let list = api.get(CONFIG_MAPS)?;

@@ -1,6 +1,6 @@
 //! One suite for every log, and what only the durable one promises.
 
-mod etcd;
+pub mod etcd;
 mod history;
 mod linearizability;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::*;
 
-struct Plain;
+pub struct Plain;
 
 impl Terms for usize {
     fn terms(&self) -> impl Iterator<Item = &str> {

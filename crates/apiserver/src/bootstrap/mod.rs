@@ -1,5 +1,6 @@
 //! The objects that every cluster has: namespaces, default roles, priority classes and the service `kubernetes`.
 
+pub mod endpoints;
 mod policy;
 
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::Server;
 use crate::authn::UserInfo;
-use crate::handler::{Change, FieldManager, New, Part};
+use crate::handler::{FieldManager, New};
 use crate::resource::Resource;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -66,7 +67,7 @@ pub async fn ensure(server: &Arc<Server>) {
             "requestheader-extra-headers-prefix": lists(&["X-Remote-Extra-"]) });
         create("", "configmaps", json!({ "metadata": metadata, "data": data })).await;
     }
-    report("endpoints", own_endpoints(server, &user).await);
+    report("endpoints", endpoints::write(server).await);
 }
 
 fn labels() -> Value {
@@ -98,56 +99,4 @@ async fn create(server: &Server, kind: &Resource, user: &UserInfo, mut object: V
         Err(status) if status.reason != "AlreadyExists" => Err(status),
         _ => Ok(()),
     }
-}
-
-/// The endpoints of the service `kubernetes`: this server.
-async fn own_endpoints(server: &Arc<Server>, user: &UserInfo) -> Result<(), Status> {
-    let (address, port) = server.config.advertise;
-    let metadata = json!({ "name": "kubernetes", "namespace": "default" });
-    let mut slice_meta = metadata.clone();
-    slice_meta["labels"] = json!({ "kubernetes.io/service-name": "kubernetes" });
-    let mut endpoints_meta = metadata;
-    endpoints_meta["labels"] = json!({ "endpointslice.kubernetes.io/skip-mirror": "true" });
-    let ports = json!([{ "name": "https", "port": port, "protocol": "TCP" }]);
-    let wanted = [
-        (
-            "",
-            "endpoints",
-            json!({ "metadata": endpoints_meta,
-            "subsets": [{ "addresses": [{ "ip": address.to_string() }], "ports": ports }] }),
-        ),
-        (
-            "discovery.k8s.io",
-            "endpointslices",
-            json!({ "metadata": slice_meta, "addressType": "IPv4", "ports": ports,
-            "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true } }] }),
-        ),
-    ];
-    for (group, plural, object) in wanted {
-        let Some(kind) = find(group, plural) else { continue };
-        create(server, &kind, user, object.clone()).await?;
-        let change = Change {
-            kind: &kind,
-            user,
-            namespace: "default",
-            name: "kubernetes",
-            part: Part::Main,
-            dry_run: false,
-            manager: Some(FieldManager::server()),
-        };
-        let current = |old: &Value| {
-            let mut new = old.clone();
-            if let Some(metadata) = new["metadata"].as_object_mut() {
-                metadata.remove("resourceVersion");
-            }
-            for field in ["subsets", "endpoints", "ports"] {
-                if object.get(field).is_some() {
-                    new[field] = object[field].clone();
-                }
-            }
-            Ok(new)
-        };
-        server.update(&change, current).await?;
-    }
-    Ok(())
 }

@@ -130,3 +130,52 @@ async fn note(members: &Members, layout: &Layout, seen: Option<i64>) -> Result<i
     let (noted, _) = members.get(layout.history(), 0).await.map_err(|status| described(&status))?;
     Ok(noted.map_or(0, |kv| kv.mod_revision))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::etcd::{connect, open, start};
+    use crate::{EventKind, Expect, HistoryLimit, Key};
+
+    #[tokio::test]
+    async fn history_is_kept_for_two_notes_and_who_needs_more_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(servers) = start(dir.path(), 1) else { return };
+        let etcd = connect(&servers);
+        let (members, layout) = (etcd.members.clone(), Arc::new(Layout::new(&etcd.prefix, None)));
+        make_head(&members, &layout).await.unwrap();
+        let first = newest(&members, &layout).await.unwrap();
+        let mut seen = note(&members, &layout, None).await.unwrap();
+        assert_eq!(note(&members, &layout, None).await.unwrap(), seen, "somebody has taken the note");
+        let store = open(&servers, HistoryLimit::default()).await;
+        let mut marks = Vec::new();
+        for name in ["a", "b", "c"] {
+            let key = Key::new("things", name);
+            store.put(key, Expect::Absent, "1".into(), 0).await.unwrap();
+            seen = note(&members, &layout, Some(seen)).await.unwrap();
+            let (noted, _) = members.get(layout.history(), 0).await.unwrap();
+            marks = decode_marks(&noted.unwrap().value);
+        }
+        assert_eq!(marks.iter().map(|mark| mark.revision.0).collect::<Vec<_>>(), [2, 3]);
+        let old = members.get(layout.head(), first.head).await.unwrap_err();
+        assert!(is_compacted(&old), "{old}");
+        let there = oldest_snapshot(&members, &layout).await.unwrap();
+        assert_eq!((there.at.revision, there.records.len()), (Revision(2), 2));
+
+        let arrivals = Arc::new(crate::etcd::follow::Arrivals::new(1, first));
+        let follower = crate::etcd::Follower { members, layout, arrivals: arrivals.clone() };
+        let following = tokio::spawn(follower.run(first.head));
+        arrivals.reached(Revision(3)).await;
+        let (arrived, at) = arrivals.take(first);
+        assert!(
+            matches!(&arrived[..], [crate::Arrival::Replaced(records, Revision(3))] if records.len() == 3)
+        );
+        assert_eq!(at.revision, Revision(3));
+        following.abort();
+
+        let again = open(&servers, HistoryLimit::default()).await;
+        let events = again.collection("things").watch("", Revision(2)).unwrap().next().await.unwrap();
+        assert_eq!((events.len(), events[0].kind), (1, EventKind::Put));
+        assert!(again.collection("things").watch("", Revision(1)).is_err());
+    }
+}

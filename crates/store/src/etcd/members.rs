@@ -2,6 +2,7 @@
 //!
 //! Reads are tried again until their time is over. Whoever sends a transaction decides what an unknown outcome means.
 
+use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ pub const PATIENCE: Duration = Duration::from_secs(12);
 /// Between attempts.
 pub const PAUSE: Duration = Duration::from_millis(50);
 const CONNECT: Duration = Duration::from_secs(2);
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// etcd takes more frequent pings for an attack.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How many keys are read at once.
 const PAGE: i64 = 1000;
 
@@ -65,9 +67,15 @@ impl From<Failed> for LogError {
     }
 }
 
-/// An error of etcd in its own words.
+/// An error of etcd in its own words, or of the way to it.
 pub fn described(status: &Status) -> LogError {
-    LogError::Etcd(status.message().to_owned())
+    let mut text = status.message().to_owned();
+    let mut below = status.source();
+    while let Some(error) = below {
+        text = format!("{text}: {error}");
+        below = error.source();
+    }
+    LogError::Etcd(text)
 }
 
 impl Members {

@@ -16,7 +16,8 @@ fn start_with(dir: &Path, members: usize, arguments: &[&str]) -> Option<Servers>
     Servers::start(EtcdOptions { arguments, ..EtcdOptions::on_loopback(dir, members) }).unwrap()
 }
 
-fn connect(servers: &Servers) -> Etcd {
+/// A connection to it.
+pub fn connect(servers: &Servers) -> Etcd {
     let [ca, certificate, key] = servers.certificates().map(|path| std::fs::read(path).unwrap());
     let config = EtcdConfig {
         ca_pem: Some(ca),
