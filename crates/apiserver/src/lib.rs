@@ -7,16 +7,20 @@
 // A `Status` is what every failure of this crate is; boxing it would burden each line for the sake of rare paths.
 #![allow(clippy::result_large_err)]
 
+mod access;
 mod admission;
 mod aggregation;
 mod allocate;
+mod audit;
 mod authn;
 mod authz;
 mod bootstrap;
+mod cache;
 mod cel;
 mod definitions;
 mod discovery;
 mod expiry;
+mod flowcontrol;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gather;
@@ -26,6 +30,7 @@ mod metrics;
 mod object;
 mod plain;
 mod policy;
+mod remote;
 mod request;
 mod resource;
 mod respond;
@@ -45,20 +50,27 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use coxswain_meta::Status;
-use coxswain_store::{Etcd, EtcdLog, LogError, MemoryLog, Sealer, Store};
-use futures::TryFutureExt;
+use coxswain_store::{
+    CommitError, Etcd, EtcdLog, Expect, Key, LogError, MemoryLog, Sealer, Store, View, Write,
+};
 use futures::future::BoxFuture;
 use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
 
+pub use access::{Access, AccessConfig, AccessError};
 pub use aggregation::FrontProxy;
 pub use allocate::ServiceRange;
-pub use authn::{TokenAuthority, TokenError, UserInfo};
+pub use audit::{AuditConfig, LogConfig};
+pub use authn::{
+    OidcConfig, Peer, RequestHeaderConfig, TokenAuthority, TokenError, TokenWebhookConfig, UserInfo,
+};
+pub use authz::{AuthorizationWebhookConfig, Mode};
 pub use serve::{ServeError, serve};
 
 use aggregation::Backends;
 use authz::Rbac;
+use flowcontrol::FlowControl;
 use handler::Call;
 use object::ObjectView;
 use policy::AllPolicies;
@@ -66,6 +78,9 @@ use request::{Query, RequestInfo};
 use resource::Registry;
 use respond::Outcome;
 use webhook::{Hooks, Webhooks};
+
+/// What upstream answers where the time a request may take is over.
+const TOO_LATE: &str = "request did not complete within the allotted timeout";
 
 /// What the server is told.
 pub struct Config {
@@ -81,6 +96,8 @@ pub struct Config {
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// How users are named to aggregated servers; without it they are not trusted with users.
     pub front_proxy: Option<FrontProxy>,
+    /// Who may come in, and what is written down of that.
+    pub access: Access,
 }
 
 /// Everything the handlers share.
@@ -89,6 +106,8 @@ pub(crate) struct Server {
     config: Config,
     tokens: TokenAuthority,
     rbac: Rbac,
+    graph: authz::node::Graph,
+    flow: Option<FlowControl>,
     customs: Registry,
     webhooks: Webhooks,
     mutating: Hooks,
@@ -102,6 +121,11 @@ pub(crate) struct Server {
     ready: AtomicBool,
     shutdown: CancellationToken,
 }
+
+/// Objects cannot be written again.
+#[derive(Debug, thiserror::Error)]
+#[error("the store cannot write: {0}")]
+pub struct RewriteError(String);
 
 /// Where objects are kept.
 pub enum Datastore<'a> {
@@ -136,11 +160,16 @@ impl ApiServer {
                 Store::open(Box::new(log), ObjectView, Default::default())?
             }
         };
+        let seats = config.access.max_requests_inflight;
+        // Upstream's bound: a request waits for a quarter of the time it may take.
+        let flow = (seats > 0).then(|| FlowControl::new(&store, seats, config.access.request_timeout / 4));
         let server = Arc::new(Server {
             store,
             config,
             tokens,
             rbac: Rbac::default(),
+            graph: authz::node::Graph::default(),
+            flow,
             customs: Registry::default(),
             webhooks: Webhooks::default(),
             mutating: Hooks::of("mutatingwebhookconfigurations"),
@@ -166,8 +195,29 @@ impl ApiServer {
             definitions::run(self.0.clone()),
             aggregation::run(self.0.clone()),
             policy::status::run(self.0.clone()),
-            bootstrap::endpoints::keep(self.0.clone())
+            bootstrap::endpoints::keep(self.0.clone()),
+            FlowControl::run(self.0.clone())
         );
+    }
+
+    /// Writes every object of a collection again as it is, so that the store seals it anew; returns how many there were.
+    ///
+    /// # Errors
+    /// The store refuses a write.
+    pub async fn rewrite(&self, collection: &str) -> Result<usize, RewriteError> {
+        let objects = self.0.store.collection(collection).list("");
+        for object in &objects {
+            let key = Key::new(collection, object.name.clone());
+            let attributes = ObjectView.attributes(&key, &object.bytes);
+            let value = Some((object.bytes.clone(), attributes));
+            let write = Write { key, expect: Expect::At(object.revision), value };
+            match self.0.store.commit_one(write).await {
+                // Whoever was faster has sealed it anew.
+                Ok(_) | Err(CommitError::Conflict(_)) => {}
+                Err(CommitError::Unavailable(why)) => return Err(RewriteError(why)),
+            }
+        }
+        Ok(objects.len())
     }
 
     /// Lets `/readyz` say ok.
@@ -177,33 +227,97 @@ impl ApiServer {
 
     /// The server as a service in whose requests a component is already authenticated: the in-process transport.
     pub fn as_user(&self, user: UserInfo) -> InProcess {
-        InProcess { server: self.clone(), user: Arc::new(user) }
+        InProcess { server: self.clone(), peer: Arc::new(Peer::of(user)) }
+    }
+
+    /// The other end of a connection with a certificate that TLS has verified.
+    fn peer(&self, chain: Option<&[rustls::pki_types::CertificateDer<'_>]>, address: IpAddr) -> Peer {
+        self.0.peer(chain, address)
     }
 
     /// Answers a request: the layers in their order.
-    pub async fn handle(&self, certificate: Option<&UserInfo>, request: Request<Body>) -> Response<Body> {
+    pub async fn handle(&self, peer: &Peer, request: Request<Body>) -> Response<Body> {
         let accept = request.headers().get(http::header::ACCEPT).cloned();
         let accept = || accept.map(|value| (http::header::ACCEPT, value)).into_iter().collect();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
         let running = self.0.metrics.begin(&info);
-        let answer = self.answer(certificate, query, info, request);
-        let answer = answer.unwrap_or_else(|status| handler::render::failure(&accept(), &status));
-        let response = warnings::collect(answer).await;
+        let id = audit::id_of(request.headers());
+        let limit = info.time_limit(&query, self.0.config.access.request_timeout);
+        let answer = async {
+            let answer = self.answer(peer, query, info, &id, request);
+            let answer = match limit {
+                Ok(Some(limit)) => tokio::time::timeout(limit, answer)
+                    .await
+                    .unwrap_or_else(|_| Err(Status::timeout(TOO_LATE, 0))),
+                Ok(None) => answer.await,
+                Err(status) => Err(status),
+            };
+            answer.unwrap_or_else(|status| handler::render::failure(&accept(), &status))
+        };
+        let mut response = warnings::collect(answer).await;
+        response.headers_mut().insert(audit::AUDIT_ID, id);
         running.end(response.status());
         response
     }
 
+    /// Authentication, and audit of all that follows.
     async fn answer(
         &self,
-        certificate: Option<&UserInfo>,
+        peer: &Peer,
+        query: Query,
+        info: RequestInfo,
+        id: &HeaderValue,
+        request: Request<Body>,
+    ) -> Outcome {
+        let auditor = self.0.config.access.audit.as_ref();
+        let user = match self.0.authenticate(peer, request.headers()).await {
+            Ok(user) => user,
+            Err(status) => {
+                if let Some(auditor) = auditor {
+                    auditor.refused(peer, &info, id, &request, &status);
+                }
+                return Err(status);
+            }
+        };
+        let Some(auditor) = auditor else { return self.admit(user, query, info, request).await };
+        let asked =
+            audit::Asked { user: user.clone(), info: info.clone(), own: self.0.backend_of(&info).is_none() };
+        auditor.run(asked, peer, id, request, |request| self.admit(user, query, info, request)).await
+    }
+
+    /// Impersonation, flow control and authorization.
+    async fn admit(
+        &self,
+        user: UserInfo,
         query: Query,
         info: RequestInfo,
         request: Request<Body>,
     ) -> Outcome {
-        let user = self.0.authenticate(certificate, request.headers())?;
-        let user = self.0.impersonate(user, request.headers())?;
-        self.0.authorize(&user, &info)?;
+        let user = self.0.impersonate(user, request.headers()).await?;
+        let place = match &self.0.flow {
+            // Of watches, only their start counts.
+            Some(flow) if info.verb == "watch" || !info.is_long_running() => {
+                let limit = || query.get("limit").and_then(|limit| limit.parse().ok());
+                flow.admit(&user, &info, || self.0.width(&info, limit())).await?
+            }
+            _ => None,
+        };
+        self.0.authorize(&user, &info).await?;
+        let mut response = self.dispatch(user, query, info, request).await?;
+        if let Some(place) = &place {
+            place.mark(&mut response);
+        }
+        Ok(response)
+    }
+
+    async fn dispatch(
+        &self,
+        user: UserInfo,
+        query: Query,
+        info: RequestInfo,
+        request: Request<Body>,
+    ) -> Outcome {
         if let Some(backend) = self.0.backend_of(&info) {
             let path = request.uri().path_and_query().map_or_else(|| info.path.clone(), ToString::to_string);
             return backend.pass(&self.0, &user, &path, request).await;
@@ -232,7 +346,7 @@ impl ApiServer {
 #[derive(Clone)]
 pub struct InProcess {
     server: ApiServer,
-    user: Arc<UserInfo>,
+    peer: Arc<Peer>,
 }
 
 impl<B> tower::Service<Request<B>> for InProcess
@@ -249,62 +363,14 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Self { server, user } = self.clone();
+        let Self { server, peer } = self.clone();
         let mut request = request.map(Body::new);
         // Components are known as field managers by their users' names.
-        let agent = user.name.rsplit(':').next().and_then(|name| HeaderValue::from_str(name).ok());
+        let agent = peer.user.as_ref().and_then(|user| user.name.rsplit(':').next());
+        let agent = agent.and_then(|name| HeaderValue::from_str(name).ok());
         if let (false, Some(agent)) = (request.headers().contains_key(USER_AGENT), agent) {
             request.headers_mut().insert(USER_AGENT, agent);
         }
-        Box::pin(async move { Ok(server.handle(Some(&user), request).await) })
-    }
-}
-
-impl Server {
-    /// The impersonation layer: a user who may acts as another.
-    fn impersonate(&self, user: UserInfo, headers: &http::HeaderMap) -> Result<UserInfo, Status> {
-        let text = |name: &str| {
-            headers
-                .get_all(name)
-                .iter()
-                .filter_map(|v| v.to_str().ok())
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        let Some(name) = text("impersonate-user").into_iter().next() else { return Ok(user) };
-        let groups = text("impersonate-group");
-        let mut asked = vec![("users", name.clone())];
-        asked.extend(groups.iter().map(|group| ("groups", group.clone())));
-        for (resource, name) in &asked {
-            let (resource, name, namespace) = match name
-                .strip_prefix("system:serviceaccount:")
-                .and_then(|rest| rest.split_once(':'))
-            {
-                Some((namespace, account)) if *resource == "users" => ("serviceaccounts", account, namespace),
-                _ => (*resource, name.as_str(), ""),
-            };
-            let question =
-                authz::Attributes { verb: "impersonate", resource, name, namespace, ..Default::default() };
-            if !self.decide(&user, &question).allowed {
-                return Err(Status::forbidden_to_user(
-                    &user.name,
-                    "impersonate",
-                    "",
-                    resource,
-                    namespace,
-                    name,
-                ));
-            }
-        }
-        let mut groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-        let namespace_group;
-        if let Some((namespace, _)) =
-            name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
-            && groups.is_empty()
-        {
-            namespace_group = format!("system:serviceaccounts:{namespace}");
-            groups = vec!["system:serviceaccounts", &namespace_group];
-        }
-        Ok(UserInfo::new(&name, &groups))
+        Box::pin(async move { Ok(server.handle(&peer, request).await) })
     }
 }

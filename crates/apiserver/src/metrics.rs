@@ -172,6 +172,12 @@ pub fn answer(server: &Server) -> Response<Body> {
     let end = text.rfind("# EOF").unwrap_or(text.len());
     text.truncate(end);
     objects(server, &mut text);
+    if let Some(flow) = &server.flow {
+        flow.write_metrics(&mut text);
+    }
+    if let Some(auditor) = &server.config.access.audit {
+        auditor.write_metrics(&mut text);
+    }
     process(&mut text);
     text.push_str("# EOF\n");
     let mut response = respond::text(StatusCode::OK, text);

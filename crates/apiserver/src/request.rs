@@ -1,5 +1,8 @@
 //! What a request asks for, read from its method, path and query.
 
+use std::time::Duration;
+
+use coxswain_meta::Status;
 use http::Method;
 
 /// The parts of a request that authorization and dispatch read.
@@ -25,6 +28,8 @@ pub struct RequestInfo {
     pub subresource: String,
     /// What follows the subresource (`proxy` has paths of its own), with its leading slash.
     pub tail: String,
+    /// The field selector of a list, watch or deletion of many.
+    pub field_selector: String,
 }
 
 /// The query of a request.
@@ -84,9 +89,13 @@ impl RequestInfo {
         let part = |at: usize| rest.get(at).copied().unwrap_or_default().to_owned();
         let (mut name, watch) = (part(1), watch || query.is_true("watch"));
         let verb = resource_verb(method, name.is_empty(), watch);
-        if name.is_empty() && matches!(verb, "list" | "watch") {
+        let mut field_selector = String::new();
+        if name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
+            field_selector = query.get("fieldSelector").unwrap_or_default().to_owned();
             // A list of one is allowed to those who may see that one.
-            name = only_name(query.get("fieldSelector").unwrap_or_default()).unwrap_or_default().to_owned();
+            if verb != "deletecollection" {
+                name = only_name(&field_selector).unwrap_or_default().to_owned();
+            }
         }
         Self {
             path: path.to_owned(),
@@ -103,8 +112,57 @@ impl RequestInfo {
                 .filter(|tail| !tail.is_empty())
                 .map(|tail| format!("/{}", tail.join("/")))
                 .unwrap_or_default(),
+            field_selector,
         }
     }
+
+    /// Whether the answer may take as long as the client likes.
+    pub fn is_long_running(&self) -> bool {
+        self.is_resource
+            && (matches!(self.verb, "watch" | "proxy")
+                || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward"))
+    }
+
+    /// How long the request may take: what it says itself, within the server's bound.
+    pub fn time_limit(&self, query: &Query, most: Duration) -> Result<Option<Duration>, Status> {
+        if self.is_long_running() {
+            return Ok(None);
+        }
+        let Some(asked) = query.get("timeout") else { return Ok(Some(most)) };
+        let asked = go_duration(asked).ok_or_else(|| {
+            Status::bad_request(format!(
+                "invalid timeout specified in the request URL - time: invalid duration {asked:?}"
+            ))
+        })?;
+        Ok(Some(if asked.is_zero() { most } else { asked.min(most) }))
+    }
+}
+
+/// A span as Go writes it: numbers with units, such as `1m30s`.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, behind) = rest.split_at(digits);
+        let unit = behind.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(unit);
+        let scale = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok()? * scale;
+        rest = behind;
+    }
+    (!text.is_empty()).then(|| Duration::try_from_secs_f64(seconds).ok())?
 }
 
 /// The name that a field selector asks for.
@@ -176,6 +234,24 @@ mod tests {
                 &got.tail,
             ];
             assert_eq!(got.join(" "), want, "{request}");
+        }
+    }
+
+    #[test]
+    fn requests_say_how_long_they_may_take() {
+        let limit = |url: &str| {
+            let (path, query) = url.split_once('?').unwrap_or((url, ""));
+            let query = Query::parse(query);
+            RequestInfo::parse(&Method::GET, path, &query).time_limit(&query, Duration::from_secs(60))
+        };
+        assert_eq!(limit("/api/v1/pods").unwrap(), Some(Duration::from_secs(60)));
+        assert_eq!(limit("/api/v1/pods?timeout=1m30s").unwrap(), Some(Duration::from_secs(60)));
+        assert_eq!(limit("/api/v1/pods?timeout=1.5s").unwrap(), Some(Duration::from_millis(1500)));
+        assert_eq!(limit("/api/v1/pods?timeout=0").unwrap(), Some(Duration::from_secs(60)));
+        assert_eq!(limit("/api/v1/pods?watch=1&timeout=1s").unwrap(), None);
+        assert_eq!(limit("/api/v1/namespaces/a/pods/b/log").unwrap(), None);
+        for wrong in ["x", "5", "-1s", "1y"] {
+            assert_eq!(limit(&format!("/api/v1/pods?timeout={wrong}")).unwrap_err().code, 400, "{wrong}");
         }
     }
 }

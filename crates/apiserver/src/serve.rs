@@ -1,6 +1,7 @@
 //! The HTTPS door: TLS 1.2 and up, optional client certificates, HTTP/1.1 and HTTP/2.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ApiServer;
-use crate::authn::from_certificate;
 use crate::gather::Gathered;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,8 +45,8 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     while let Some(place) = cancel.run_until_cancelled(places.clone().acquire_owned()).await {
         let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await else { break };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
                 // Out of descriptors: those that end free some.
@@ -57,7 +57,7 @@ pub async fn serve(
         let (api, acceptor, cancel) = (api.clone(), acceptor.clone(), cancel.clone());
         connections.spawn(async move {
             let _place = place;
-            if let Err(error) = connection(api, stream, acceptor, cancel).await {
+            if let Err(error) = connection(api, stream, address, acceptor, cancel).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -70,17 +70,17 @@ pub async fn serve(
 async fn connection(
     api: ApiServer,
     stream: TcpStream,
+    address: SocketAddr,
     acceptor: TlsAcceptor,
     cancel: CancellationToken,
 ) -> Result<(), axum::BoxError> {
     stream.set_nodelay(true)?;
     let (stream, turns) = Gathered::new(stream);
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let user = Arc::new(certificate.and_then(|der| from_certificate(der)));
+    let peer = Arc::new(api.peer(stream.get_ref().1.peer_certificates(), address.ip()));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (api, user) = (api.clone(), user.clone());
-        async move { Ok::<_, Infallible>(api.handle((*user).as_ref(), request.map(Body::new)).await) }
+        let (api, peer) = (api.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(api.handle(&peer, request.map(Body::new)).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);

@@ -12,6 +12,7 @@ use clap::{Args, CommandFactory};
 use k8s_openapi::api::core::v1::Taint;
 use serde_yaml::Value;
 
+use crate::access::AccessArgs;
 use crate::datastore::DatastoreArgs;
 use crate::join::JoinToken;
 
@@ -73,6 +74,10 @@ pub struct ServerArgs {
     /// Where the cluster is kept.
     #[command(flatten)]
     pub datastore: DatastoreArgs,
+
+    /// Who may come in.
+    #[command(flatten)]
+    pub access: AccessArgs,
 }
 
 /// The flags of `cox agent`.

@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::AccessArgs;
 use crate::config::{NodeArgs, ServerArgs};
 use crate::datastore::DatastoreArgs;
 use crate::node::NodeIdentity;
@@ -96,6 +97,7 @@ async fn cluster(args: DemoArgs, data_dir: PathBuf, cancel: CancellationToken) -
         no_node: false,
         no_controllers: false,
         datastore: DatastoreArgs::default(),
+        access: AccessArgs::of_environment()?,
     };
     let images = {
         let data_dir = data_dir.clone();

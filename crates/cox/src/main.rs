@@ -1,5 +1,6 @@
 //! `cox`: Kubernetes in one binary. This file only chooses the entry point.
 
+mod access;
 mod agent;
 mod backup;
 mod client;
@@ -15,6 +16,7 @@ mod notepad;
 mod pki;
 mod registries;
 mod removal;
+mod secrets;
 mod server;
 mod token;
 
@@ -44,6 +46,9 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Make a cluster of what `cox backup` wrote, in a directory or an etcd that has none.
     Restore(backup::BackupArgs),
+    /// Renew the key that Secrets are sealed with.
+    #[command(subcommand)]
+    Secrets(secrets::SecretsCommand),
     /// Run a throwaway cluster with a demo app; Ctrl-C removes every trace of it.
     Demo(demo::DemoArgs),
     /// Import, list and remove the images of a node.
@@ -81,6 +86,7 @@ fn main() -> ExitCode {
         Command::Backup(args) => run(1, backup::backup(args)),
         Command::Restore(args) => run(1, backup::restore(args)),
         Command::Image(command) => run(1, image::run(command)),
+        Command::Secrets(command) => secrets::run(command),
         Command::Notepad(args) => notepad::run(&args),
     };
     outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)

@@ -33,7 +33,7 @@ pub struct Pki {
     pub ca_pem: String,
     /// The key of service account tokens, PKCS#8.
     pub service_account_key: Vec<u8>,
-    /// The key that seals secrets, 32 bytes.
+    /// The keys that open secrets, 32 bytes each; the first seals.
     pub sealing_key: Vec<u8>,
     issuer: Issuer<'static, KeyPair>,
     /// Signs what names users to other servers, and nothing else.
@@ -56,6 +56,16 @@ impl Leaf {
     }
 }
 
+/// The length of a sealing key.
+pub const SEALING_KEY_LEN: usize = 32;
+
+/// A fresh key that seals secrets.
+pub fn new_sealing_key() -> anyhow::Result<Vec<u8>> {
+    let mut key = vec![0; SEALING_KEY_LEN];
+    SystemRandom::new().fill(&mut key).map_err(|_| anyhow!("no randomness for the sealing key"))?;
+    Ok(key)
+}
+
 /// For whom a certificate is.
 pub struct Subject<'a> {
     /// CN: the user name.
@@ -75,11 +85,7 @@ impl Pki {
         let service_account_key = files::read_or_make(&dir.join("service-account.key"), || {
             anyhow::Ok(KeyPair::generate()?.serialize_der())
         })?;
-        let sealing_key = files::read_or_make(&dir.join("sealing.key"), || {
-            let mut key = vec![0; 32];
-            SystemRandom::new().fill(&mut key).map_err(|_| anyhow!("no randomness for the sealing key"))?;
-            anyhow::Ok(key)
-        })?;
+        let sealing_key = files::read_or_make(&dir.join("sealing.key"), new_sealing_key)?;
         Ok(Self { ca_pem, service_account_key, sealing_key, issuer, front_proxy })
     }
 
@@ -147,10 +153,20 @@ impl Pki {
         Ok(CertificateDer::from_pem_slice(self.ca_pem.as_bytes())?)
     }
 
-    /// TLS of a server that asks for, but does not insist on, certificates of the authority. It shows the authority's own
+    /// The authority of the API server as a front proxy, PEM.
+    pub fn front_proxy_ca(&self) -> &str {
+        &self.front_proxy.0
+    }
+
+    /// TLS of a server that asks for, but does not insist on, certificates of the authority or of proxies'. It shows the authority's own
     /// certificate too: a node that joins knows it by its pin only.
-    pub fn server_tls(&self, leaf: &Leaf) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-        let verifier = WebPkiClientVerifier::builder(self.roots()?).allow_unauthenticated().build()?;
+    pub fn server_tls(&self, leaf: &Leaf, proxies_pem: &str) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.authority()?)?;
+        for certificate in CertificateDer::pem_slice_iter(proxies_pem.as_bytes()) {
+            roots.add(certificate?)?;
+        }
+        let verifier = WebPkiClientVerifier::builder(roots.into()).allow_unauthenticated().build()?;
         let mut config = rustls::ServerConfig::builder()
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![leaf.certificate.clone(), self.authority()?], leaf.key_der())?;

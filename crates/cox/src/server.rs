@@ -21,7 +21,7 @@ use crate::client::in_process;
 use crate::config::ServerArgs;
 use crate::node::{self, NodeIdentity};
 use crate::pki::{self, Leaf, Pki, Subject};
-use crate::{datastore, election, files};
+use crate::{datastore, election, files, secrets};
 
 /// What takes longer than this to stop is left.
 const LONGEST_STOP: Duration = Duration::from_secs(30);
@@ -88,7 +88,9 @@ pub async fn serve(
     let api = open_api_server(args, etcd.as_ref(), &pki, &node, port, stopping.clone()).await?;
     let leaf = serving_certificate(&pki, &node, args.bind_address)?;
     let tasks = TaskTracker::new();
-    tasks.spawn(coxswain_apiserver::serve(api.clone(), listener, pki.server_tls(&leaf)?, stopping.clone()));
+    let proxies = args.access.proxy_authorities(pki.front_proxy_ca())?;
+    let tls = pki.server_tls(&leaf, &proxies)?;
+    tasks.spawn(coxswain_apiserver::serve(api.clone(), listener, tls, stopping.clone()));
     let background = api.clone();
     tasks.spawn(async move { background.run_background().await });
     // Components end before the API server does: their last words still reach it.
@@ -121,6 +123,10 @@ pub async fn serve(
         let _ = ready.send(in_process(&api, "kubernetes-admin", &["system:masters"]));
     }
     tracing::info!(port, "the API server is ready");
+    let rewriting = secrets::rewrite(&api, &pki.sealing_key, &keys);
+    if let Some(Err(error)) = cancel.run_until_cancelled(rewriting).await {
+        tracing::warn!(error = format!("{error:#}"), "Secrets are not sealed with the newest key yet");
+    }
     cancel.cancelled().await;
     stopping.cancel();
     wind_up(&tasks).await;
@@ -140,6 +146,7 @@ async fn open_api_server(
         group: "system:masters",
         served_as: Vec::new(),
     })?;
+    let access = args.access.layers(&pki.ca_pem, pki.front_proxy_ca())?;
     let config = Config {
         version: VERSION.to_owned(),
         advertise: (node.ip, port),
@@ -147,6 +154,7 @@ async fn open_api_server(
         ca_pem: pki.ca_pem.clone(),
         kubelet_tls: Some(pki.client_tls(&to_kubelets)?),
         front_proxy: Some(pki.front_proxy()?),
+        access,
     };
     let dir = datastore::store_dir(&args.node.data_dir);
     let sealer = Box::new(Sealer::new(&pki.sealing_key, &["secrets"])?);

@@ -11,7 +11,7 @@ use crate::Key;
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// The key has the wrong length.
-    #[error("the sealing key must have 32 bytes")]
+    #[error("sealing keys must have 32 bytes each")]
     KeyLength,
     /// No randomness, or the cipher refused.
     #[error("a value could not be sealed")]
@@ -21,22 +21,29 @@ pub enum SealError {
     Open(String, String),
 }
 
-/// Seals the values of some collections.
+/// The length of a key.
+const KEY_LEN: usize = 32;
+
+/// Seals the values of some collections: the first of its keys seals, all of them open.
 pub struct Sealer {
-    key: LessSafeKey,
+    keys: Vec<LessSafeKey>,
     random: SystemRandom,
     collections: HashSet<String>,
 }
 
 impl Sealer {
-    /// A sealer with a 32-byte key for the collections named.
+    /// A sealer for the collections named; its keys, of 32 bytes, follow one another, the newest first.
     ///
     /// # Errors
-    /// The key has another length.
-    pub fn new(key: &[u8], collections: &[&str]) -> Result<Self, SealError> {
-        let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| SealError::KeyLength)?;
+    /// There is no key, or one has another length.
+    pub fn new(keys: &[u8], collections: &[&str]) -> Result<Self, SealError> {
+        if keys.is_empty() {
+            return Err(SealError::KeyLength);
+        }
+        let key = |key| UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new);
+        let keys = keys.chunks(KEY_LEN).map(key).collect::<Result<Vec<_>, _>>();
         Ok(Self {
-            key: LessSafeKey::new(key),
+            keys: keys.map_err(|_| SealError::KeyLength)?,
             random: SystemRandom::new(),
             collections: collections.iter().map(|name| (*name).to_owned()).collect(),
         })
@@ -55,7 +62,8 @@ impl Sealer {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).map_err(|_| SealError::Seal)?;
         let mut sealed = plain.to_vec();
-        self.key
+        let newest = self.keys.first().ok_or(SealError::Seal)?;
+        newest
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
                 Aad::from(associated(key)),
@@ -72,19 +80,38 @@ impl Sealer {
     pub fn open(&self, key: &Key, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let refused = || SealError::Open(key.collection.to_string(), key.name.to_string());
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or_else(refused)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| refused())?;
-        let mut body = body.to_vec();
-        let length = self
-            .key
-            .open_in_place(nonce, Aad::from(associated(key)), &mut body)
-            .map_err(|_| refused())?
-            .len();
-        body.truncate(length);
-        Ok(body)
+        let associated = associated(key);
+        let opened = self.keys.iter().find_map(|key| {
+            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+            let mut body = body.to_vec();
+            let length = key.open_in_place(nonce, Aad::from(&associated), &mut body).ok()?.len();
+            body.truncate(length);
+            Some(body)
+        });
+        opened.ok_or_else(refused)
     }
 }
 
 /// Binds a value to its place, so that sealed values cannot be swapped in the file.
 fn associated(key: &Key) -> Vec<u8> {
     format!("{}/{}", key.collection, key.name).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_key_seals_and_all_open() {
+        let sealer = |keys: &[[u8; KEY_LEN]]| Sealer::new(&keys.concat(), &["secrets"]).unwrap();
+        let (old, new, both) = (sealer(&[[1; 32]]), sealer(&[[2; 32]]), sealer(&[[2; 32], [1; 32]]));
+        let key = Key::new("secrets", "a/b");
+        let before = old.seal(&key, b"text").unwrap();
+        assert_eq!(both.open(&key, &before).unwrap(), b"text");
+        let after = both.seal(&key, b"text").unwrap();
+        assert_eq!(new.open(&key, &after).unwrap(), b"text");
+        assert!(old.open(&key, &after).is_err() && new.open(&key, &before).is_err());
+        assert!(both.open(&Key::new("secrets", "a/c"), &after).is_err());
+        assert!(Sealer::new(&[], &[]).is_err() && Sealer::new(&[0; 33], &[]).is_err());
+    }
 }

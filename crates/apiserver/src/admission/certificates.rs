@@ -4,6 +4,7 @@ use coxswain_meta::Status;
 use serde_json::{Value, json};
 
 use super::Admission;
+use crate::authz::Attributes;
 
 /// The requestor as he was authenticated.
 pub fn requestor(admission: &Admission, request: &mut Value) -> Result<(), Status> {
@@ -35,9 +36,29 @@ pub fn signing(admission: &Admission, request: &Value, old: Option<&Value>) -> R
     let same =
         request["status"]["certificate"] == old["status"]["certificate"] && failed(request) == failed(old);
     let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
-    if same || admission.server.may_sign(admission.user, "sign", signer) {
+    if same || may(admission, "sign", signer) {
         return Ok(());
     }
     Err(admission
         .forbidden(request, &format!("user not permitted to sign requests with signerName {signer:?}")))
+}
+
+/// CertificateApproval: a request is approved and denied by those who may approve for the signer.
+pub fn approval(admission: &Admission, request: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let signer = old.unwrap_or(request)["spec"]["signerName"].as_str().unwrap_or_default();
+    if may(admission, "approve", signer) {
+        return Ok(());
+    }
+    Err(admission
+        .forbidden(request, &format!("user not permitted to approve requests with signerName {signer:?}")))
+}
+
+/// Whether a user may do something in the name of a signer: of this one, or of all of its domain.
+fn may(admission: &Admission, verb: &str, signer: &str) -> bool {
+    let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
+    [signer, &domain].iter().any(|name| {
+        let group = "certificates.k8s.io";
+        let asked = Attributes { verb, group, resource: "signers", name, ..Attributes::default() };
+        admission.server.decide(admission.user, &asked).allowed
+    })
 }

@@ -6,6 +6,7 @@ mod certificates;
 mod classes;
 mod escalation;
 mod limits;
+mod node_restriction;
 mod pod_security;
 pub mod quota;
 
@@ -42,12 +43,16 @@ pub struct Admission<'a> {
     pub user: &'a UserInfo,
     /// What is done.
     pub operation: Operation,
+    /// The subresource; empty for the object itself.
+    pub subresource: &'a str,
+    /// Namespace and name of the object, as the path names it.
+    pub target: (&'a str, &'a str),
 }
 
 type Mutator = fn(&Admission, &mut Value) -> Result<(), Status>;
 type Validator = fn(&Admission, &Value, Option<&Value>) -> Result<(), Status>;
 
-/// Kind, operation and plugin.
+/// Kind, operation and plugin. A row is about the object itself, or about a subresource that it names behind a slash.
 const MUTATORS: &[(&str, Operation, Mutator)] = &[
     ("pods", Operation::Create, fill_limits),
     ("pods", Operation::Create, service_account),
@@ -68,17 +73,15 @@ const VALIDATORS: &[(&str, Operation, Validator)] = &[
     ("namespaces", Operation::Delete, namespace_is_needed),
     ("namespaces", Operation::Create, pod_security_labels),
     ("namespaces", Operation::Update, pod_security_labels),
-    ("nodes", Operation::Create, own_node),
-    ("nodes", Operation::Update, own_node),
-    ("nodes", Operation::Delete, own_node),
-    ("pods", Operation::Create, no_pods_of_nodes),
-    ("pods", Operation::Update, own_pods),
-    ("pods", Operation::Delete, own_pods),
+    ("*/*", Operation::Create, node_restriction::check),
+    ("*/*", Operation::Update, node_restriction::check),
+    ("*/*", Operation::Delete, node_restriction::check),
     ("pods", Operation::Create, limited),
     ("persistentvolumeclaims", Operation::Create, limited),
     ("persistentvolumeclaims", Operation::Update, limited),
     ("persistentvolumeclaims", Operation::Update, classes::resize),
-    ("certificatesigningrequests.certificates.k8s.io", Operation::Update, certificates::signing),
+    ("certificatesigningrequests.certificates.k8s.io/status", Operation::Update, certificates::signing),
+    ("certificatesigningrequests.certificates.k8s.io/approval", Operation::Update, certificates::approval),
     ("pods", Operation::Create, classes::overhead),
     ("roles.rbac.authorization.k8s.io", Operation::Create, escalation::role),
     ("roles.rbac.authorization.k8s.io", Operation::Update, escalation::role),
@@ -90,28 +93,31 @@ const VALIDATORS: &[(&str, Operation, Validator)] = &[
     ("clusterrolebindings.rbac.authorization.k8s.io", Operation::Update, escalation::binding),
     ("*", Operation::Create, pod_security),
     ("*", Operation::Update, pod_security),
+    ("pods/ephemeralcontainers", Operation::Update, pod_security),
+    ("pods/resize", Operation::Update, pod_security),
 ];
 
-/// Whether a row of the tables is for a kind; a group stands behind the plural.
-fn applies(row: &str, kind: &Resource) -> bool {
+/// Whether a row of the tables is for a kind and a subresource; a group stands behind the plural.
+fn applies(row: &str, kind: &Resource, subresource: &str) -> bool {
+    let (row, of) = row.split_once('/').unwrap_or((row, ""));
     let (plural, group) = row.split_once('.').unwrap_or((row, ""));
-    row == "*" || (plural == kind.plural() && group == kind.group())
+    (of == "*" || of == subresource) && (row == "*" || (plural == kind.plural() && group == kind.group()))
 }
 
 impl Admission<'_> {
     /// The mutating plugins.
     pub fn mutate(&self, object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
-        let own = MUTATORS
-            .iter()
-            .filter(|(plural, operation, _)| *operation == self.operation && applies(plural, self.kind));
+        let own = MUTATORS.iter().filter(|(plural, operation, _)| {
+            *operation == self.operation && applies(plural, self.kind, self.subresource)
+        });
         own.map(|(_, _, plugin)| plugin).try_for_each(|plugin| plugin(self, object))
     }
 
     /// The validating plugins.
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
-        let own = VALIDATORS
-            .iter()
-            .filter(|(plural, operation, _)| *operation == self.operation && applies(plural, self.kind));
+        let own = VALIDATORS.iter().filter(|(plural, operation, _)| {
+            *operation == self.operation && applies(plural, self.kind, self.subresource)
+        });
         own.map(|(_, _, plugin)| plugin).try_for_each(|plugin| plugin(self, object, old))
     }
 
@@ -361,41 +367,4 @@ fn pod_security(admission: &Admission, object: &Value, old: Option<&Value>) -> R
     let verdict = pod_security::judge(&namespace, metadata, spec, is_pod);
     verdict.warning.into_iter().for_each(warnings::add);
     verdict.refused.map_or(Ok(()), |why| Err(admission.forbidden(object, &why)))
-}
-
-/// The node that a kubelet's user name stands for.
-fn node_of<'a>(admission: &'a Admission) -> Option<&'a str> {
-    let is_node = admission.user.groups.iter().any(|group| group == "system:nodes");
-    admission.user.name.strip_prefix("system:node:").filter(|_| is_node)
-}
-
-/// NodeRestriction: a kubelet writes its own Node.
-fn own_node(admission: &Admission, node: &Value, _: Option<&Value>) -> Result<(), Status> {
-    match node_of(admission) {
-        Some(own) if own != node.name() => {
-            let why = format!("node \"{own}\" is not allowed to modify node \"{}\"", node.name());
-            Err(admission.forbidden(node, &why))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// NodeRestriction: a kubelet makes no pods of its own.
-fn no_pods_of_nodes(admission: &Admission, pod: &Value, _: Option<&Value>) -> Result<(), Status> {
-    match node_of(admission) {
-        Some(own) => Err(admission.forbidden(pod, &format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{own}\" can only create mirror pods"))),
-        None => Ok(()),
-    }
-}
-
-/// NodeRestriction: a kubelet writes the status of its pods, and ends them.
-fn own_pods(admission: &Admission, pod: &Value, _: Option<&Value>) -> Result<(), Status> {
-    match node_of(admission) {
-        Some(own) if pod["spec"]["nodeName"] != own => {
-            let why =
-                format!("node \"{own}\" can only update or delete pods with spec.nodeName set to itself");
-            Err(admission.forbidden(pod, &why))
-        }
-        _ => Ok(()),
-    }
 }

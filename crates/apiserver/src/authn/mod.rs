@@ -1,17 +1,29 @@
-//! Who asks: client certificates and bearer tokens.
+//! Who asks: client certificates, front proxies and bearer tokens.
 
 mod bootstrap;
+mod impersonation;
+mod jwks;
+mod oidc;
+mod request_header;
 mod token;
+mod webhook;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use coxswain_meta::Status;
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+pub use oidc::{Oidc, OidcConfig, OidcError};
+pub use request_header::{Authorities, RequestHeaderConfig};
 pub use token::{Claims, TokenAuthority, TokenError, epoch_seconds};
+pub use webhook::{TokenWebhook, TokenWebhookConfig};
 
 use crate::Server;
 use crate::object::Meta;
@@ -58,8 +70,26 @@ impl UserInfo {
     }
 }
 
+/// The other end of a connection, as the handshake left it.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// The user of its certificate; none without one.
+    pub user: Option<UserInfo>,
+    /// Whether it may name users in headers.
+    pub is_proxy: bool,
+    /// Its address; none for components of this process.
+    pub address: Option<IpAddr>,
+}
+
+impl Peer {
+    /// A component of this process.
+    pub fn of(user: UserInfo) -> Self {
+        Self { user: Some(user), is_proxy: false, address: None }
+    }
+}
+
 /// The user a verified client certificate names: CN is the name, every O a group.
-pub fn from_certificate(der: &[u8]) -> Option<UserInfo> {
+fn from_certificate(der: &[u8]) -> Option<UserInfo> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;
@@ -67,26 +97,68 @@ pub fn from_certificate(der: &[u8]) -> Option<UserInfo> {
     Some(UserInfo::new(name, &groups))
 }
 
+/// The bearer token of a request; browsers, which cannot set headers of WebSockets, offer it as a protocol.
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    if let Some(header) = headers.get(AUTHORIZATION) {
+        let (scheme, token) = header.to_str().ok()?.trim().split_once(' ')?;
+        let token = token.trim();
+        return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
+    }
+    let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let mut offered = offered.flat_map(|list| list.split(','));
+    let token = offered.find_map(|one| one.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
+    String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()
+}
+
 impl Server {
-    /// The user of a request: the connection's certificate, else a bearer token, else nobody.
-    pub(crate) fn authenticate(
-        &self,
-        certificate: Option<&UserInfo>,
-        headers: &HeaderMap,
-    ) -> Result<UserInfo, Status> {
-        if let Some(user) = certificate {
+    /// The other end of a connection with a certificate that TLS has verified.
+    pub(crate) fn peer(&self, chain: Option<&[CertificateDer<'_>]>, address: IpAddr) -> Peer {
+        let address = Some(address);
+        let Some((chain, leaf)) = chain.and_then(|chain| Some((chain, chain.first()?))) else {
+            return Peer { address, ..Peer::default() };
+        };
+        let Some((proxy, of_proxies, of_users)) = &self.config.access.proxies else {
+            return Peer { user: from_certificate(leaf), is_proxy: false, address };
+        };
+        // TLS takes certificates of either authority: what they are good for is told apart here.
+        let is_proxy = of_proxies.signed(chain) && request_header::is_allowed(proxy, leaf);
+        let user = of_users.signed(chain).then(|| from_certificate(leaf)).flatten();
+        Peer { user, is_proxy, address }
+    }
+
+    /// The user of a request: whom a front proxy names, the connection's certificate, a bearer token, or else nobody.
+    pub(crate) async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<UserInfo, Status> {
+        let proxies = self.config.access.proxies.as_ref().filter(|_| peer.is_proxy);
+        if let Some(user) = proxies.and_then(|(proxy, ..)| request_header::user_of(proxy, headers)) {
+            return Ok(user);
+        }
+        if let Some(user) = &peer.user {
             return Ok(user.clone());
         }
-        let Some(header) = headers.get(AUTHORIZATION) else { return Ok(UserInfo::anonymous()) };
-        let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).map(str::trim);
-        token.and_then(|token| self.user_of_token(token, &[])).ok_or_else(Status::unauthorized)
+        match bearer(headers) {
+            Some(token) => self.user_of_token(&token, &[]).await.ok_or_else(Status::unauthorized),
+            None => Ok(UserInfo::anonymous()),
+        }
     }
 
     /// The user of a bearer token that is valid for the API server (or one of `audiences`).
-    pub(crate) fn user_of_token(&self, token: &str, audiences: &[String]) -> Option<UserInfo> {
+    pub(crate) async fn user_of_token(&self, token: &str, audiences: &[String]) -> Option<UserInfo> {
         let for_server = audiences.is_empty() || audiences.contains(&self.tokens.issuer);
         let account = self.user_of_account_token(token, audiences);
-        account.or_else(|| self.user_of_bootstrap_token(token).filter(|_| for_server))
+        let known = account.or_else(|| self.user_of_bootstrap_token(token).filter(|_| for_server));
+        if known.is_some() {
+            return known;
+        }
+        let access = &self.config.access;
+        if let Some(oidc) = access.oidc.as_ref().filter(|_| for_server)
+            && let Some(user) = oidc.user_of(token).await
+        {
+            return Some(user);
+        }
+        match &access.token_webhook {
+            Some(webhook) => webhook.user_of(token, audiences).await,
+            None => None,
+        }
     }
 
     /// The user of a service account token whose objects exist.

@@ -1,7 +1,9 @@
-//! Who may do what: role-based access control over the roles and bindings in the store.
+//! Who may do what: the node authorizer, role-based access control over the roles and bindings in the store, and a webhook.
 
 pub mod escalation;
+pub mod node;
 mod rules;
+mod webhook;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,17 +13,33 @@ use coxswain_store::{Revision, Store};
 use serde_json::Value;
 
 pub use rules::{Rule, Verdict};
+pub use webhook::{AuthorizationWebhook, AuthorizationWebhookConfig};
 
-use crate::Server;
 use crate::authn::UserInfo;
 use crate::object::{Meta, ObjectView};
 use crate::request::RequestInfo;
+use crate::{Server, audit};
 use rules::{Grants, Subject};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// The members of this group may do everything, even before any role exists.
 const SUPERUSERS: &str = "system:masters";
+
+/// Who decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything is allowed.
+    AlwaysAllow,
+    /// Nothing is.
+    AlwaysDeny,
+    /// Kubelets may do what their pods need.
+    Node,
+    /// Roles and bindings.
+    Rbac,
+    /// A webhook.
+    Webhook,
+}
 
 /// The roles and bindings, indexed by subject; rebuilt when one of them changed.
 #[derive(Default)]
@@ -61,6 +79,8 @@ pub struct Attributes<'a> {
     pub verb: &'a str,
     /// API group.
     pub group: &'a str,
+    /// API version; empty where it does not matter.
+    pub version: &'a str,
     /// Plural, without subresource; empty for paths.
     pub resource: &'a str,
     /// Subresource.
@@ -71,6 +91,8 @@ pub struct Attributes<'a> {
     pub namespace: &'a str,
     /// The path of a request that is no resource.
     pub path: &'a str,
+    /// The field selector of a request for many.
+    pub field_selector: &'a str,
 }
 
 impl<'a> Attributes<'a> {
@@ -79,12 +101,20 @@ impl<'a> Attributes<'a> {
         Self {
             verb: info.verb,
             group: &info.group,
+            version: &info.version,
             resource: &info.resource,
             subresource: &info.subresource,
             name: &info.name,
             namespace: if info.resource == "namespaces" { "" } else { &info.namespace },
             path: if info.is_resource { "" } else { &info.path },
+            field_selector: &info.field_selector,
         }
+    }
+
+    /// Whether only objects are asked for whose field has this value.
+    pub fn selects(&self, field: &str, value: &str) -> bool {
+        let mut terms = self.field_selector.split(',').filter_map(|term| term.trim().strip_prefix(field));
+        terms.any(|term| term.strip_prefix("==").or_else(|| term.strip_prefix('=')) == Some(value))
     }
 
     /// `resource/subresource`.
@@ -98,12 +128,54 @@ impl<'a> Attributes<'a> {
 }
 
 impl Server {
-    /// Whether a user may do it, and why.
+    /// Whether a user may do it, and why, as far as this server alone can tell: a webhook is not asked.
     pub(crate) fn decide(&self, user: &UserInfo, asked: &Attributes) -> Verdict {
         if user.groups.iter().any(|group| group == SUPERUSERS) {
-            return Verdict { allowed: true, reason: String::new() };
+            return Verdict::allowed();
         }
-        self.rbac.grants(&self.store).decide(&subjects(user), asked)
+        let mut verdict = Verdict::default();
+        for mode in &self.config.access.modes {
+            if verdict.follow(self.decide_by(*mode, user, asked)) {
+                break;
+            }
+        }
+        verdict
+    }
+
+    /// Whether a user may do it, and why.
+    pub(crate) async fn ask(&self, user: &UserInfo, asked: &Attributes<'_>) -> Verdict {
+        let access = &self.config.access;
+        let Some(webhook) = &access.authorization_webhook else { return self.decide(user, asked) };
+        if user.groups.iter().any(|group| group == SUPERUSERS) {
+            return Verdict::allowed();
+        }
+        let mut verdict = Verdict::default();
+        for mode in &access.modes {
+            let opinion = match mode {
+                Mode::Webhook => webhook.decide(user, asked).await,
+                mode => self.decide_by(*mode, user, asked),
+            };
+            if verdict.follow(opinion) {
+                break;
+            }
+        }
+        verdict
+    }
+
+    fn decide_by(&self, mode: Mode, user: &UserInfo, asked: &Attributes) -> Verdict {
+        match mode {
+            Mode::AlwaysAllow => Verdict::allowed(),
+            Mode::AlwaysDeny => {
+                Verdict { reason: "Everything is forbidden.".to_owned(), ..Verdict::default() }
+            }
+            Mode::Node => match node::node_of(user).map(|node| self.decide_for_node(node, asked)) {
+                Some(Ok(())) => Verdict::allowed(),
+                Some(Err(reason)) => Verdict { reason, ..Verdict::default() },
+                None => Verdict::default(),
+            },
+            Mode::Rbac => self.rbac.grants(&self.store).decide(&subjects(user), asked),
+            Mode::Webhook => Verdict::default(),
+        }
     }
 
     /// Decides for a user, as of now, apart from the server.
@@ -129,18 +201,16 @@ impl Server {
     }
 
     /// The authorization layer: every request passes here once.
-    pub(crate) fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<(), Status> {
+    pub(crate) async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<(), Status> {
         let asked = Attributes::of(info);
-        if self.decide(user, &asked).allowed {
+        let verdict = self.ask(user, &asked).await;
+        let decision = if verdict.allowed { "allow" } else { "forbid" };
+        audit::annotate("authorization.k8s.io/decision", || decision.to_owned());
+        audit::annotate("authorization.k8s.io/reason", || verdict.reason.clone());
+        if verdict.allowed {
             return Ok(());
         }
-        if user.name == "system:anonymous"
-            && user.groups.iter().all(|group| group == "system:unauthenticated")
-            && !info.is_resource
-        {
-            return Err(Status::forbidden_path(&user.name, asked.verb, &info.path));
-        }
-        Err(match info.is_resource {
+        let mut status = match info.is_resource {
             true => Status::forbidden_to_user(
                 &user.name,
                 asked.verb,
@@ -150,7 +220,11 @@ impl Server {
                 asked.name,
             ),
             false => Status::forbidden_path(&user.name, asked.verb, &info.path),
-        })
+        };
+        if !verdict.reason.is_empty() {
+            status.message = format!("{}: {}", status.message, verdict.reason);
+        }
+        Err(status)
     }
 }
 

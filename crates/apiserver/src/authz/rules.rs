@@ -77,13 +77,36 @@ pub enum Subject {
     ServiceAccount(String, String),
 }
 
-/// A decision and its reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A decision and its reason. What is neither allowed nor denied is left to others, and in the end not allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether it is allowed.
     pub allowed: bool,
+    /// Whether nobody else may allow it.
+    pub denied: bool,
     /// Why; may be empty.
     pub reason: String,
+}
+
+impl Verdict {
+    /// Allowed, without a reason.
+    pub fn allowed() -> Self {
+        Self { allowed: true, ..Self::default() }
+    }
+
+    /// Takes in the opinion of the next who is asked; true where it is the last word.
+    pub fn follow(&mut self, next: Self) -> bool {
+        let last = next.allowed || next.denied;
+        if last {
+            self.reason.clear();
+        }
+        if !self.reason.is_empty() && !next.reason.is_empty() {
+            self.reason.push('\n');
+        }
+        self.reason.push_str(&next.reason);
+        (self.allowed, self.denied) = (next.allowed, next.denied);
+        last
+    }
 }
 
 struct Grant {
@@ -152,6 +175,7 @@ impl Grants {
             .find(|grant| grant.rules.iter().any(|rule| rule.allows(asked)));
         Verdict {
             allowed: grant.is_some(),
+            denied: false,
             reason: grant.map(|grant| grant.reason.clone()).unwrap_or_default(),
         }
     }

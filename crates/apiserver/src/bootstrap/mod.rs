@@ -1,6 +1,7 @@
 //! The objects that every cluster has: namespaces, default roles, priority classes and the service `kubernetes`.
 
 pub mod endpoints;
+mod flow;
 mod policy;
 
 use std::sync::Arc;
@@ -10,10 +11,14 @@ use coxswain_meta::Status;
 use serde_json::{Value, json};
 
 use crate::Server;
-use crate::authn::UserInfo;
-use crate::handler::{FieldManager, New};
+use crate::authn::{RequestHeaderConfig, UserInfo};
+use crate::handler::{Change, FieldManager, New, Part};
+use crate::object::Meta;
 use crate::resource::Resource;
 
+pub use policy::rules_of_role;
+
+const FLOW: &str = "flowcontrol.apiserver.k8s.io";
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// Who the server itself is.
@@ -56,18 +61,34 @@ pub async fn ensure(server: &Arc<Server>) {
     let range = json!({ "metadata": { "name": "kubernetes" },
         "spec": { "cidrs": [format!("{}/{}", services.network, services.prefix_length)] } });
     create("networking.k8s.io", "servicecidrs", range).await;
-    if let Some(proxy) = &server.config.front_proxy {
-        let name = "extension-apiserver-authentication";
-        let metadata = json!({ "name": name, "namespace": "kube-system" });
-        let lists = |names: &[&str]| json!(names).to_string();
-        let data = json!({ "client-ca-file": server.config.ca_pem, "requestheader-client-ca-file": proxy.ca_pem,
-            "requestheader-allowed-names": lists(&["front-proxy-client"]),
-            "requestheader-username-headers": lists(&["X-Remote-User"]),
-            "requestheader-group-headers": lists(&["X-Remote-Group"]),
-            "requestheader-extra-headers-prefix": lists(&["X-Remote-Extra-"]) });
-        create("", "configmaps", json!({ "metadata": metadata, "data": data })).await;
-    }
+    let keep = |plural: &'static str, object: Value| maintain(server, &user, FLOW, plural, object, "spec");
+    futures::future::join_all(
+        flow::levels().into_iter().map(|level| keep("prioritylevelconfigurations", level)),
+    )
+    .await;
+    futures::future::join_all(flow::schemas().into_iter().map(|schema| keep("flowschemas", schema))).await;
+    authentication(server, &user).await;
     report("endpoints", endpoints::write(server).await);
+}
+
+/// What aggregated servers read to know whom to trust with users.
+async fn authentication(server: &Arc<Server>, user: &UserInfo) {
+    let own = server.config.front_proxy.as_ref();
+    let trusted = server.config.access.proxies.as_ref().map(|(proxies, ..)| proxies.clone());
+    // Without proxies of others, the server's own is the one.
+    let trusted = trusted.or_else(|| own.map(|own| RequestHeaderConfig::standard(&own.ca_pem)));
+    let Some(proxies) = trusted else { return };
+    let name = "extension-apiserver-authentication";
+    let metadata = json!({ "name": name, "namespace": "kube-system" });
+    let list = |names: &[String]| json!(names).to_string();
+    let data = json!({ "client-ca-file": server.config.ca_pem, "requestheader-client-ca-file": proxies.ca_pem,
+            "requestheader-allowed-names": list(&proxies.allowed_names),
+            "requestheader-username-headers": list(&proxies.username_headers),
+            "requestheader-uid-headers": list(&proxies.uid_headers),
+            "requestheader-group-headers": list(&proxies.group_headers),
+            "requestheader-extra-headers-prefix": list(&proxies.extra_headers_prefixes) });
+    let object = json!({ "metadata": metadata, "data": data });
+    maintain(server, user, "", "configmaps", object, "data").await;
 }
 
 fn labels() -> Value {
@@ -82,6 +103,43 @@ fn report(plural: &str, outcome: Result<(), Status>) {
     if let Err(status) = outcome {
         tracing::error!(plural, %status, "a default object could not be made");
     }
+}
+
+/// Creates an object, or brings one part of it up to date, unless somebody took it over.
+async fn maintain(
+    server: &Arc<Server>,
+    user: &UserInfo,
+    group: &'static str,
+    plural: &'static str,
+    object: Value,
+    part: &'static str,
+) {
+    const AUTO: &str = "apf.kubernetes.io/autoupdate-spec";
+    let Some(kind) = find(group, plural) else { return };
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let known = server.read(group, plural, &namespace, &name);
+    let Some(known) = known else { return report(plural, create(server, &kind, user, object).await) };
+    let taken_over = known["metadata"]["annotations"][AUTO] == "false" && !flow::is_mandatory(&name);
+    if taken_over || known[part] == object[part] {
+        return;
+    }
+    let change = Change {
+        kind: &kind,
+        user,
+        namespace: &namespace,
+        name: &name,
+        part: Part::Main,
+        dry_run: false,
+        manager: Some(FieldManager::server()),
+    };
+    let current = |old: &Value| {
+        let mut new = old.clone();
+        new[part] = object[part].clone();
+        new.meta_mut().remove("resourceVersion");
+        Ok(new)
+    };
+    report(plural, server.update(&change, current).await.map(drop));
 }
 
 /// Creates an object unless it is there.

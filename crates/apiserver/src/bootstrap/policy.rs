@@ -1,6 +1,9 @@
 //! Reads the table of default roles into objects.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::authz::Rule;
 
 const TABLE: &str = include_str!("policy.txt");
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -66,6 +69,8 @@ pub fn objects() -> Vec<(&'static str, Value)> {
                     json!({ "metadata": metadata(name, own), "aggregationRule": selector(selected), "rules": [] }),
                 ));
             }
+            // A binding that upstream leaves to the administrator.
+            (false, ["bind", role]) => objects.push(("clusterrolebindings", unbound(role))),
             (false, ["bind", role, kind, subject]) => {
                 let plural = if home(role).0.is_some() { "rolebindings" } else { "clusterrolebindings" };
                 objects.push((plural, binding(role, kind, subject, &objects)));
@@ -76,9 +81,21 @@ pub fn objects() -> Vec<(&'static str, Value)> {
     objects
 }
 
+/// The rules of a default cluster role.
+pub fn rules_of_role(name: &str) -> Vec<Rule> {
+    let named =
+        |(plural, object): &(&str, Value)| *plural == "clusterroles" && object["metadata"]["name"] == name;
+    let role = objects().into_iter().find(named).map(|(_, role)| role).unwrap_or_default();
+    Vec::deserialize(&role["rules"]).unwrap_or_default()
+}
+
 /// `namespace/name`, or a name of the cluster scope.
 fn home(name: &str) -> (Option<&str>, &str) {
     name.split_once('/').map_or((None, name), |(namespace, name)| (Some(namespace), name))
+}
+
+fn unbound(role: &str) -> Value {
+    json!({ "metadata": metadata(role, None), "roleRef": { "apiGroup": GROUP, "kind": "ClusterRole", "name": role } })
 }
 
 /// Bindings are named after their role; one of the anonymous is a subject more of the same binding upstream.

@@ -150,6 +150,7 @@ impl Authorizer {
                 name: &question.name,
                 namespace: &question.namespace,
                 path: &question.path,
+                ..Attributes::default()
             })
         };
         let empty = String::new;

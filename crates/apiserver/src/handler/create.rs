@@ -133,9 +133,16 @@ impl Server {
         if let Some(manager) = manager {
             manager.record(kind, &Value::Object(Map::new()), &mut object);
         }
-        let admission = Admission { server: self, kind, user, operation: Operation::Create };
-        admission.mutate(&mut object, None)?;
         let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
+        let admission = Admission {
+            server: self,
+            kind,
+            user,
+            operation: Operation::Create,
+            subresource: "",
+            target: (&namespace, &name),
+        };
+        admission.mutate(&mut object, None)?;
         let asked = Asked {
             server: self,
             kind,

@@ -163,7 +163,8 @@ impl Server {
         loop {
             let old: Value = serde_json::from_slice(&current.bytes).unwrap_or_default();
             check_preconditions(kind, name, &old, &current, options)?;
-            Admission { server: self, kind, user, operation: Operation::Delete }
+            let target = (namespace, name);
+            Admission { server: self, kind, user, operation: Operation::Delete, subresource: "", target }
                 .validate(&old, Some(&old))?;
             let asked = Asked {
                 server: self,

@@ -2,8 +2,8 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use coxswain_meta::Status;
 use coxswain_meta::status::OBJECT_MODIFIED;
+use coxswain_meta::{ErrorList, Status};
 use coxswain_store::{CommitError, Expect, View, Write};
 use http::{Request, StatusCode};
 use serde_json::Value;
@@ -129,7 +129,7 @@ impl Server {
             let asked = target.asked(self);
             self.mutate(target, &asked, &mut new, &old).await?;
             let allocation = allocate::lock(self, kind).await;
-            self.validate(target, &mut new, &old, &allocation)?;
+            self.validate(target, asked.subresource, &mut new, &old, &allocation)?;
             match asked.subresource {
                 // What was sent to these has been asked about already.
                 "binding" => {}
@@ -173,9 +173,7 @@ impl Server {
         match target.part {
             Part::Status => kind.prepare_status_update(new, old),
             Part::Main => {
-                let admission =
-                    Admission { server: self, kind, user: target.user, operation: Operation::Update };
-                admission.mutate(new, Some(old))?;
+                target.admission(self, "").mutate(new, Some(old))?;
             }
             Part::Verbatim => return Ok(()),
         }
@@ -189,13 +187,16 @@ impl Server {
     fn validate(
         &self,
         target: &Change<'_>,
+        subresource: &str,
         new: &mut Value,
         old: &Value,
         allocation: &allocate::Allocation<'_>,
     ) -> Result<(), Status> {
         let kind = target.kind;
         let errors = match target.part {
-            Part::Verbatim => return Ok(()),
+            // What the server itself changes is not for the plugins either.
+            Part::Verbatim if subresource.is_empty() => return Ok(()),
+            Part::Verbatim => ErrorList::new(),
             Part::Status => kind.validate_status(new, old),
             Part::Main => {
                 kind.prepare_update(new, old);
@@ -206,8 +207,7 @@ impl Server {
         if !errors.is_empty() {
             return Err(Status::invalid(kind.group(), kind.kind(), target.name, &errors));
         }
-        let admission = Admission { server: self, kind, user: target.user, operation: Operation::Update };
-        admission.validate(new, Some(old))
+        target.admission(self, subresource).validate(new, Some(old))
     }
 
     async fn commit_change(
@@ -227,7 +227,7 @@ impl Server {
         if same_content(&new, old) {
             return Ok(Ok(Committed::Kept));
         }
-        let admission = Admission { server: self, kind, user: target.user, operation: Operation::Update };
+        let admission = target.admission(self, "");
         if target.dry_run {
             admission.fits(&new, Some(old))?;
             return Ok(Ok(Committed::Dry(ObjectView.stamp(&encode(&new), current.revision))));
@@ -248,6 +248,21 @@ impl Server {
 }
 
 impl<'a> Change<'a> {
+    /// The change as the plugins see it.
+    fn admission<'b>(&'b self, server: &'b Server, subresource: &'b str) -> Admission<'b>
+    where
+        'a: 'b,
+    {
+        Admission {
+            server,
+            kind: self.kind,
+            user: self.user,
+            operation: Operation::Update,
+            subresource,
+            target: (self.namespace, self.name),
+        }
+    }
+
     /// The change as webhooks and policies see it.
     fn asked<'b>(&'b self, server: &'b Server) -> Asked<'b>
     where

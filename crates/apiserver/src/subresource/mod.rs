@@ -17,6 +17,7 @@ use coxswain_meta::Status;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
+use crate::admission::{Admission, Operation};
 use crate::handler::{Call, check_type, read_document, render};
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
@@ -75,7 +76,7 @@ fn connect_options(plural: &str, name: &str) -> Option<&'static str> {
     })
 }
 
-/// Asks webhooks and policies about what is sent to a subresource that has a kind of its own.
+/// Asks plugins, webhooks and policies about what is sent to a subresource that has a kind of its own.
 async fn admit(
     call: &Call,
     verb: Verb,
@@ -93,6 +94,17 @@ async fn admit(
         name: &call.info.name,
         dry_run: call.dry_run()?,
     };
+    if verb == Verb::Create {
+        let admission = Admission {
+            server: &call.server,
+            kind: &call.kind,
+            user: &call.user,
+            operation: Operation::Create,
+            subresource: &call.info.subresource,
+            target: (&call.info.namespace, &call.info.name),
+        };
+        admission.validate(&object, None)?;
+    }
     call.server.admit_mutating(&asked, &mut object, &Value::Null).await?;
     call.server.admit_validating(&asked, &object, &Value::Null).await
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use coxswain_meta::Status;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
@@ -14,6 +16,10 @@ use crate::authz::Attributes;
 use crate::handler::{Form, Shape, render};
 use crate::request::RequestInfo;
 use crate::respond::{self, Outcome};
+
+/// What a review finds: its status.
+type Decide = for<'a> fn(&'a Server, &'a UserInfo, &'a RequestInfo, &'a Value) -> Finding<'a>;
+type Finding<'a> = BoxFuture<'a, Result<Value, Status>>;
 
 /// A kind of review.
 pub struct Review {
@@ -27,7 +33,7 @@ pub struct Review {
     pub kind: &'static str,
     /// Whether it is asked in a namespace.
     pub namespaced: bool,
-    decide: fn(&Server, &UserInfo, &RequestInfo, &Value) -> Result<Value, Status>,
+    decide: Decide,
 }
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
@@ -112,7 +118,7 @@ impl Review {
         if !review.is_object() {
             return Err(Status::bad_request(format!("the body is no {}", self.kind)));
         }
-        review["status"] = (self.decide)(server, user, info, &review["spec"])?;
+        review["status"] = (self.decide)(server, user, info, &review["spec"]).await?;
         review["kind"] = self.kind.into();
         review["apiVersion"] = format!("{}/v1", self.group).into();
         if !review["metadata"].is_object() {
@@ -122,7 +128,8 @@ impl Review {
     }
 }
 
-fn attributes(spec: &Value) -> Result<Attributes<'_>, Status> {
+/// The question a review poses; a selector is given as text.
+fn attributes<'a>(spec: &'a Value, selector: &'a str) -> Result<Attributes<'a>, Status> {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     if resource.is_object() == path.is_object() {
         return Err(Status::bad_request(
@@ -138,67 +145,105 @@ fn attributes(spec: &Value) -> Result<Attributes<'_>, Status> {
         Attributes {
             verb: of(resource, "verb"),
             group: of(resource, "group"),
+            version: of(resource, "version"),
             resource: of(resource, "resource"),
             subresource: of(resource, "subresource"),
             name: of(resource, "name"),
             namespace: of(resource, "namespace"),
             path: "",
+            field_selector: selector,
         }
     })
 }
 
-fn verdict(server: &Server, user: &UserInfo, spec: &Value) -> Result<Value, Status> {
-    let verdict = server.decide(user, &attributes(spec)?);
+/// The field selector of a review, whichever way it is written.
+fn selector(spec: &Value) -> String {
+    let selector = &spec["resourceAttributes"]["fieldSelector"];
+    if let Some(raw) = selector["rawSelector"].as_str() {
+        return raw.to_owned();
+    }
+    let requirements = selector["requirements"].as_array().into_iter().flatten();
+    let equal =
+        requirements.into_iter().filter(|term| term["operator"] == "In" && term["values"][1].is_null());
+    let terms =
+        equal.filter_map(|term| Some(format!("{}={}", term["key"].as_str()?, term["values"][0].as_str()?)));
+    terms.collect::<Vec<_>>().join(",")
+}
+
+async fn verdict(server: &Server, user: &UserInfo, spec: &Value) -> Result<Value, Status> {
+    let verdict = server.ask(user, &attributes(spec, &selector(spec))?).await;
     let mut status = json!({ "allowed": verdict.allowed });
+    if verdict.denied {
+        status["denied"] = true.into();
+    }
     if !verdict.reason.is_empty() {
         status["reason"] = verdict.reason.into();
     }
     Ok(status)
 }
 
-fn my_access(server: &Server, user: &UserInfo, _: &RequestInfo, spec: &Value) -> Result<Value, Status> {
-    verdict(server, user, spec)
+fn my_access<'a>(server: &'a Server, user: &'a UserInfo, _: &'a RequestInfo, spec: &'a Value) -> Finding<'a> {
+    verdict(server, user, spec).boxed()
 }
 
 fn strings(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
 }
 
-fn subject_access(server: &Server, _: &UserInfo, info: &RequestInfo, spec: &Value) -> Result<Value, Status> {
-    let namespace = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
-    if !info.namespace.is_empty() && namespace != info.namespace {
-        return Err(Status::bad_request("spec.resourceAttributes.namespace must match metadata.namespace"));
-    }
-    let name = spec["user"].as_str().unwrap_or_default().to_owned();
-    let user = UserInfo { name, groups: strings(&spec["groups"]), ..UserInfo::default() };
-    if user.name.is_empty() && user.groups.is_empty() {
-        return Err(Status::bad_request(
-            "spec.user: Invalid value: \"\": at least one of user or group must be specified",
-        ));
-    }
-    verdict(server, &user, spec)
-}
-
-fn my_rules(server: &Server, user: &UserInfo, _: &RequestInfo, spec: &Value) -> Result<Value, Status> {
-    let namespace = spec["namespace"].as_str().filter(|namespace| !namespace.is_empty());
-    let namespace = namespace.ok_or_else(|| Status::bad_request("no namespace on request"))?;
-    let (paths, resources): (Vec<_>, Vec<_>) =
-        server.rules_of(user, namespace).into_iter().partition(|rule| !rule.non_resource_urls.is_empty());
-    Ok(json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": false }))
-}
-
-fn myself(_: &Server, user: &UserInfo, _: &RequestInfo, _: &Value) -> Result<Value, Status> {
-    Ok(json!({ "userInfo": user.to_json() }))
-}
-
-fn token(server: &Server, _: &UserInfo, _: &RequestInfo, spec: &Value) -> Result<Value, Status> {
-    let audiences = strings(&spec["audiences"]);
-    let found = server.user_of_token(spec["token"].as_str().unwrap_or_default(), &audiences);
-    Ok(match found {
-        Some(user) => {
-            let audiences = if audiences.is_empty() { vec![server.tokens.issuer.clone()] } else { audiences };
-            json!({ "authenticated": true, "user": user.to_json(), "audiences": audiences })
+fn subject_access<'a>(
+    server: &'a Server,
+    _: &'a UserInfo,
+    info: &'a RequestInfo,
+    spec: &'a Value,
+) -> Finding<'a> {
+    async move {
+        let namespace = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
+        if !info.namespace.is_empty() && namespace != info.namespace {
+            return Err(Status::bad_request(
+                "spec.resourceAttributes.namespace must match metadata.namespace",
+            ));
         }
-        None => json!({ "user": {}, "error": "invalid bearer token" }),
-    })
+        let text = |field: &str| spec[field].as_str().unwrap_or_default().to_owned();
+        let extra = spec["extra"].as_object().into_iter().flatten();
+        let extra = extra.map(|(key, values)| (key.clone(), strings(values))).collect();
+        let user = UserInfo { name: text("user"), uid: text("uid"), groups: strings(&spec["groups"]), extra };
+        if user.name.is_empty() && user.groups.is_empty() {
+            return Err(Status::bad_request(
+                "spec.user: Invalid value: \"\": at least one of user or group must be specified",
+            ));
+        }
+        verdict(server, &user, spec).await
+    }
+    .boxed()
+}
+
+fn my_rules<'a>(server: &'a Server, user: &'a UserInfo, _: &'a RequestInfo, spec: &'a Value) -> Finding<'a> {
+    let found = || {
+        let namespace = spec["namespace"].as_str().filter(|namespace| !namespace.is_empty());
+        let namespace = namespace.ok_or_else(|| Status::bad_request("no namespace on request"))?;
+        let (paths, resources): (Vec<_>, Vec<_>) =
+            server.rules_of(user, namespace).into_iter().partition(|rule| !rule.non_resource_urls.is_empty());
+        Ok(json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": false }))
+    };
+    std::future::ready(found()).boxed()
+}
+
+fn myself<'a>(_: &'a Server, user: &'a UserInfo, _: &'a RequestInfo, _: &'a Value) -> Finding<'a> {
+    std::future::ready(Ok(json!({ "userInfo": user.to_json() }))).boxed()
+}
+
+fn token<'a>(server: &'a Server, _: &'a UserInfo, _: &'a RequestInfo, spec: &'a Value) -> Finding<'a> {
+    async move {
+        let audiences = strings(&spec["audiences"]);
+        let found = server.user_of_token(spec["token"].as_str().unwrap_or_default(), &audiences).await;
+        Ok(match found {
+            Some(user) => {
+                let audiences =
+                    if audiences.is_empty() { vec![server.tokens.issuer.clone()] } else { audiences };
+                json!({ "authenticated": true, "user": user.to_json(), "audiences": audiences })
+            }
+            None => json!({ "user": {}, "error": "invalid bearer token" }),
+        })
+    }
+    .boxed()
 }

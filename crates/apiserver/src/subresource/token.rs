@@ -12,6 +12,7 @@ use crate::authn::{Claims, epoch_seconds};
 use crate::handler::Call;
 use crate::object::{Meta, time_after};
 use crate::respond::{self, Outcome};
+use crate::webhook::Verb;
 
 const SHORTEST_SECONDS: i64 = 600;
 const LONGEST_SECONDS: i64 = 1 << 32;
@@ -22,6 +23,8 @@ const KUBELET_SECONDS: i64 = 3607;
 /// POST of a `TokenRequest`.
 pub async fn request(call: &Call, request: Request<Body>) -> Outcome {
     let mut review = read_option_document(request, "TokenRequest").await?;
+    let own = ("authentication.k8s.io", "v1", "TokenRequest");
+    super::admit(call, Verb::Create, own, review.clone()).await?;
     let account = call
         .server
         .read("", "serviceaccounts", &call.info.namespace, &call.info.name)

@@ -2,7 +2,11 @@
 
 mod access;
 mod apply;
+mod audit;
+mod bounds;
 mod custom;
+mod flow;
+mod nodes;
 mod policy;
 mod review;
 mod webhook;
@@ -18,7 +22,10 @@ use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
-use crate::{ApiServer, Config, Datastore, InProcess, ServiceRange, TokenAuthority, UserInfo};
+use crate::{
+    Access, AccessConfig, ApiServer, Config, Datastore, InProcess, Peer, ServiceRange, TokenAuthority,
+    UserInfo,
+};
 
 /// A server and its client; both end with the test.
 struct Fixture {
@@ -32,6 +39,10 @@ type Answer = (u16, Value);
 
 impl Fixture {
     async fn start() -> Self {
+        Self::start_with(AccessConfig::default()).await
+    }
+
+    async fn start_with(access: AccessConfig) -> Self {
         let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
         let tokens = TokenAuthority::new("https://test", key.expect("a key").as_ref()).expect("tokens");
         let config = Config {
@@ -41,6 +52,7 @@ impl Fixture {
             ca_pem: String::new(),
             kubelet_tls: None,
             front_proxy: None,
+            access: Access::new(access).expect("layers"),
         };
         let stop = CancellationToken::new();
         let server =
@@ -74,6 +86,12 @@ impl Fixture {
         read(self.client.clone().oneshot(request).await.expect("an answer")).await
     }
 
+    /// A client of the same server.
+    fn of(&self, name: &str, groups: &[&str]) -> Self {
+        let client = self.server.as_user(UserInfo::new(name, groups));
+        Self { server: self.server.clone(), client, _stop: CancellationToken::new().drop_guard() }
+    }
+
     /// Sends a request of nobody, but for what its headers say.
     async fn as_stranger(
         &self,
@@ -88,7 +106,7 @@ impl Fixture {
             request = request.header(*name, value);
         }
         let request = request.body(Body::from(body.to_string())).expect("a request");
-        read(self.server.handle(None, request).await).await
+        read(self.server.handle(&Peer::default(), request).await).await
     }
 
     async fn get(&self, path: &str) -> Answer {

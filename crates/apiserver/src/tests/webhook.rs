@@ -22,9 +22,7 @@ use super::Fixture;
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// Adds what it saw, and refuses what is bad.
-async fn answer(request: Request<hyper::body::Incoming>) -> Result<Response<Body>, Infallible> {
-    let body = request.into_body().collect().await.expect("a body").to_bytes();
-    let mut review: Value = serde_json::from_slice(&body).expect("a review");
+fn judge(_: &str, mut review: Value) -> Value {
     let asked = review["request"].take();
     let mut response = json!({"uid": asked["uid"], "allowed": asked["object"]["data"]["bad"].is_null(),
         "status": {"message": "it is bad", "code": 403}});
@@ -36,12 +34,12 @@ async fn answer(request: Request<hyper::body::Incoming>) -> Result<Response<Body
             response["patchType"] = "JSONPatch".into();
         }
     }
-    let answer = json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response});
-    Ok(Response::new(Body::from(answer.to_string())))
+    json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response})
 }
 
-/// Starts the webhook; returns its address and its certificate, PEM in base64.
-async fn start() -> (SocketAddr, String) {
+/// Starts a server of documents on loopback, told of a request's path and body; returns its address and its
+/// certificate, PEM in base64.
+pub async fn start(answer: impl Fn(&str, Value) -> Value + Send + Sync + 'static) -> (SocketAddr, String) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
     let tls = ServerConfig::builder()
@@ -51,11 +49,21 @@ async fn start() -> (SocketAddr, String) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
+    let answer = Arc::new(answer);
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let answer = answer.clone();
+        async move {
+            let path = request.uri().path().to_owned();
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            let body = serde_json::from_slice(&body).unwrap_or_default();
+            Ok::<_, Infallible>(Response::new(Body::from(answer(&path, body).to_string())))
+        }
+    });
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let Ok(stream) = acceptor.accept(stream).await else { continue };
             let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service_fn(answer));
+                .serve_connection(TokioIo::new(stream), service.clone());
             tokio::spawn(connection);
         }
     });
@@ -73,7 +81,7 @@ fn configuration(kind: &str, url: &str, bundle: &str) -> Value {
 #[tokio::test]
 async fn webhooks_change_refuse_and_fail() {
     let server = Fixture::start().await;
-    let (address, bundle) = start().await;
+    let (address, bundle) = start(judge).await;
     let url = format!("https://localhost:{}/", address.port());
     let group = "/apis/admissionregistration.k8s.io/v1";
     let mutating = configuration("MutatingWebhookConfiguration", &url, &bundle);

@@ -2,15 +2,63 @@
 
 pub mod strategic;
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use crate::status::Status;
+
+/// Upstream's bound on the operations of a JSON patch.
+const MOST_OPERATIONS: usize = 10_000;
+/// Upstream's bound on what the copy operations of one patch copy together.
+const MOST_COPIED_BYTES: usize = 3 << 20;
+/// Documents are no deeper than what can be read again: the JSON parser ends at 128.
+const DEEPEST: usize = 120;
 
 /// Applies an RFC 6902 patch in place; `doc` is unspecified after an error.
 pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), Status> {
     let patch: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
-    json_patch::patch_unsafe(doc, &patch).map_err(|_| Status::unprocessable())
+    let operations = patch.0.len();
+    if operations > MOST_OPERATIONS {
+        let why =
+            format!("The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {operations}");
+        return Err(Status::failure(413, "RequestEntityTooLarge", why));
+    }
+    let mut copied = 0;
+    for operation in patch.0 {
+        let (path, value) = (operation.path(), placed(doc, &operation));
+        if value.is_some_and(|value| depth(value) + path.count() > DEEPEST) {
+            return Err(Status::bad_request("error applying patch: exceeded max depth"));
+        }
+        if let (PatchOperation::Copy(_), Some(value)) = (&operation, value) {
+            copied += value.to_string().len();
+            if copied > MOST_COPIED_BYTES {
+                return Err(Status::too_large(MOST_COPIED_BYTES as u64));
+            }
+        }
+        json_patch::patch_unsafe(doc, &[operation]).map_err(|_| Status::unprocessable())?;
+    }
+    Ok(())
+}
+
+/// What an operation puts somewhere.
+fn placed<'a>(doc: &'a Value, operation: &'a PatchOperation) -> Option<&'a Value> {
+    match operation {
+        PatchOperation::Add(add) => Some(&add.value),
+        PatchOperation::Replace(replace) => Some(&replace.value),
+        PatchOperation::Copy(copy) => doc.pointer(copy.from.as_str()),
+        PatchOperation::Move(moved) => doc.pointer(moved.from.as_str()),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
+    }
+}
+
+/// How deep a document is; no document here is deeper than the parser lets it be.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// Applies an RFC 7386 patch in place.
@@ -20,4 +68,29 @@ pub fn merge_patch(doc: &mut Value, patch: &Value) -> Result<(), Status> {
     }
     json_patch::merge(doc, patch);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn patches_that_grow_beyond_measure_are_refused() {
+        let code = |mut doc: Value, patch: Vec<Value>| {
+            json_patch(&mut doc, &Value::Array(patch)).map_err(|status| status.code)
+        };
+        let copy = |from: &str, path: String| json!({"op": "copy", "from": from, "path": path});
+        // Each copy doubles what is there.
+        let doubling = (0..40).map(|i| copy("/a", format!("/a/{i}"))).collect();
+        assert_eq!(code(json!({"a": {"x": "y"}}), doubling), Err(413));
+        let wide = (0..40).map(|i| copy("/a", format!("/b{i}"))).collect();
+        assert_eq!(code(json!({"a": "x".repeat(100_000)}), wide), Err(413));
+        let many = (0..10_001).map(|_| json!({"op": "test", "path": "/a", "value": 1})).collect();
+        assert_eq!(code(json!({"a": 1}), many), Err(413));
+        let deep = (1..200).map(|i| json!({"op": "add", "path": "/a".repeat(i), "value": {}})).collect();
+        assert_eq!(code(json!({}), deep), Err(400));
+        assert_eq!(code(json!({"a": 1}), vec![copy("/a", "/b".to_owned())]), Ok(()));
+    }
 }

@@ -1,0 +1,398 @@
+//! Audit: who did what, as the policy says. Without a policy, requests pass by.
+//! <https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/>
+
+mod log;
+mod policy;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use bytes::Bytes;
+use coxswain_api::schema;
+use coxswain_meta::Status;
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt;
+use serde_json::{Map, Value, json};
+
+use log::Log;
+pub use log::LogConfig;
+use policy::{Decision, Level, Policy, Stage, without_managed_fields};
+
+use crate::authn::{Peer, UserInfo};
+use crate::handler::{document, read_body, read_yaml};
+use crate::request::RequestInfo;
+use crate::respond::Outcome;
+
+/// The id of a request, in requests, answers and events.
+pub const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// Answers larger than this are not written down.
+const LARGEST_OBJECT_BYTES: u64 = 16 << 20;
+
+/// What is written down, and where.
+#[derive(Clone, Debug)]
+pub struct AuditConfig {
+    /// The policy, YAML.
+    pub policy: Vec<u8>,
+    /// The log.
+    pub log: LogConfig,
+}
+
+/// Auditing cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The policy.
+    #[error("the audit policy: {0}")]
+    Policy(String),
+    /// The log.
+    #[error("the audit log {0}: {1}")]
+    Log(String, std::io::Error),
+}
+
+/// Writes events of the requests that its policy names.
+pub struct Auditor {
+    policy: Policy,
+    log: Log,
+    /// Events that were handed to the log.
+    written: AtomicU64,
+    /// Events that the log could not take.
+    dropped: AtomicU64,
+}
+
+/// What is asked, and by whom.
+pub struct Asked {
+    /// The user, before impersonation.
+    pub user: UserInfo,
+    /// What is asked.
+    pub info: RequestInfo,
+    /// Whether this server answers; bodies that go to others are not read.
+    pub own: bool,
+}
+
+tokio::task_local! {
+    static NOTES: RefCell<Notes>;
+}
+
+/// What the layers below find out.
+#[derive(Default)]
+struct Notes {
+    annotations: BTreeMap<&'static str, String>,
+    impersonated: Option<Value>,
+}
+
+/// Adds an annotation to the events of the request that is being handled; nothing where it is not audited.
+pub fn annotate(key: &'static str, value: impl FnOnce() -> String) {
+    let _ = NOTES.try_with(|notes| notes.borrow_mut().annotations.insert(key, value()));
+}
+
+/// Tells as whom the user acts.
+pub fn impersonated(user: &UserInfo) {
+    let _ = NOTES.try_with(|notes| notes.borrow_mut().impersonated = Some(user.to_json()));
+}
+
+/// The id that a client gave its request, or a new one.
+pub fn id_of(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(AUDIT_ID).filter(|id| !id.is_empty() && id.len() <= 64).cloned();
+    given.unwrap_or_else(|| {
+        let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+        HeaderValue::try_from(id.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+    })
+}
+
+/// One request, as its events tell of it.
+struct Record<'a> {
+    auditor: &'a Auditor,
+    decision: Decision,
+    event: Map<String, Value>,
+    received: String,
+}
+
+impl Auditor {
+    /// Reads the policy and opens the log.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn new(config: AuditConfig) -> Result<Self, AuditError> {
+        let policy = Policy::parse(&config.policy).map_err(AuditError::Policy)?;
+        let shown = Path::display(&config.log.path).to_string();
+        let log = Log::open(config.log).map_err(|error| AuditError::Log(shown, error))?;
+        Ok(Self { policy, log, written: AtomicU64::new(0), dropped: AtomicU64::new(0) })
+    }
+
+    /// Writes what happened, under upstream's names.
+    pub fn write_metrics(&self, text: &mut String) {
+        for (name, counter) in [("event", &self.written), ("requests_rejected", &self.dropped)] {
+            let count = counter.load(Ordering::Relaxed);
+            let _ =
+                write!(text, "# TYPE apiserver_audit_{name} counter\napiserver_audit_{name}_total {count}\n");
+        }
+    }
+
+    /// Writes down a request whose user nobody knows.
+    pub fn refused(
+        &self,
+        peer: &Peer,
+        info: &RequestInfo,
+        id: &HeaderValue,
+        request: &Request<Body>,
+        status: &Status,
+    ) {
+        if let Some(mut record) = self.begin(&UserInfo::default(), peer, info, id, request) {
+            record.failed(status);
+            record.emit(Stage::ResponseStarted);
+        }
+    }
+
+    fn begin(
+        &self,
+        user: &UserInfo,
+        peer: &Peer,
+        info: &RequestInfo,
+        id: &HeaderValue,
+        request: &Request<Body>,
+    ) -> Option<Record<'_>> {
+        let decision = self.policy.decide(user, info);
+        if decision.level == Level::None {
+            return None;
+        }
+        let text =
+            |value: Option<&HeaderValue>| value.and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let uri = request.uri().path_and_query().map_or(info.path.as_str(), |path| path.as_str());
+        let mut event = json!({ "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": decision.level.name(),
+            "auditID": text(Some(id)), "requestURI": uri, "verb": info.verb, "user": user.to_json() });
+        let addresses: Vec<String> = text(request.headers().get("x-forwarded-for"))
+            .split(',')
+            .map(|address| address.trim().to_owned())
+            .chain(peer.address.map(|address| address.to_string()))
+            .filter(|address| !address.is_empty())
+            .collect();
+        if !addresses.is_empty() {
+            event["sourceIPs"] = json!(addresses);
+        }
+        let agent = text(request.headers().get(USER_AGENT));
+        if !agent.is_empty() {
+            event["userAgent"] = agent.into();
+        }
+        if info.is_resource {
+            let parts = [
+                ("resource", &info.resource),
+                ("namespace", &info.namespace),
+                ("name", &info.name),
+                ("apiGroup", &info.group),
+                ("apiVersion", &info.version),
+                ("subresource", &info.subresource),
+            ];
+            let parts = parts.into_iter().filter(|(_, part)| !part.is_empty());
+            let parts = parts.map(|(key, part)| (key.to_owned(), Value::from(part.as_str())));
+            event["objectRef"] = parts.collect::<Map<_, _>>().into();
+        }
+        let Value::Object(event) = event else { return None };
+        Some(Record { auditor: self, decision, event, received: now() })
+    }
+
+    /// Answers a request and writes down what the policy wants of it.
+    pub async fn run<N, F>(
+        self: &Arc<Self>,
+        asked: Asked,
+        peer: &Peer,
+        id: &HeaderValue,
+        mut request: Request<Body>,
+        next: N,
+    ) -> Outcome
+    where
+        N: FnOnce(Request<Body>) -> F,
+        F: Future<Output = Outcome>,
+    {
+        let Asked { user, info, own } = &asked;
+        let own = *own;
+        let Some(mut record) = self.begin(user, peer, info, id, &request) else { return next(request).await };
+        record.emit(Stage::RequestReceived);
+        let long = info.is_long_running();
+        let level = record.decision.level;
+        let writes = matches!(info.verb, "create" | "update" | "patch" | "delete" | "deletecollection");
+        if level >= Level::Request && own && !long && writes {
+            match record.sent(request).await {
+                Ok(again) => request = again,
+                Err(status) => {
+                    record.failed(&status);
+                    record.emit(Stage::ResponseComplete);
+                    return Err(status);
+                }
+            }
+        }
+        if level == Level::RequestResponse {
+            request.headers_mut().remove(ACCEPT_ENCODING);
+        }
+        let answering = async {
+            let answer = next(request).await;
+            (answer, NOTES.with(RefCell::take))
+        };
+        let (answer, notes) = NOTES.scope(RefCell::default(), answering).await;
+        record.noted(notes);
+        match answer {
+            Err(status) => {
+                record.failed(&status);
+                record.emit(Stage::ResponseComplete);
+                Err(status)
+            }
+            Ok(response) if long => Ok(self.follow(record, response)),
+            Ok(response) => {
+                let named = info.name.is_empty() && info.verb == "create";
+                let response =
+                    record.answered(response, own && (named || level == Level::RequestResponse)).await;
+                record.emit(Stage::ResponseComplete);
+                Ok(response)
+            }
+        }
+    }
+
+    /// An answer that takes long: it is complete when its body is.
+    fn follow(self: &Arc<Self>, mut record: Record<'_>, response: Response<Body>) -> Response<Body> {
+        record
+            .event
+            .insert("responseStatus".into(), json!({ "metadata": {}, "code": response.status().as_u16() }));
+        record.emit(Stage::ResponseStarted);
+        let (auditor, Record { decision, event, received, .. }) = (self.clone(), record);
+        let end =
+            move || Record { auditor: &auditor, decision, event, received }.emit(Stage::ResponseComplete);
+        response.map(|body| Body::new(Ending { body, end: Some(Box::new(end)) }))
+    }
+}
+
+impl Record<'_> {
+    fn emit(&mut self, stage: Stage) {
+        if self.decision.omitted.contains(&stage) {
+            return;
+        }
+        let mut event = self.event.clone();
+        event.insert("stage".into(), stage.name().into());
+        event.insert("requestReceivedTimestamp".into(), self.received.as_str().into());
+        let stamp = if stage == Stage::RequestReceived { self.received.clone() } else { now() };
+        event.insert("stageTimestamp".into(), stamp.into());
+        let counter = match self.auditor.log.write(Value::Object(event).to_string().into_bytes()) {
+            true => &self.auditor.written,
+            false => &self.auditor.dropped,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn failed(&mut self, status: &Status) {
+        let mut status = serde_json::to_value(status).unwrap_or_default();
+        if let Some(status) = status.as_object_mut() {
+            status.remove("kind");
+            status.remove("apiVersion");
+        }
+        self.event.insert("responseStatus".into(), status);
+    }
+
+    fn noted(&mut self, notes: Notes) {
+        if !notes.annotations.is_empty() {
+            self.event.insert("annotations".into(), json!(notes.annotations));
+        }
+        if let Some(user) = notes.impersonated {
+            self.event.insert("impersonatedUser".into(), user);
+        }
+    }
+
+    /// Writes down the body of a request, and gives the request back.
+    async fn sent(&mut self, request: Request<Body>) -> Result<Request<Body>, Status> {
+        let (parts, body) = request.into_parts();
+        let bytes = read_body(Request::from_parts(parts.clone(), body)).await?;
+        let media = parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let sent = match media.split(';').next().unwrap_or_default().trim() {
+            _ if bytes.is_empty() => None,
+            "application/apply-patch+yaml" => read_yaml(&bytes).ok().map(|(sent, _)| sent),
+            patch if patch.ends_with("patch+json") => serde_json::from_slice(&bytes).ok(),
+            _ => document(&parts.headers, &bytes).ok().map(|(sent, _)| sent),
+        };
+        if let Some(sent) = sent {
+            self.object("requestObject", sent);
+        }
+        Ok(Request::from_parts(parts, Body::from(bytes)))
+    }
+
+    /// Writes down an answer; of one whose object is wanted, the body too.
+    async fn answered(&mut self, response: Response<Body>, object: bool) -> Response<Body> {
+        let code = response.status().as_u16();
+        self.event.insert("responseStatus".into(), json!({ "metadata": {}, "code": code }));
+        let size = http_body::Body::size_hint(response.body()).exact();
+        if !object || size.is_none_or(|size| size == 0 || size > LARGEST_OBJECT_BYTES) {
+            return response;
+        }
+        let (parts, body) = response.into_parts();
+        let Ok(body) = body.collect().await else { return Response::from_parts(parts, Body::empty()) };
+        let bytes = body.to_bytes();
+        if let Some(answer) = answer_object(&parts.headers, &bytes) {
+            let reference = self.event.get_mut("objectRef").and_then(Value::as_object_mut);
+            if let (Some(reference), Some(name)) = (reference, answer["metadata"]["name"].as_str()) {
+                reference.entry("name").or_insert_with(|| name.into());
+            }
+            if self.decision.level == Level::RequestResponse {
+                self.object("responseObject", answer);
+            }
+        }
+        Response::from_parts(parts, Body::from(bytes))
+    }
+
+    fn object(&mut self, field: &str, mut object: Value) {
+        if self.decision.omit_managed_fields {
+            without_managed_fields(&mut object);
+        }
+        self.event.insert(field.to_owned(), object);
+    }
+}
+
+fn answer_object(headers: &HeaderMap, bytes: &Bytes) -> Option<Value> {
+    let media = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    if media.starts_with("application/vnd.kubernetes.protobuf") {
+        return schema::decode_protobuf(bytes).ok();
+    }
+    media.starts_with("application/json").then(|| serde_json::from_slice(bytes).ok())?
+}
+
+/// Now, in microseconds.
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
+/// A body that tells when it ends, whichever way.
+struct Ending {
+    body: Body,
+    end: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl http_body::Body for Ending {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            end();
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The audit log, from a request to the lines of the file.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::Fixture;
+use crate::{AccessConfig, AuditConfig, LogConfig};
+
+const POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitManagedFields: true
+rules:
+- {level: None, resources: [{group: "", resources: [endpoints]}]}
+- {level: RequestResponse, omitStages: [RequestReceived], resources: [{group: "", resources: [configmaps]}]}
+- {level: Metadata, omitStages: [RequestReceived]}
+"#;
+
+#[tokio::test]
+async fn what_the_policy_names_is_written_down() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit.log");
+    let log = LogConfig { path: path.clone(), max_age_days: 0, max_backups: 0, max_size_bytes: 0 };
+    let audit = Some(AuditConfig { policy: POLICY.as_bytes().to_vec(), log });
+    let server = Fixture::start_with(AccessConfig { audit, ..AccessConfig::default() }).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    server.post(maps, json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await;
+    server.get("/api/v1/namespaces/default/endpoints").await;
+    server.of("ann", &[]).get("/api/v1/namespaces/default/secrets/s").await;
+    server
+        .as_stranger(Method::GET, "/api/v1/nodes", &[("authorization", "Bearer x".into())], Value::Null)
+        .await;
+    let as_bob = [("impersonate-user", "bob".to_owned())];
+    let admin = server.server.as_user(crate::UserInfo::new("tester", &["system:masters"]));
+    let request = http::Request::get("/api/v1/namespaces")
+        .header(as_bob[0].0, &as_bob[0].1)
+        .body(axum::body::Body::empty());
+    let _ = tower::ServiceExt::oneshot(admin, request.expect("a request")).await;
+    let events = lines(&path, 4).await;
+    let [made, refused, stranger, as_bob] = &events[..] else { panic!("{events:#?}") };
+    let of = |event: &Value, pointers: &[&str]| {
+        pointers.iter().map(|p| event.pointer(p).cloned().unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        of(
+            made,
+            &[
+                "/kind",
+                "/stage",
+                "/verb",
+                "/user/username",
+                "/objectRef/name",
+                "/responseStatus/code",
+                "/requestObject/data/k"
+            ]
+        ),
+        [
+            json!("Event"),
+            json!("ResponseComplete"),
+            json!("create"),
+            json!("tester"),
+            json!("a"),
+            json!(201),
+            json!("v")
+        ]
+    );
+    assert_eq!(made["responseObject"]["data"]["k"], "v");
+    assert_eq!(made["responseObject"]["metadata"].get("managedFields"), None);
+    assert_eq!(
+        of(
+            refused,
+            &[
+                "/level",
+                "/objectRef/resource",
+                "/responseStatus/code",
+                "/annotations/authorization.k8s.io~1decision"
+            ]
+        ),
+        [json!("Metadata"), json!("secrets"), json!(403), json!("forbid")]
+    );
+    assert_eq!(of(stranger, &["/stage", "/responseStatus/code"]), [json!("ResponseStarted"), json!(401)]);
+    assert_eq!(
+        of(as_bob, &["/impersonatedUser/username", "/responseStatus/code"]),
+        [json!("bob"), json!(403)]
+    );
+}
+
+/// The events of the file, once there are so many: a thread writes them.
+async fn lines(path: &std::path::Path, count: usize) -> Vec<Value> {
+    for _ in 0..10_000 {
+        let text = tokio::task::spawn_blocking({
+            let path = path.to_owned();
+            move || std::fs::read_to_string(path).unwrap_or_default()
+        });
+        let text = text.await.expect("a file");
+        if text.lines().count() >= count && text.ends_with('\n') {
+            return text.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
+        }
+    }
+    panic!("{count} events do not come")
+}

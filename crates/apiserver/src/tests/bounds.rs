@@ -1,0 +1,67 @@
+//! Requests that are too large, too deep or too slow.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, Request};
+use serde_json::json;
+
+use super::{Fixture, read};
+use crate::{AccessConfig, Peer, UserInfo};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn large_and_deep_bodies_are_refused() {
+    let server = Fixture::start().await;
+    let send = async |media: &str, body: String| server.send(Method::POST, MAPS, media, body).await;
+    let long = "x".repeat(4 << 20);
+    let (code, refused) = send("application/json", format!("{{\"data\":{{\"a\":\"{long}\"}}}}")).await;
+    assert_eq!((code, &refused["reason"]), (413, &json!("RequestEntityTooLarge")));
+    assert_eq!(refused["message"], "Request entity too large: limit is 3145728");
+    for (media, open, close) in
+        [("application/json", "[", "]"), ("application/json", "{\"a\":", "}"), ("application/yaml", "[", "]")]
+    {
+        let deep = format!("{{\"data\":{}{}}}", open.repeat(100_000), close.repeat(100_000));
+        assert_eq!(send(media, deep).await.0, 400, "{media} {open}");
+    }
+    let label = json!({"metadata": {"name": "a", "labels": {"a": "x".repeat(1 << 20)}}});
+    assert_eq!(server.post(MAPS, label).await.0, 422);
+    let key = json!({"metadata": {"name": "a", "labels": {"x".repeat(1 << 20): "a"}}});
+    assert_eq!(server.post(MAPS, key).await.0, 422);
+    let notes = json!({"metadata": {"name": "a", "annotations": {"a": "x".repeat(300 << 10)}}});
+    assert_eq!(server.post(MAPS, notes).await.0, 422);
+}
+
+/// A body that says what it will be, and of which only what is asked for is made.
+fn endless() -> Body {
+    Body::from_stream(futures::stream::repeat(Bytes::from(vec![b' '; 64 << 10])).map(Ok::<_, std::io::Error>))
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_refused_without_being_kept() {
+    let server = Fixture::start().await;
+    let request = Request::post(MAPS).header("content-type", "application/json").body(endless());
+    let admin = Peer::of(UserInfo::new("admin", &["system:masters"]));
+    let answer = read(server.server.handle(&admin, request.expect("a request")).await).await;
+    assert_eq!(answer.0, 413);
+}
+
+#[tokio::test]
+async fn a_request_ends_when_its_time_is_over() {
+    let access = AccessConfig { request_timeout: Duration::from_millis(200), ..AccessConfig::default() };
+    let server = Fixture::start_with(access).await;
+    let admin = Peer::of(UserInfo::new("admin", &["system:masters"]));
+    let send = async |path: &str| {
+        let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let request = Request::post(path).header("content-type", "application/json").body(body);
+        read(server.server.handle(&admin, request.expect("a request")).await).await
+    };
+    let (code, refused) = send(MAPS).await;
+    assert_eq!((code, &refused["reason"]), (504, &json!("Timeout")));
+    assert_eq!(refused["message"], "Timeout: request did not complete within the allotted timeout");
+    assert_eq!(send(&format!("{MAPS}?timeout=20ms")).await.0, 504);
+    assert_eq!(send(&format!("{MAPS}?timeout=soon")).await.0, 400);
+}
