@@ -90,10 +90,11 @@ fn servers_on_one_etcd_are_one_cluster() -> anyhow::Result<()> {
     cluster.wait_until_ready()?;
     let mut other = Server::start(&cluster, "other", 6444, &arguments)?;
     let (here, there) = (cluster.api()?, other.api(&cluster)?);
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, Step); 7] = [
         ("what one acknowledged the other shows", seen_at_once),
         ("certificates and tokens of one are good for the other", trusted),
         ("addresses are given out once", addresses),
+        ("the service kubernetes leads to both", both_lead),
         ("a member of etcd may be lost", member_lost),
         ("a wrong token is refused", wrong_token),
         ("a backup of it is an embedded cluster", backed_up),
@@ -189,6 +190,15 @@ fn addresses(_: &Cluster, _: &Etcd, here: &Api, there: &Api) -> anyhow::Result<(
         anyhow::ensure!(codes.iter().filter(|code| **code == 201).count() == 1, "{address}: {codes:?}");
     }
     create(here, "any".to_owned())
+}
+
+fn both_lead(_: &Cluster, _: &Etcd, here: &Api, there: &Api) -> anyhow::Result<()> {
+    for api in [here, there] {
+        let endpoints = api.get("/api/v1/namespaces/default/endpoints/kubernetes")?;
+        let ports = [0, 1].map(|subset| endpoints["subsets"][subset]["ports"][0]["port"].as_u64());
+        anyhow::ensure!(ports == [Some(6443), Some(6444)], "{}", endpoints["subsets"]);
+    }
+    Ok(())
 }
 
 fn member_lost(_: &Cluster, etcd: &Etcd, here: &Api, there: &Api) -> anyhow::Result<()> {
