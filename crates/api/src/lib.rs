@@ -35,5 +35,6 @@ mod table;
 pub mod time;
 mod value;
 
+pub use batch::cron;
 pub use catalogue::{Column, Kind, Subresource};
 pub use core::pod::{QosClass, qos_class, validate_ephemeral_containers};

@@ -1,13 +1,15 @@
 //! What all controllers share.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::future::Future;
 use std::hash::Hash;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use coxswain_client::{Client, Informer, InformerFactory, Recorder, Requeue, WorkQueue, drive};
+use coxswain_client::{Client, Informer, InformerFactory, ObjectKey, Recorder, Requeue, WorkQueue, drive};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -80,4 +82,51 @@ pub fn ignore(error: kube::Error, codes: &[u16]) -> Result<(), kube::Error> {
         kube::Error::Api(status) if codes.contains(&status.code) => Ok(()),
         _ => Err(error),
     }
+}
+
+/// What a failure says, as the server worded it.
+pub fn message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether something could not be made because its namespace is being deleted.
+pub fn namespace_terminates(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+    causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+/// What this controller wrote last of each object. Until the cache shows it, the cache is too old to decide by.
+#[derive(Default)]
+pub struct Written(Mutex<HashMap<ObjectKey, u64>>);
+
+impl Written {
+    fn all(&self) -> MutexGuard<'_, HashMap<ObjectKey, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server's answer to a write.
+    pub fn wrote(&self, key: &ObjectKey, meta: &ObjectMeta) {
+        if let Some(revision) = revision(meta) {
+            self.all().insert(key.clone(), revision);
+        }
+    }
+
+    /// Whether the cached object is the one written last, or newer.
+    pub fn seen(&self, key: &ObjectKey, cached: &ObjectMeta) -> bool {
+        self.all().get(key).is_none_or(|written| revision(cached).is_none_or(|cached| cached >= *written))
+    }
+
+    /// The object is gone.
+    pub fn forget(&self, key: &ObjectKey) {
+        self.all().remove(key);
+    }
+}
+
+/// Resource versions are numbers that can be compared (KEP-5504).
+fn revision(meta: &ObjectMeta) -> Option<u64> {
+    meta.resource_version.as_ref()?.parse().ok()
 }

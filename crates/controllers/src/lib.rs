@@ -6,20 +6,26 @@ mod bootstraptoken;
 mod certificates;
 mod clusterrole;
 mod context;
+mod cronjob;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod disruption;
 mod endpointslice;
 mod expectations;
 mod garbagecollector;
+mod history;
+mod job;
 mod namespace;
 mod node;
 mod owner;
+mod podcontrol;
 mod podgc;
 mod pods;
 mod replicaset;
 mod resourcequota;
 mod serviceaccount;
+mod statefulset;
 mod volumeprotection;
 
 use std::sync::Arc;
@@ -38,6 +44,10 @@ pub async fn run(factory: Arc<InformerFactory>, config: Config, cancel: Cancella
         replicaset::run_replica_sets(&context),
         replicaset::run_replication_controllers(&context),
         deployment::run(&context),
+        job::run(&context),
+        statefulset::run(&context),
+        daemonset::run(&context),
+        cronjob::run(&context),
         disruption::run(&context),
         endpointslice::run(&context),
         namespace::run(&context),

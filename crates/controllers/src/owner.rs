@@ -66,6 +66,16 @@ pub fn release_patch(meta: &ObjectMeta, uid: &str) -> Value {
     json!({ "metadata": { "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": owners } })
 }
 
+/// An object's finalizers with one more, or without it.
+pub fn with_finalizer(meta: &ObjectMeta, finalizer: &str, wanted: bool) -> Vec<String> {
+    let mut finalizers = meta.finalizers.clone().unwrap_or_default();
+    finalizers.retain(|other| other != finalizer);
+    if wanted {
+        finalizers.push(finalizer.to_owned());
+    }
+    finalizers
+}
+
 /// Whether a pod still counts: it has not ended and is not going away.
 pub fn is_active(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());

@@ -1,6 +1,6 @@
 //! Facts about pods that controllers decide by.
 
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::cmp::Ordering;
@@ -8,6 +8,21 @@ use std::time::Duration;
 
 fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     pod.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == kind)
+}
+
+/// `status.phase`; empty for a pod that does not exist yet.
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+/// Whether the pod has ended, one way or the other.
+pub fn has_ended(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether the pod is going, and has not ended yet.
+pub fn is_terminating(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() && !has_ended(pod)
 }
 
 /// Since when the pod is ready.
@@ -29,6 +44,16 @@ pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Result
     }
     let left = SignedDuration::from_secs(min_ready_seconds.into()) - now.duration_since(since);
     if left.is_positive() { Err(Some(left.unsigned_abs())) } else { Ok(()) }
+}
+
+/// Whether a toleration is for a taint.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
+    let exists = text(&toleration.operator) == "Exists";
+    (effect.is_empty() || effect == taint.effect)
+        && (key == taint.key || (key.is_empty() && exists))
+        && (exists || text(&toleration.value) == text(&taint.value))
 }
 
 fn phase_rank(pod: &Pod) -> u8 {

@@ -1,4 +1,4 @@
-//! Schedules of CronJobs: what is wrong with one, in the words of the parser that the controller uses.
+//! Schedules of CronJobs, in the syntax (and with the complaints) of robfig/cron's standard parser.
 
 struct Bounds {
     low: u32,
@@ -17,44 +17,114 @@ const FIELDS: [Bounds; 5] = [
     },
     Bounds { low: 0, high: 6, names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"] },
 ];
-const DESCRIPTORS: &[&str] =
-    &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+const DESCRIPTORS: [(&str, &str); 7] = [
+    ("@yearly", "0 0 1 1 *"),
+    ("@annually", "0 0 1 1 *"),
+    ("@monthly", "0 0 1 * *"),
+    ("@weekly", "0 0 * * 0"),
+    ("@daily", "0 0 * * *"),
+    ("@midnight", "0 0 * * *"),
+    ("@hourly", "0 * * * *"),
+];
 
-/// Parses a schedule.
-pub(super) fn check(schedule: &str) -> Result<(), String> {
-    if schedule.is_empty() {
-        return Err("empty spec string".into());
-    }
-    let mut rest = schedule;
-    if rest.starts_with("TZ=") || rest.starts_with("CRON_TZ=") {
-        rest = rest.split_once(' ').map_or("", |(_, rest)| rest).trim();
-    }
-    if rest.starts_with('@') {
-        return match rest.strip_prefix("@every ") {
-            Some(duration) if !duration.ends_with(['s', 'm', 'h']) => {
-                Err(format!("failed to parse duration {rest}: time: invalid duration \"{duration}\""))
-            }
-            Some(_) => Ok(()),
-            None if DESCRIPTORS.contains(&rest) => Ok(()),
-            None => Err(format!("unrecognized descriptor: {rest}")),
-        };
-    }
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    if fields.len() != FIELDS.len() {
-        let count = fields.len();
-        return Err(format!("expected exactly 5 fields, found {count}: [{}]", fields.join(" ")));
-    }
-    for (field, bounds) in fields.iter().zip(&FIELDS) {
-        field.split(',').filter(|part| !part.is_empty()).try_for_each(|part| range(part, bounds))?;
-    }
-    Ok(())
+/// The values of one field, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Field {
+    bits: u64,
+    /// Written as `*`.
+    pub is_any: bool,
 }
 
-/// `*`, `5`, `1-5`, each with `/step`.
-fn range(text: &str, bounds: &Bounds) -> Result<(), String> {
+impl Field {
+    /// Whether the field names a value.
+    pub fn has(self, value: i8) -> bool {
+        u32::try_from(value).is_ok_and(|value| self.bits & (1 << value) != 0)
+    }
+}
+
+/// A schedule, without its time zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// Five fields.
+    Fields {
+        /// 0–59.
+        minute: Field,
+        /// 0–23.
+        hour: Field,
+        /// 1–31.
+        day: Field,
+        /// 1–12.
+        month: Field,
+        /// 0–6 from Sunday.
+        weekday: Field,
+    },
+    /// `@every`: so many seconds apart.
+    Every(u64),
+}
+
+impl Schedule {
+    /// Parses a schedule; the time zone that one may start with is for the caller.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(schedule: &str) -> Result<Self, String> {
+        if schedule.is_empty() {
+            return Err("empty spec string".into());
+        }
+        let mut rest = schedule;
+        if rest.starts_with("TZ=") || rest.starts_with("CRON_TZ=") {
+            rest = rest.split_once(' ').map_or("", |(_, rest)| rest).trim();
+        }
+        if let Some(text) = rest.strip_prefix("@every ") {
+            let wrong = || format!("failed to parse duration {rest}: time: invalid duration {text:?}");
+            return duration(text).map(Self::Every).ok_or_else(wrong);
+        }
+        if rest.starts_with('@') {
+            let known = DESCRIPTORS.iter().find(|(name, _)| *name == rest);
+            rest =
+                known.map(|(_, fields)| *fields).ok_or_else(|| format!("unrecognized descriptor: {rest}"))?;
+        }
+        let texts: Vec<&str> = rest.split_whitespace().collect();
+        if texts.len() != FIELDS.len() {
+            let count = texts.len();
+            return Err(format!("expected exactly 5 fields, found {count}: [{}]", texts.join(" ")));
+        }
+        let mut fields = [Field::default(); 5];
+        for ((field, text), bounds) in fields.iter_mut().zip(texts).zip(&FIELDS) {
+            for part in text.split(',').filter(|part| !part.is_empty()) {
+                let (bits, is_any) = range(part, bounds)?;
+                field.bits |= bits;
+                field.is_any |= is_any;
+            }
+        }
+        let [minute, hour, day, month, weekday] = fields;
+        Ok(Self::Fields { minute, hour, day, month, weekday })
+    }
+}
+
+/// Whole seconds of a Go duration such as `1h30m`, at least one.
+fn duration(text: &str) -> Option<u64> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let units =
+            [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+        let (unit, factor) = units.into_iter().find(|(unit, _)| rest[digits..].starts_with(unit))?;
+        seconds += number * factor;
+        rest = &rest[digits + unit.len()..];
+    }
+    // A duration that is too long for Go is too long for us.
+    (!text.is_empty() && seconds < 9e9).then_some(seconds.max(1.0) as u64)
+}
+
+/// `*`, `5`, `1-5`, each with `/step`: the bits, and whether it is `*`.
+fn range(text: &str, bounds: &Bounds) -> Result<(u64, bool), String> {
     let steps: Vec<&str> = text.split('/').collect();
     let ends: Vec<&str> = steps[0].split('-').collect();
-    let (low, mut high) = if matches!(ends[0], "*" | "?") {
+    let star = matches!(ends[0], "*" | "?");
+    let (low, mut high) = if star {
         (bounds.low, bounds.high)
     } else {
         let low = number(ends[0], bounds)?;
@@ -68,7 +138,7 @@ fn range(text: &str, bounds: &Bounds) -> Result<(), String> {
         [_] => 1,
         [_, step] => {
             let step = plain_number(step)?;
-            if ends.len() == 1 && !matches!(ends[0], "*" | "?") {
+            if ends.len() == 1 && !star {
                 high = bounds.high;
             }
             step
@@ -87,7 +157,8 @@ fn range(text: &str, bounds: &Bounds) -> Result<(), String> {
     if step == 0 {
         return Err(format!("step of range should be a positive number: {text}"));
     }
-    Ok(())
+    let bits = (low..=high).step_by(step as usize).fold(0, |bits, value| bits | 1 << value);
+    Ok((bits, star && step == 1))
 }
 
 fn number(text: &str, bounds: &Bounds) -> Result<u32, String> {
@@ -109,14 +180,14 @@ fn plain_number(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::check;
+    use super::*;
 
     #[test]
     fn schedules() {
         for good in
-            ["* * * * *", "30 2 * * 1-5", "*/5 0-12/2 1,15 jan SUN", "@hourly", "@every 5m", "0 0 ? * *"]
+            ["* * * * *", "30 2 * * 1-5", "*/5 0-12/2 1,15 jan SUN", "@hourly", "@every 1h30m", "0 0 ? * *"]
         {
-            assert_eq!(check(good), Ok(()), "{good}");
+            assert!(Schedule::parse(good).is_ok(), "{good}");
         }
         for (bad, why) in [
             ("", "empty spec string"),
@@ -126,8 +197,25 @@ mod tests {
             ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
             ("x * * * *", "failed to parse int from x: strconv.Atoi: parsing \"x\": invalid syntax"),
             ("@never", "unrecognized descriptor: @never"),
+            ("@every 5", "failed to parse duration @every 5: time: invalid duration \"5\""),
         ] {
-            assert_eq!(check(bad), Err(why.to_owned()));
+            assert_eq!(Schedule::parse(bad), Err(why.to_owned()));
         }
+    }
+
+    #[test]
+    fn fields_name_values() {
+        let Ok(Schedule::Fields { minute, hour, day, month, weekday }) =
+            Schedule::parse("*/20 8-10,20 */2 feb,7/3 *")
+        else {
+            panic!("five fields")
+        };
+        let values = |field: Field| -> Vec<i8> { (0..60).filter(|value| field.has(*value)).collect() };
+        assert_eq!(values(minute), [0, 20, 40]);
+        assert_eq!(values(hour), [8, 9, 10, 20]);
+        assert_eq!((day.has(1), day.has(2), day.is_any), (true, false, false));
+        assert_eq!(values(month), [2, 7, 10]);
+        assert_eq!((values(weekday).len(), weekday.is_any), (7, true));
+        assert_eq!(Schedule::parse("@every 1h30m"), Ok(Schedule::Every(5400)));
     }
 }

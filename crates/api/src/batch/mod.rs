@@ -1,6 +1,6 @@
 //! Job and CronJob.
 
-mod cron;
+pub mod cron;
 mod validate;
 
 use serde_json::{Value, json};

@@ -255,7 +255,7 @@ pub(super) fn cron_job(cron: &Value) -> ErrorList {
     if schedule.is_empty() {
         errors.push(FieldError::required(&at, ""));
     } else {
-        if let Err(why) = cron::check(schedule) {
+        if let Err(why) = cron::Schedule::parse(schedule) {
             errors.push(FieldError::invalid(&at, schedule, why));
         }
         if schedule.contains("TZ") {

@@ -76,6 +76,9 @@ pub async fn evict(call: &Call, request: Request<Body>) -> Outcome {
     if !ended && !pod.is_deleting() {
         disrupt(call, &pod).await?;
     }
+    if options.dry_run.is_empty() && !call.dry_run()? {
+        mark_disrupted(call).await?;
+    }
     match call.server.delete(&call.kind, &call.user, namespace, name, &options).await? {
         Deleted::Gone(_) | Deleted::Pending(_) => {
             let mut status = Status::success(None);
@@ -83,6 +86,21 @@ pub async fn evict(call: &Call, request: Request<Body>) -> Outcome {
             Ok(respond::json(StatusCode::CREATED, &status))
         }
     }
+}
+
+/// Says in the pod's status that it ends by no fault of its own (KEP-3329).
+async fn mark_disrupted(call: &Call) -> Result<(), Status> {
+    let condition = json!({ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastTransitionTime": now() });
+    let marked = |pod: &Value| {
+        let mut new = pod.clone();
+        let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.retain(|other| other["type"] != condition["type"]);
+        conditions.push(condition.clone());
+        new["status"]["conditions"] = conditions.into();
+        Ok(new)
+    };
+    call.server.update(&call.change(Part::Verbatim)?, marked).await.map(drop)
 }
 
 /// Takes one disruption from the pod's budget, or refuses.

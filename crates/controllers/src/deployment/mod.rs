@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::context::{Context, ignore};
 use crate::owner::{self, Claim, claim, controller_of, is_active};
 use plan::{Rollout, Sizes, Strategy};
+pub use sets::template_hash;
 use sets::{DESIRED, MOST, REVISION, Sets, size_of};
 
 const WORKERS: usize = 4;

@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use crate::pods::tolerates;
+
 /// A node that has not renewed its lease for this long is not known to live.
 pub const GRACE: SignedDuration = SignedDuration::from_secs(40);
 
@@ -76,15 +78,6 @@ pub fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
         }
     }
     (taints != current).then_some(taints)
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
-    let exists = text(&toleration.operator) == "Exists";
-    (effect.is_empty() || effect == taint.effect)
-        && (key == taint.key || (key.is_empty() && exists))
-        && (exists || text(&toleration.value) == text(&taint.value))
 }
 
 /// When a pod has to leave a node because of its NoExecute taints: none is never, zero is now.
