@@ -3,9 +3,10 @@
 use coxswain_client::{Client, Informer, ObjectKey, Requeue, WorkQueue};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 
 use crate::context::{Context, ignore};
+use crate::pods;
 
 struct Controller {
     client: Client,
@@ -54,6 +55,13 @@ impl Controller {
             return Ok(Requeue::OnChange);
         }
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
+        if !pods::has_ended(&pod) {
+            let mut patch = pods::disruption(&pod, "DeletionByPodGC", "PodGC: node no longer exists");
+            patch["status"]["phase"] = "Failed".into();
+            let patched =
+                api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            patched.map(drop).or_else(|error| ignore(error, &[404, 409]))?;
+        }
         let deleted = api.delete(&key.name, &DeleteParams::default().grace_period(0)).await;
         deleted.map(|_| Requeue::OnChange).or_else(|error| ignore(error, &[404]).map(|()| Requeue::OnChange))
     }

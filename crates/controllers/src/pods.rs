@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Pod, PodCondition, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 use std::cmp::Ordering;
 use std::time::Duration;
 
@@ -44,6 +45,12 @@ pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Result
     }
     let left = SignedDuration::from_secs(min_ready_seconds.into()) - now.duration_since(since);
     if left.is_positive() { Err(Some(left.unsigned_abs())) } else { Ok(()) }
+}
+
+/// The strategic merge patch that says in a pod's status that it ends by no fault of its own (KEP-3329).
+pub fn disruption(pod: &Pod, reason: &str, message: &str) -> Value {
+    json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "conditions": [{ "type": "DisruptionTarget",
+        "status": "True", "reason": reason, "message": message, "lastTransitionTime": Time(Timestamp::now()) }] } })
 }
 
 /// Whether a toleration is for a taint.

@@ -16,6 +16,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::context::{Config, Context, ignore};
+use crate::pods;
 
 struct Lifecycle {
     client: Client,
@@ -143,6 +144,10 @@ impl Lifecycle {
             Some(left) if !left.is_zero() => Ok(Requeue::After(left)),
             Some(_) => {
                 let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
+                let why = "Taint manager: deleting due to NoExecute taint";
+                let patch = Patch::Strategic(pods::disruption(&pod, "DeletionByTaintManager", why));
+                let patched = api.patch_status(&key.name, &PatchParams::default(), &patch).await;
+                patched.map(drop).or_else(|error| ignore(error, &[404, 409]))?;
                 let deleted = api.delete(&key.name, &DeleteParams::default()).await;
                 deleted.map(drop).or_else(|error| ignore(error, &[404])).map(|()| Requeue::OnChange)
             }

@@ -119,6 +119,12 @@ impl Controller {
         }
         let selector = set_selector(&set);
         let revisions = self.history.claim(&*set, &selector, &self.control).await?;
+        let is_current =
+            |revision: &Arc<ControllerRevision>| template_of(revision).as_ref() == Some(&spec.template);
+        if terms.deleting && !revisions.iter().any(is_current) {
+            // What is collected with the set is not made again.
+            return Ok(Requeue::OnChange);
+        }
         let owned = self.control.claim(&*set, &selector, None, |pod| identity::is_member(&set, pod)).await?;
         let status = set.status.clone().unwrap_or_default();
         let mut collisions = status.collision_count.unwrap_or(0);
@@ -163,17 +169,13 @@ impl Controller {
                 work.set,
                 EventType::Normal,
                 &format!("Successful{verb}"),
-                format!("{} Pod {pod} in StatefulSet {set} successful", verb.to_lowercase()),
+                format!("{verb} Pod {pod} in StatefulSet {set} successful"),
             ),
             Err(error) => recorder.event(
                 work.set,
                 EventType::Warning,
                 &format!("Failed{verb}"),
-                format!(
-                    "{} Pod {pod} in StatefulSet {set} failed error: {}",
-                    verb.to_lowercase(),
-                    error.message()
-                ),
+                format!("{verb} Pod {pod} in StatefulSet {set} failed error: {}", error.message()),
             ),
         }
     }
@@ -245,12 +247,12 @@ impl Controller {
                 Ok(_) => (
                     EventType::Normal,
                     "SuccessfulCreate",
-                    format!("create Claim {name} Pod {pod} in StatefulSet {set} success"),
+                    format!("Create Claim {name} Pod {pod} in StatefulSet {set} success"),
                 ),
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => continue,
                 Err(error) => {
                     let text = format!(
-                        "create Claim {name} for Pod {pod} in StatefulSet {set} failed error: {}",
+                        "Create Claim {name} for Pod {pod} in StatefulSet {set} failed error: {}",
                         message(&error)
                     );
                     self.control.recorder.event(work.set, EventType::Warning, "FailedCreate", text);
