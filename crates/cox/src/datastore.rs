@@ -100,7 +100,7 @@ pub fn read_keys(dir: &Path) -> anyhow::Result<Keys> {
     for entry in fs::read_dir(dir).with_context(|| format!("the keys in {}", dir.display()))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type()?.is_file() && !name.starts_with('.') {
+        if name.ends_with(".key") || name.ends_with(".crt") {
             keys.insert(name, fs::read(entry.path())?);
         }
     }
@@ -115,7 +115,10 @@ pub fn write_keys(dir: &Path, keys: &Keys) -> anyhow::Result<()> {
         ensure!(!name.contains('/') && !name.starts_with('.'), "{name:?} is no name of a key");
         match fs::read(&path) {
             Ok(there) if there == *content => {}
-            Ok(_) => bail!("{} is of another cluster: use another --data-dir", path.display()),
+            Ok(_) => bail!(
+                "{} is of another cluster, or was rotated here, which servers on one etcd cannot share yet",
+                path.display()
+            ),
             Err(_) => files::write_private(&path, content)?,
         }
     }
