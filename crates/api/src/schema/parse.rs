@@ -19,8 +19,28 @@ pub fn parse_json_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     }
 }
 
+/// What is nested deeper is refused by the reader anyway; the scanner's time grows with the square of the depth.
+const DEEPEST_BRACKETS: usize = 128;
+
+/// How deep brackets are nested, those in texts among them.
+fn brackets(bytes: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for byte in bytes {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
 /// Parses YAML in the same way.
 pub fn parse_yaml_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
+    if brackets(bytes) > DEEPEST_BRACKETS {
+        return Err("exceeded max depth".to_owned());
+    }
     let duplicates = RefCell::new(Vec::new());
     let seed = Seed { path: &Place::Root, duplicates: &duplicates };
     let value = seed.deserialize(serde_yaml::Deserializer::from_slice(bytes)).map_err(|e| e.to_string())?;
