@@ -132,9 +132,8 @@ impl Policy {
             return Err("the policy has no rules".to_owned());
         }
         for rule in &policy.rules {
-            if !rule.non_resource_urls.is_empty()
-                && !(rule.resources.is_empty() && rule.namespaces.is_empty())
-            {
+            let about_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+            if about_resources && !rule.non_resource_urls.is_empty() {
                 return Err("a rule is about resources or about nonResourceURLs, not both".to_owned());
             }
             let is_bad =

@@ -2,8 +2,11 @@
 
 use serde_json::{Value, json};
 
-/// Name, shares, percent that is lent, and queues with the hand of a flow.
-const LEVELS: &[(&str, u32, u32, Option<(u32, u32)>)] = &[
+/// How many queues a level has, and how many of them a flow is dealt.
+type Queuing = Option<(u32, u32)>;
+
+/// Name, shares, percent that is lent.
+const LEVELS: &[(&str, u32, u32, Queuing)] = &[
     ("catch-all", 5, 0, None),
     ("system", 30, 33, Some((64, 6))),
     ("node-high", 40, 25, Some((64, 6))),
