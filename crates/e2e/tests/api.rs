@@ -112,7 +112,7 @@ fn joins(cluster: &Cluster) -> anyhow::Result<()> {
     let asked = ask("joining", "kubernetes.io/kube-apiserver-client-kubelet")?;
     anyhow::ensure!(asked.code == 201, "{} {}", asked.code, asked.text());
     let certificate = api.wait("a certificate", PATH, LONG, |requests| {
-        requests.get("joining")?["status"]["certificate"].as_str().map(str::to_owned)
+        requests.get("/joining")?["status"]["certificate"].as_str().map(str::to_owned)
     })?;
     anyhow::ensure!(BASE64_STANDARD.decode(certificate)?.starts_with(b"-----BEGIN CERTIFICATE-----"));
     let other = ask("other", "kubernetes.io/kube-apiserver-client")?;
