@@ -36,9 +36,21 @@ pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), Status> {
                 return Err(Status::too_large(MOST_COPIED_BYTES as u64));
             }
         }
+        if is_absence(doc, &operation) {
+            continue;
+        }
         json_patch::patch_unsafe(doc, &[operation]).map_err(|_| Status::unprocessable())?;
     }
     Ok(())
+}
+
+/// Whether an operation tests for null what is not there: RFC 6902 has it fail, upstream has it pass, and kube-rs adds its first
+/// finalizer so.
+fn is_absence(doc: &Value, operation: &PatchOperation) -> bool {
+    let PatchOperation::Test(test) = operation else { return false };
+    let path = test.path.as_str();
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| doc.pointer(parent));
+    test.value.is_null() && doc.pointer(path).is_none() && parent.is_some_and(Value::is_object)
 }
 
 /// What an operation puts somewhere.
@@ -75,6 +87,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_not_there_tests_as_null() {
+        let test = |path: &str| json!([{"op": "test", "path": path, "value": null}]);
+        let mut doc = json!({"metadata": {"name": "x"}});
+        assert!(json_patch(&mut doc, &test("/metadata/finalizers")).is_ok());
+        assert!(json_patch(&mut doc, &test("/metadata/name")).is_err());
+        assert!(json_patch(&mut doc, &test("/status/phase")).is_err());
+    }
 
     #[test]
     fn patches_that_grow_beyond_measure_are_refused() {
