@@ -62,12 +62,12 @@ enum Command {
 /// A document is hundreds of small blocks, made on one thread and dropped on another, and a burst of them is to be given back:
 /// the system's allocator takes longer for the first and keeps the second.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: coxswain_runtime::Allocator = coxswain_runtime::Allocator;
 
 fn main() -> ExitCode {
     // A pod's shim starts containers by fork: it must not find threads, so it is not a subcommand like the others.
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "shim") {
-        // The allocator turns huge pages off for its process. Containers would inherit that.
+        // mimalloc turns huge pages off for every process it is in. Containers would inherit that.
         let _ = nix::sys::prctl::set_thp_disable(false);
         return coxswain_runtime::shim_main(std::env::args_os().skip(2));
     }

@@ -10,6 +10,7 @@
 // Namespaces, forks, ioctls and descriptor passing have no safe interface; each block says why it holds.
 #![allow(unsafe_code)]
 
+mod allocator;
 mod cgroup;
 mod container;
 mod error;
@@ -26,6 +27,7 @@ mod spec;
 mod stats;
 mod streaming;
 
+pub use allocator::Allocator;
 pub use runtime::RuntimeConfig;
 pub use server::{ServeError, serve};
 pub use shim::shim_main;
