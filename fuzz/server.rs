@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 
 use axum::body::Body;
-use coxswain_apiserver::{ApiServer, Config, Datastore, InProcess, ServiceRange, TokenAuthority, UserInfo};
+use coxswain_apiserver::{Access, AccessConfig, ApiServer, Config, Datastore, InProcess, ServiceRange, TokenAuthority, UserInfo};
 use http::Request;
 use http_body_util::{BodyExt, Limited};
 use ring::rand::SystemRandom;
@@ -24,6 +24,7 @@ static SERVER: LazyLock<(Runtime, InProcess)> = LazyLock::new(|| {
         ca_pem: String::new(),
         kubelet_tls: None,
         front_proxy: None,
+        access: Access::new(AccessConfig::default()).expect("layers"),
     };
     let opened = ApiServer::open(config, Datastore::Memory, tokens, CancellationToken::new());
     let server = runtime.block_on(opened).expect("a server");
