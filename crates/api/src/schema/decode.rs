@@ -32,17 +32,6 @@ pub fn forget_unnoticed(duplicates: &mut Vec<String>, object: &Value, type_ref: 
     });
 }
 
-/// Brings faults into the order of their places.
-pub fn sort_faults(faults: &mut [String]) {
-    faults.sort_by_cached_key(|fault| {
-        let parts = place_of(fault).split(['.', '[']).map(|part| match part.strip_suffix(']') {
-            Some(index) => format!("{index:0>10}"),
-            None => part.to_owned(),
-        });
-        parts.collect::<Vec<_>>()
-    });
-}
-
 /// The place that a fault names in quotes.
 fn place_of(fault: &str) -> &str {
     fault.split('"').nth(1).unwrap_or_default()

@@ -22,7 +22,7 @@ use std::sync::LazyLock;
 use coxswain_meta::Status;
 use coxswain_meta::patch::strategic::{self, SchemaNode};
 
-pub use decode::{Decoded, check, forget_unnoticed, normalise, normalise_field, sort_faults};
+pub use decode::{Decoded, check, forget_unnoticed, normalise, normalise_field};
 pub use json::{write as write_json, yaml as write_yaml};
 pub use parse::{parse_json_strict, parse_yaml_strict};
 pub use protobuf::{decode as decode_protobuf, decode_message as decode_protobuf_message};

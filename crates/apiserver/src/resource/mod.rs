@@ -248,8 +248,7 @@ impl Resource {
                 unknown
             }
         };
-        let mut faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
-        schema::sort_faults(&mut faults);
+        let faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
         if validation == Validation::Strict && !faults.is_empty() {
             let what = format!("strict decoding error: {}", faults.join(", "));
             return Err(match self {

@@ -70,7 +70,10 @@ pub async fn serve(
     let path = PathBuf::from(&status.log_path);
     let live = options.follow && status.state() != v1::ContainerState::ContainerExited;
     let (sender, receiver) = mpsc::channel::<io::Result<Frame<Bytes>>>(16);
-    let reader = Reader { path, left: options.limit, options, sender, container_id: status.id, kubelet };
+    // Whoever does not follow is not sent what is written meanwhile.
+    let lines = options.tail.filter(|_| !options.follow);
+    let reader =
+        Reader { path, left: options.limit, lines, options, sender, container_id: status.id, kubelet };
     // Ends with the file, with the container, or when the caller hangs up.
     tokio::spawn(async move {
         if let Err(error) = reader.run(live, ends).await {
@@ -137,6 +140,8 @@ struct Reader {
     path: PathBuf,
     options: Options,
     left: Option<usize>,
+    /// Lines that are still wanted.
+    lines: Option<usize>,
     sender: mpsc::Sender<io::Result<Frame<Bytes>>>,
     container_id: String,
     kubelet: Arc<Kubelet>,
@@ -191,10 +196,15 @@ impl Reader {
     async fn drain(&mut self, file: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<bool> {
         let mut chunk = Vec::new();
         loop {
+            if self.lines == Some(0) {
+                self.send(chunk).await;
+                return Ok(false);
+            }
             let read = file.read_until(b'\n', line).await?;
             if read == 0 || line.last() != Some(&b'\n') {
                 return Ok(self.send(chunk).await);
             }
+            self.lines = self.lines.map(|lines| lines - 1);
             line.pop();
             self.render(line, &mut chunk);
             line.clear();
