@@ -44,7 +44,7 @@ pub fn table(outcomes: &[Outcome]) -> String {
 /// time.
 pub fn page(outcomes: &[Outcome], whole: Option<(Duration, u32)>) -> String {
     let mut text =
-        format!("# Conformance\n\nUpstream's conformance suite, {VERSION}, on a cluster of one node");
+        format!("# Conformance\n\nUpstream's conformance suite, {VERSION}, on a cluster of two nodes");
     match whole {
         Some((took, procs)) => {
             let (minutes, seconds) = (took.as_secs() / 60, took.as_secs() % 60);

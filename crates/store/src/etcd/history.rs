@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::interval;
+use tokio::time::{Instant, interval_at};
 
 use super::Position;
 use super::layout::{Head, Layout, Mark, decode_marks, encode_marks, put, written_at};
@@ -90,22 +90,22 @@ async fn snapshot(members: &Members, layout: &Layout, etcd: i64) -> Result<Snaps
     Ok(Snapshot { records, at, etcd })
 }
 
-/// Takes notes and lets etcd forget, for as long as the log is open.
-pub async fn keep(members: Arc<Members>, layout: Arc<Layout>) {
-    let mut period = interval(PERIOD);
+/// Takes notes and lets etcd forget, for as long as the log is open; `noted` is the revision of etcd that wrote the newest note.
+pub async fn keep(members: Arc<Members>, layout: Arc<Layout>, noted: i64) {
+    let mut period = interval_at(Instant::now() + PERIOD, PERIOD);
     // Who wrote the note that this process saw last: where it is another one a period later, another server keeps the history.
-    let mut seen = None;
+    let mut seen = noted;
     loop {
         period.tick().await;
-        match note(&members, &layout, seen).await {
-            Ok(now) => seen = Some(now),
+        match note(&members, &layout, Some(seen)).await {
+            Ok(now) => seen = now,
             Err(error) => tracing::warn!(%error, "the history in etcd was not shortened"),
         }
     }
 }
 
 /// Takes a note where nobody has since `seen`; gives the revision of etcd that wrote the newest one.
-async fn note(members: &Members, layout: &Layout, seen: Option<i64>) -> Result<i64, LogError> {
+pub async fn note(members: &Members, layout: &Layout, seen: Option<i64>) -> Result<i64, LogError> {
     let (noted, _) = members.get(layout.history(), 0).await.map_err(|status| described(&status))?;
     let written = noted.as_ref().map_or(0, |kv| kv.mod_revision);
     if written != 0 && seen != Some(written) {

@@ -197,6 +197,8 @@ impl EtcdLog {
         let layout = Arc::new(Layout::new(&etcd.prefix, sealer));
         let members = etcd.members.clone();
         history::make_head(&members, &layout).await?;
+        // The first note of all is taken before the first write.
+        let noted = history::note(&members, &layout, None).await?;
         let snapshot = history::oldest_snapshot(&members, &layout).await?;
         let writer = random()?;
         let arrivals = Arc::new(Arrivals::new(writer, snapshot.at));
@@ -208,7 +210,7 @@ impl EtcdLog {
             let reached = timeout(PATIENCE, arrivals.reached(newest)).await;
             reached.map_err(|_| LogError::Etcd(format!("revision {newest} does not arrive")))?;
         }
-        tasks.0.push(tokio::spawn(history::keep(members.clone(), layout.clone())));
+        tasks.0.push(tokio::spawn(history::keep(members.clone(), layout.clone(), noted)));
         let (questions, asked) = mpsc::unbounded_channel();
         tasks.0.push(tokio::spawn(answer(members.clone(), layout.clone(), asked)));
         Ok(Self {
