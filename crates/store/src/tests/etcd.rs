@@ -112,7 +112,9 @@ async fn a_full_etcd_is_read_and_takes_no_writes() {
     assert!(refused.to_string().contains("database space exceeded"), "{refused}");
     assert!(store.is_refusing_writes() && written > 0);
     store.sync().await.unwrap();
-    assert_eq!(store.collection("things").len(), written);
+    // The write that finds the quota met may be refused after it was applied: its outcome is open, as of any that is refused so.
+    let there = store.collection("things").len();
+    assert!((written..=written + 1).contains(&there), "{there} of {written}");
 }
 
 #[tokio::test]
