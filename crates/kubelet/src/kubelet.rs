@@ -195,16 +195,16 @@ async fn watch_pods(kubelet: Arc<Kubelet>, factory: &InformerFactory) {
     tokio::join!(kubelet.meet_runtime(), pods.synced(), kubelet.node.known());
     let mut changes = pods.subscribe();
     for pod in pods.list() {
-        kubelet.table.set(&pod);
+        take(&kubelet, &pod).await;
     }
     pleg::end_orphans(&kubelet).await;
     while let Some(change) = changes.recv().await {
         match change {
-            Change::Added(pod) => kubelet.table.set(&pod),
+            Change::Added(pod) => take(&kubelet, &pod).await,
             Change::Updated { old, new } if PodId::of(&old) == PodId::of(&new) => kubelet.table.set(&new),
             Change::Updated { old, new } => {
                 kubelet.table.tell(&PodId::of(&old).uid, Message::Gone);
-                kubelet.table.set(&new);
+                take(&kubelet, &new).await;
             }
             Change::Deleted(pod) => {
                 kubelet.table.set(&pod);
@@ -212,4 +212,12 @@ async fn watch_pods(kubelet: Arc<Kubelet>, factory: &InformerFactory) {
             }
         }
     }
+}
+
+/// Takes a pod. The scheduler may have seen a label of the node before its kubelet: nothing is rejected on old knowledge.
+async fn take(kubelet: &Kubelet, pod: &Arc<Pod>) {
+    if kubelet.table.rejects(pod) {
+        node::refresh(kubelet).await;
+    }
+    kubelet.table.set(pod);
 }

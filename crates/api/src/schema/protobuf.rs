@@ -181,7 +181,7 @@ fn is_zero(value: &Value) -> bool {
 }
 
 /// A number as Go writes it: whole ones without a point.
-#[allow(clippy::cast_possible_truncation)]
+#[allow(clippy::cast_possible_truncation, reason = "whole and small enough")]
 fn number(value: f64) -> Option<Value> {
     match value.fract() == 0.0 && value.abs() < 1e15 {
         true => Some(Value::from(value as i64)),

@@ -109,7 +109,7 @@ pub fn allocate(total: u32, claims: &[Claim]) -> Vec<u32> {
     claims.iter().map(|claim| rounded(given(claim, high))).collect()
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range")]
 fn rounded(seats: f64) -> u32 {
     seats.round().clamp(0.0, f64::from(u32::MAX)) as u32
 }

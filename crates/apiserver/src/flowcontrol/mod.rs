@@ -261,7 +261,7 @@ impl FlowControl {
                 .collect()
         };
         series("rejected_requests_total", "counter", schemas(&rejected));
-        #[allow(clippy::cast_precision_loss)]
+        #[allow(clippy::cast_precision_loss, reason = "a metric needs no more")]
         let waited = |c: &Counts, l: &str| {
             let seconds = count(&c.waited) as f64 / 1e6;
             vec![

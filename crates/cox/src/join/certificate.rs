@@ -104,8 +104,8 @@ impl Certificate {
         validity(&self.held).is_some_and(|(_, end)| OffsetDateTime::now_utc() < end)
     }
 
-    /// Asks for a new one, and takes it into use.
-    pub async fn request(&self, client: &Client) -> anyhow::Result<()> {
+    /// Asks for a new one: the key and what was signed, as PEM.
+    pub async fn ask(&self, client: &Client) -> anyhow::Result<Vec<u8>> {
         let key = KeyPair::generate()?;
         let request = self.wanted.serialize_request(&key)?.pem()?;
         let requests: Api<CertificateSigningRequest> = Api::all(client.clone());
@@ -129,8 +129,13 @@ impl Certificate {
         let certificate = certificate.with_context(|| format!("the request {name} was refused"))?;
         let mut pem = key.serialize_pem().into_bytes();
         pem.extend_from_slice(&certificate.0);
-        let taken = read(&pem)?;
-        files::write_private(&self.file, &pem)?;
+        Ok(pem)
+    }
+
+    /// Takes what was asked for into use.
+    pub fn take(&self, pem: &[u8]) -> anyhow::Result<()> {
+        let taken = read(pem)?;
+        files::write_private(&self.file, pem)?;
         self.held.set(taken);
         Ok(())
     }
@@ -141,7 +146,7 @@ impl Certificate {
             let due = validity(&self.held).map(|(begin, end)| begin + (end - begin) * 0.8);
             let left = due.map_or(time::Duration::ZERO, |due| due - OffsetDateTime::now_utc());
             tokio::time::sleep(left.try_into().unwrap_or_default()).await;
-            if let Err(error) = self.request(client).await {
+            if let Err(error) = self.ask(client).await.and_then(|pem| self.take(&pem)) {
                 tracing::warn!(error = format!("{error:#}"), signer = self.signer, "no new certificate yet");
                 tokio::time::sleep(RETRY).await;
             }

@@ -99,17 +99,18 @@ async fn bootstrap(
         .with_custom_certificate_verifier(pinned.clone())
         .with_no_client_auth();
     let client = client(servers, tls, Some(&token.bootstrap))?;
-    loop {
-        match identity.request(&client).await {
-            Ok(()) => break,
+    let certificate = loop {
+        match identity.ask(&client).await {
+            Ok(certificate) => break certificate,
             Err(error) if is_refusal(&error) => return Err(error).context("the server refuses this node"),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "not joined yet"),
         }
         tokio::time::sleep(RETRY).await;
-    }
+    };
+    // The certificate last: with it the node has joined.
     let pem = pinned.authority_pem().context("the server has shown no authority")?;
     files::write_private(authority, pem.as_bytes())?;
-    Ok(())
+    identity.take(&certificate)
 }
 
 /// Whether the server has answered, and trying again will not change its mind.

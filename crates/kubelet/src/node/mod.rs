@@ -160,6 +160,15 @@ async fn watch_self(kubelet: &Kubelet, factory: &Arc<InformerFactory>) {
     }
 }
 
+/// Reads the node again, where its watch may be behind.
+pub async fn refresh(kubelet: &Kubelet) {
+    let nodes: Api<Node> = Api::all(kubelet.config.client.clone());
+    match nodes.get(&kubelet.config.node_name).await {
+        Ok(node) => kubelet.node.set(Arc::new(node)),
+        Err(error) => tracing::debug!(%error, "node not read again"),
+    }
+}
+
 /// Reports the status when it changes, and every five minutes.
 async fn report(kubelet: &Kubelet, status: &mut NodeStatus) {
     let nodes: Api<Node> = Api::all(kubelet.config.client.clone());

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::worker::{Start, Worker};
-use crate::admit::{self, NoRoom};
+use crate::admit::{self, NoRoom, Rejection};
 use crate::kubelet::Kubelet;
 use crate::model::PodId;
 use crate::probe::ProbeReport;
@@ -66,15 +66,8 @@ impl Table {
             return;
         }
         let Some(kubelet) = self.kubelet.upgrade() else { return };
-        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-        let over = matches!(phase, Some("Succeeded" | "Failed"));
-        let accepted = pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
-        let rejected = if over || accepted || pod.metadata.deletion_timestamp.is_some() {
-            None
-        } else {
-            let others: Vec<Arc<Pod>> = entries.values().filter(|e| !e.over).map(|e| e.pod.clone()).collect();
-            admit::admit(pod, &others, &kubelet.node.get(), kubelet.config.max_pods).err()
-        };
+        let over = is_over(pod);
+        let rejected = rejection(pod, &entries, &kubelet);
         let start = match (over, rejected.clone()) {
             (true, _) => Start::Over,
             (false, Some(rejection)) => Start::Rejected(rejection),
@@ -83,6 +76,13 @@ impl Table {
         let over = over || rejected.is_some();
         let inbox = self.spawn(kubelet, pod.clone(), start);
         entries.insert(id.uid, Entry { pod: pod.clone(), inbox, over, deferred: false });
+    }
+
+    /// Whether a new pod would be rejected on the node as last seen.
+    pub fn rejects(&self, pod: &Pod) -> bool {
+        let entries = self.entries();
+        let Some(kubelet) = self.kubelet.upgrade() else { return false };
+        !entries.contains_key(&PodId::of(pod).uid) && rejection(pod, &entries, &kubelet).is_some()
     }
 
     /// Ends what the runtime still has of a pod that no longer exists.
@@ -181,4 +181,19 @@ impl Table {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Why the node does not take a new pod; one that it took before it keeps.
+fn rejection(pod: &Pod, entries: &HashMap<String, Entry>, kubelet: &Kubelet) -> Option<Rejection> {
+    let accepted = pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
+    if is_over(pod) || accepted || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let others: Vec<Arc<Pod>> = entries.values().filter(|e| !e.over).map(|e| e.pod.clone()).collect();
+    admit::admit(pod, &others, &kubelet.node.get(), kubelet.config.max_pods).err()
 }

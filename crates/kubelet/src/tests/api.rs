@@ -95,6 +95,13 @@ impl FakeApi {
         self.changed.send_replace(state.version);
     }
 
+    /// Labels an object without telling the watches yet.
+    pub fn label_behind(&self, path: &str, key: &str, value: &str) {
+        if let Some(object) = self.state().objects.get_mut(path) {
+            object["metadata"]["labels"][key] = json!(value);
+        }
+    }
+
     /// Removes an object as if nobody had watched.
     pub fn forget(&self, path: &str) {
         self.remove(path);
@@ -117,7 +124,10 @@ impl FakeApi {
         let query = head.uri.query().unwrap_or_default();
         match head.method {
             Method::GET if query.contains("watch=true") => self.watch(&path, query),
-            Method::GET => self.list(&path, query),
+            Method::GET => match self.get(&path) {
+                Some(object) => ok(&object),
+                None => self.list(&path, query),
+            },
             Method::POST => self.create(&path, body),
             Method::PATCH => self.patch(&path, &body),
             Method::DELETE => ok(&self.remove(&path)),

@@ -144,6 +144,17 @@ async fn the_node_registers_and_becomes_ready() {
 }
 
 #[tokio::test]
+async fn a_pod_is_judged_by_the_node_as_it_is_now() {
+    let mut node = Node::start();
+    let path = "/api/v1/nodes/node";
+    node.until("the node is ready", |node| node.api.get(path).is_some_and(|found| ready(&found["status"]))).await;
+    node.api.label_behind(path, "disk", "fast");
+    node.pod(json!({ "containers": [container("main")], "nodeSelector": { "disk": "fast" } }));
+    node.until_ready().await;
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_pod_runs_heals_and_leaves_without_a_trace() {
     let mut node = Node::start();
     let mut main = container("main");
