@@ -147,7 +147,8 @@ async fn the_node_registers_and_becomes_ready() {
 async fn a_pod_is_judged_by_the_node_as_it_is_now() {
     let mut node = Node::start();
     let path = "/api/v1/nodes/node";
-    node.until("the node is ready", |node| node.api.get(path).is_some_and(|found| ready(&found["status"]))).await;
+    node.until("the node is ready", |node| node.api.get(path).is_some_and(|found| ready(&found["status"])))
+        .await;
     node.api.label_behind(path, "disk", "fast");
     node.pod(json!({ "containers": [container("main")], "nodeSelector": { "disk": "fast" } }));
     node.until_ready().await;
