@@ -255,18 +255,17 @@ impl ImageStore {
         self.layers_dir().join(format!("{name}.json")).exists()
     }
 
-    /// Moves an unpacked layer to its place and marks it as whole.
+    /// Moves an unpacked layer to its place and marks it as whole, unless somebody else brought the same one meanwhile: a
+    /// layer that has its mark is in use and never changes.
     pub(crate) fn commit_layer(&self, staging: &Path, name: &str, size: u64) -> Result<(), StoreError> {
-        let place = self.layers_dir().join(name);
-        match std::fs::rename(staging, &place) {
-            // Somebody else brought the same layer, or a crash left one without its mark.
-            Err(_) if place.exists() && self.has_layer(name) => return Ok(()),
-            Err(_) if place.exists() => {
-                files::remove_tree(&place)?;
-                std::fs::rename(staging, &place)?;
-            }
-            other => other?,
+        let _lock = self.lock("commit.lock", FlockArg::LockExclusive)?;
+        if self.has_layer(name) {
+            return Ok(());
         }
+        let place = self.layers_dir().join(name);
+        // What a crash left without its mark.
+        files::remove_tree(&place)?;
+        std::fs::rename(staging, &place)?;
         nix::unistd::syncfs(File::open(&place)?).map_err(io::Error::from)?;
         files::write_json(&self.layers_dir().join(format!("{name}.json")), &size)?;
         Ok(())
@@ -361,5 +360,33 @@ pub(crate) fn diff_ids(config: &[u8]) -> Result<Vec<String>, StoreError> {
     match document.rootfs.diff_ids.iter().find(|id| !is_digest(id)) {
         Some(id) => Err(StoreError::Invalid(format!("unsupported digest {id:?}"))),
         None => Ok(document.rootfs.diff_ids),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_layer_that_several_bring_at_once_is_never_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = ImageStore::open(dir.path()).expect("a store");
+        let together = std::sync::Barrier::new(16);
+        let bring = || {
+            let ingest = store.ingest().expect("a place");
+            let staging = ingest.dir.join("layer");
+            std::fs::create_dir(&staging).expect("a layer");
+            std::fs::write(staging.join("file"), "content").expect("a file");
+            together.wait();
+            store.commit_layer(&staging, "layer", 7).expect("the layer is there");
+            std::fs::metadata(store.layers_dir().join("layer")).expect("the layer").ino()
+        };
+        let seen: Vec<u64> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..16).map(|_| scope.spawn(bring)).collect();
+            all.into_iter().map(|one| one.join().expect("no panic")).collect()
+        });
+        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
     }
 }
