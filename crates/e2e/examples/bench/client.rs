@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use coxswain_testkit::Isolation;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
@@ -32,6 +33,8 @@ pub struct Target {
     name: ServerName<'static>,
     tls: Arc<rustls::ClientConfig>,
     token: Option<String>,
+    /// Where the connections start from, if not here.
+    isolation: Option<Arc<Isolation>>,
 }
 
 /// A member of a kubeconfig that is written out or names a file.
@@ -44,7 +47,7 @@ fn pem(section: &Value, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
 
 impl Target {
     /// The cluster and the user of a kubeconfig's current context.
-    pub fn read(path: &str) -> anyhow::Result<Self> {
+    pub fn read(path: &str, isolation: Option<Arc<Isolation>>) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("the kubeconfig {path:?}"))?;
         let config: Value = serde_yaml::from_str(&text)?;
         let named = |list: &str, name: &Value, member: &str| {
@@ -77,12 +80,20 @@ impl Target {
             name: host.try_into()?,
             tls: tls.into(),
             token: user["token"].as_str().map(str::to_owned),
+            isolation,
         })
     }
 
     /// A connection of its own.
     pub async fn connect(self: &Arc<Self>) -> anyhow::Result<Client> {
-        let stream = TcpStream::connect(&self.address).await.context(self.address.clone())?;
+        let stream = match &self.isolation {
+            None => TcpStream::connect(&self.address).await.context(self.address.clone())?,
+            Some(isolation) => {
+                let stream = isolation.connect(self.address.parse()?)?;
+                stream.set_nonblocking(true)?;
+                TcpStream::from_std(stream)?
+            }
+        };
         stream.set_nodelay(true)?;
         let stream = TlsConnector::from(self.tls.clone()).connect(self.name.clone(), stream).await?;
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());

@@ -87,7 +87,7 @@ fn pod(at: usize) -> Bytes {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
-            "name": format!("pod-{at:06}"),
+            "name": pod_name(at),
             "labels": { "app": format!("app-{}", at % APPS), "tier": "backend", "release": "stable",
                 "pod-template-hash": "5d4f8c7b9" },
             "annotations": { "description": "x".repeat(200), "checksum/config": "a".repeat(64) },
@@ -123,7 +123,7 @@ impl Load {
     }
 
     fn path(&self, at: usize) -> String {
-        format!("{}/pod-{:06}", self.base, at % self.arguments.pods)
+        format!("{}/{}", self.base, pod_name(at % self.arguments.pods))
     }
 
     fn list(&self, _: usize) -> (Method, String, Bytes) {
@@ -141,6 +141,20 @@ impl Load {
         ] {
             let object = json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": name } });
             match client.json(Method::POST, path, object.to_string().into()).await {
+                Err(error) if !error.to_string().contains("409") => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes some ConfigMaps, unless they are there.
+    pub async fn fill_small(&self, count: usize) -> anyhow::Result<()> {
+        let mut client = self.target.connect().await?;
+        for at in 0..count {
+            let object = json!({ "metadata": { "name": small(at) }, "data": { "key": "value" } });
+            let path = small_objects(&self.arguments.namespace);
+            match client.json(Method::POST, &path, object.to_string().into()).await {
                 Err(error) if !error.to_string().contains("409") => return Err(error),
                 _ => {}
             }
@@ -180,7 +194,7 @@ impl Load {
             figure(&format!("{}_p50_ms", phase.name), format!("{:.2}", ms(*median)));
             figure(&format!("{}_p99_ms", phase.name), format!("{:.2}", ms(all[all.len() * 99 / 100])));
         }
-        self.arguments.processes.cost(phase.name, before, all.len());
+        self.arguments.processes.cost(phase.name, &before, all.len());
         Ok(())
     }
 
@@ -212,9 +226,24 @@ impl Load {
     }
 }
 
+/// The name of a pod.
+pub fn pod_name(at: usize) -> String {
+    format!("pod-{at:06}")
+}
+
 /// The pods of a namespace.
 pub fn pods(namespace: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/pods")
+}
+
+/// The ConfigMaps of a namespace.
+pub fn small_objects(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/configmaps")
+}
+
+/// The name of a ConfigMap.
+pub fn small(at: usize) -> String {
+    format!("small-{at:04}")
 }
 
 /// Milliseconds.

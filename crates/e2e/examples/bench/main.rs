@@ -4,10 +4,14 @@
 //! --watchers 200 --writes 40 --namespace bench --pids A,B --only create,get]` prints a figure a line. `--pids` names the
 //! processes of the server on this machine (kube-apiserver and etcd, or `cox`): their CPU time an operation and their memory
 //! are figures that hold on a busy machine, rates hardly do. An answer that is not 2xx ends the run.
+//!
+//! `--serve embedded` or `--serve etcd` instead of a kubeconfig measures an API server of the bench's own on that engine
+//! (`COX_BIN` names another binary), and how long it takes to start with what is stored: `--pods 100000 --only create,start`.
 #![allow(missing_docs)]
 
 mod client;
 mod load;
+mod own;
 mod process;
 mod watches;
 
@@ -17,6 +21,7 @@ use anyhow::{Context, bail};
 
 use client::Target;
 use load::Load;
+use own::Own;
 use process::Processes;
 
 /// What the command line says.
@@ -30,6 +35,7 @@ pub struct Arguments {
     writes: u64,
     processes: Processes,
     only: Vec<String>,
+    serve: Option<String>,
 }
 
 impl Arguments {
@@ -44,6 +50,7 @@ impl Arguments {
             writes: 40,
             processes: Processes::default(),
             only: Vec::new(),
+            serve: None,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(flag) = arguments.next() {
@@ -56,7 +63,8 @@ impl Arguments {
                 "--seconds" => out.seconds = value.parse()?,
                 "--watchers" => out.watchers = value.parse()?,
                 "--writes" => out.writes = value.parse()?,
-                "--pids" => out.processes = value.parse()?,
+                "--pids" => out.processes.set(process::pids(&value)?),
+                "--serve" => out.serve = Some(value),
                 "--only" => out.only = value.split(',').map(str::to_owned).collect(),
                 _ => bail!("{flag} is no flag of this command"),
             }
@@ -75,10 +83,26 @@ pub fn figure(name: &str, value: impl std::fmt::Display) {
     println!("{name:<32} {value}");
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arc::new(Arguments::parse()?);
-    let target = Arc::new(Target::read(&arguments.kubeconfig)?);
+fn main() -> anyhow::Result<()> {
+    let mut arguments = Arguments::parse()?;
+    // Before there are threads of the runtime: the server's start waits.
+    let own = match &arguments.serve {
+        None => None,
+        Some(engine) => {
+            let Some(own) = Own::start(engine)? else { return Ok(()) };
+            arguments.kubeconfig = own.kubeconfig().display().to_string();
+            arguments.processes.set(own.processes()?);
+            Some(own)
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(run(arguments, own))
+}
+
+async fn run(arguments: Arguments, own: Option<Own>) -> anyhow::Result<()> {
+    let arguments = Arc::new(arguments);
+    let target = Target::read(&arguments.kubeconfig, own.as_ref().map(Own::isolation))?;
+    let target = Arc::new(target);
     let load = Load::new(arguments.clone(), target.clone());
     arguments.processes.resident("resident_before");
     load.prepare().await?;
@@ -86,9 +110,19 @@ async fn main() -> anyhow::Result<()> {
         if arguments.runs(phase.name) {
             load.run(phase).await?;
         }
-        if phase.name == "patch" && arguments.runs("watch") {
-            watches::run(&arguments, &target).await?;
+        if phase.name == "patch" {
+            if arguments.runs("watch") {
+                watches::run(&arguments, &target, &watches::Fan::of_pods(&arguments)).await?;
+            }
+            if arguments.runs("fanout") {
+                load.fill_small(watches::SMALL).await?;
+                watches::run(&arguments, &target, &watches::Fan::wide(&arguments)).await?;
+            }
             arguments.processes.resident("resident_with_pods");
+            if let Some(own) = own.as_ref().filter(|_| arguments.runs("start")) {
+                own.restart()?;
+                arguments.processes.set(own.processes()?);
+            }
         }
     }
     arguments.processes.resident("resident_after");
