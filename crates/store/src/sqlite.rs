@@ -102,9 +102,13 @@ impl Log for SqliteLog {
         let mut rows = statement.query([])?;
         let mut collections: HashMap<String, Arc<str>> = HashMap::new();
         while let Some(row) = rows.next()? {
-            let collection: String = row.get(1)?;
-            let shared = collections.entry(collection.clone()).or_insert_with(|| collection.into()).clone();
-            let key = Key::new(shared, row.get::<_, String>(2)?);
+            let text = |at| row.get_ref(at)?.as_str().map_err(rusqlite::Error::from);
+            let collection: &str = text(1)?;
+            let shared = match collections.get(collection) {
+                Some(shared) => shared.clone(),
+                None => collections.entry(collection.to_owned()).or_insert(collection.into()).clone(),
+            };
+            let key = Key::new(shared, text(2)?);
             let value = match (row.get::<_, Option<Vec<u8>>>(3)?, &self.sealer) {
                 (Some(value), Some(sealer)) if sealer.covers(&key) => Some(sealer.open(&key, &value)?.into()),
                 (value, _) => value.map(Bytes::from),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
-use crate::hub::{Hub, Trimmed};
+use crate::hub::{Hub, Prepared, Trimmed};
 use crate::{
     Arrival, Capacity, CommitError, Expect, Key, Log, LogError, NewestQuestion, Object, Record, Revision,
     View, Write,
@@ -15,6 +15,10 @@ use crate::{
 
 /// Bounds the latency of a commit behind a burst, and the memory of a batch.
 const LARGEST_BATCH: usize = 512;
+
+/// Records that are prepared together, and packs of them that wait for a thread at most.
+const PACK: usize = 512;
+const PACKS_WAITING: usize = 4;
 
 /// The objects as they are now, in the order of the writes; or the write that was refused, and why.
 type Outcome<A> = Result<Vec<Arc<Object<A>>>, (usize, CommitError<A>)>;
@@ -47,8 +51,7 @@ impl<V: View> Writer<V> {
     /// Loads the log into the hub and starts the thread.
     pub fn start(mut log: Box<dyn Log>, hub: Arc<Hub<V>>) -> Result<Self, LogError> {
         let mut newest = Revision(0);
-        let mut records = Vec::new();
-        let horizon = log.load(&mut |record| records.push(record))?;
+        let (records, horizon) = load(&mut *log, &hub)?;
         let mut trimmed = Trimmed::default();
         hub.set_horizon(horizon);
         for record in records {
@@ -106,6 +109,48 @@ impl<V: View> Writer<V> {
     }
 }
 
+/// Reads a log. To make of its records what readers see takes longer than to read them, and threads beside do it.
+fn load<V: View>(
+    log: &mut dyn Log,
+    hub: &Hub<V>,
+) -> Result<(impl Iterator<Item = Prepared<V::Attributes>> + use<V>, Revision), LogError> {
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let (mut senders, mut preparing) = (Vec::new(), Vec::new());
+        for _ in 0..threads {
+            let (sender, packs) = mpsc::sync_channel::<Vec<Record>>(PACKS_WAITING);
+            let prepare = |pack: Vec<Record>| -> Vec<_> {
+                pack.into_iter().map(|record| hub.prepare(record, None)).collect()
+            };
+            preparing.push(scope.spawn(move || packs.into_iter().map(prepare).collect::<VecDeque<_>>()));
+            senders.push(sender);
+        }
+        // Packs go round the threads, and so they come back.
+        let (mut pack, mut turn) = (Vec::with_capacity(PACK), 0);
+        let horizon = log.load(&mut |record| {
+            pack.push(record);
+            if pack.len() == PACK {
+                let full = std::mem::replace(&mut pack, Vec::with_capacity(PACK));
+                // A thread that panicked is met below.
+                let _ = senders[turn % threads].send(full);
+                turn += 1;
+            }
+        })?;
+        let _ = senders[turn % threads].send(pack);
+        drop(senders);
+        let joined = preparing.into_iter().map(|thread| {
+            thread.join().map_err(|_| LogError::Writer("a record of the log cannot be read".to_owned()))
+        });
+        let mut prepared = joined.collect::<Result<Vec<_>, _>>()?;
+        let mut turn = 0;
+        let packs = std::iter::from_fn(move || {
+            turn += 1;
+            prepared[(turn - 1) % threads].pop_front()
+        });
+        Ok((packs.flatten(), horizon))
+    })
+}
+
 impl<V: View> Drop for Writer<V> {
     fn drop(&mut self) {
         // It may have ended already.
@@ -158,7 +203,7 @@ impl<V: View> Thread<V> {
                 Arrival::Appended(records) => {
                     let newest = records.last().map(|record| record.revision);
                     for record in records {
-                        self.hub.apply(record, None, &mut self.trimmed);
+                        self.hub.apply(self.hub.prepare(record, None), &mut self.trimmed);
                     }
                     self.publish(newest.unwrap_or_else(|| self.hub.revision()));
                 }
@@ -267,7 +312,8 @@ impl<V: View> Thread<V> {
         for request in accepted {
             let written = request.writes.into_iter().zip(records.by_ref());
             let applied = written.map(|(write, record)| {
-                self.hub.apply(record, write.value.map(|(_, attributes)| attributes), &mut self.trimmed)
+                let attributes = write.value.map(|(_, attributes)| attributes);
+                self.hub.apply(self.hub.prepare(record, attributes), &mut self.trimmed)
             });
             replies.push((request.reply, applied.collect()));
         }

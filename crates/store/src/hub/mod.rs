@@ -15,7 +15,7 @@ use bytes::Bytes;
 pub use collection::{Collection, Page, Range};
 pub use watch::Watch;
 
-use crate::{Record, Revision, View};
+use crate::{Key, Record, Revision, View};
 
 /// An object as it is served.
 #[derive(Debug)]
@@ -72,6 +72,14 @@ pub struct Trimmed {
     pub revisions: Vec<Revision>,
     /// The newest event that the history no longer holds.
     pub horizon: Revision,
+}
+
+/// A record as readers see it, but for what was there before.
+pub struct Prepared<A> {
+    /// The write's own revision.
+    pub revision: Revision,
+    key: Key,
+    value: Option<(Bytes, A)>,
 }
 
 struct Kept<A> {
@@ -142,13 +150,24 @@ impl<V: View> Hub<V> {
         sizes
     }
 
+    /// Makes of a record what readers see of it, as far as no other object has to be looked at; the attributes where nobody
+    /// knows them yet.
+    pub fn prepare(&self, record: Record, attributes: Option<V::Attributes>) -> Prepared<V::Attributes> {
+        let Record { revision, key, value } = record;
+        let value = value.map(|stored| {
+            let attributes = attributes.unwrap_or_else(|| self.view.attributes(&key, &stored));
+            (self.view.stamp(&stored, revision), attributes)
+        });
+        Prepared { revision, key, value }
+    }
+
     /// Takes a record of the log in.
-    pub fn load(&self, record: Record, horizon: Revision, trimmed: &mut Trimmed) {
+    pub fn load(&self, record: Prepared<V::Attributes>, horizon: Revision, trimmed: &mut Trimmed) {
         if record.revision > horizon {
-            self.apply(record, None, trimmed);
+            self.apply(record, trimmed);
         } else {
             let collection = self.collection(&record.key.collection);
-            let event = self.event(&collection, record, None);
+            let event = self.event(&collection, record);
             collection.restore(&event);
         }
     }
@@ -156,12 +175,11 @@ impl<V: View> Hub<V> {
     /// Applies a write that the log has, and remembers it in the history.
     pub fn apply(
         &self,
-        record: Record,
-        attributes: Option<V::Attributes>,
+        record: Prepared<V::Attributes>,
         trimmed: &mut Trimmed,
     ) -> Arc<Object<V::Attributes>> {
         let collection = self.collection(&record.key.collection);
-        let event = self.event(&collection, record, attributes);
+        let event = self.event(&collection, record);
         let object = event.object.clone();
         // The last state of a deleted object is kept for the history alone, too.
         let last = if event.kind == EventKind::Delete { event.object.bytes.len() } else { 0 };
@@ -202,7 +220,7 @@ impl<V: View> Hub<V> {
         for record in records {
             let name = record.key.collection.to_string();
             let state = states.entry(name).or_insert_with(|| Collection::new(newest));
-            let event = self.event(state, record, None);
+            let event = self.event(state, self.prepare(record, None));
             state.restore(&event);
         }
         for (name, state) in states {
@@ -223,23 +241,22 @@ impl<V: View> Hub<V> {
     fn event(
         &self,
         collection: &Collection<V::Attributes>,
-        Record { revision, key, value }: Record,
-        attributes: Option<V::Attributes>,
+        Prepared { revision, key, value }: Prepared<V::Attributes>,
     ) -> Arc<Event<V::Attributes>> {
         let previous = collection.get(&key.name);
-        let (kind, stored) = match (&value, &previous) {
-            (Some(stored), _) => (EventKind::Put, stored.clone()),
-            (None, Some(previous)) => (EventKind::Delete, previous.bytes.clone()),
-            (None, None) => (EventKind::Delete, Bytes::new()),
-        };
-        let attributes = match (kind, attributes, &previous) {
-            (_, Some(attributes), _) => Arc::new(attributes),
-            (EventKind::Delete, None, Some(previous)) => previous.attributes.clone(),
-            _ => Arc::new(self.view.attributes(&key, &stored)),
-        };
         let name = previous.as_ref().map_or(key.name, |previous| previous.name.clone());
-        let object =
-            Arc::new(Object { name, revision, bytes: self.view.stamp(&stored, revision), attributes });
-        Arc::new(Event { kind, object, previous })
+        let (kind, bytes, attributes) = match (value, &previous) {
+            (Some((bytes, attributes)), _) => (EventKind::Put, bytes, Arc::new(attributes)),
+            (None, Some(previous)) => {
+                let last = self.view.stamp(&previous.bytes, revision);
+                (EventKind::Delete, last, previous.attributes.clone())
+            }
+            (None, None) => {
+                let nothing = Key { collection: key.collection, name: name.clone() };
+                let attributes = self.view.attributes(&nothing, &[]);
+                (EventKind::Delete, Bytes::new(), Arc::new(attributes))
+            }
+        };
+        Arc::new(Event { kind, object: Arc::new(Object { name, revision, bytes, attributes }), previous })
     }
 }
