@@ -147,6 +147,35 @@ pub fn list_item(bytes: &Bytes) -> (&'static [u8], Bytes) {
     }
 }
 
+/// The bytes of an encoded object's metadata.
+pub fn metadata(bytes: &Bytes) -> Option<Bytes> {
+    let start = find(bytes, METADATA)? + METADATA.len() - 1;
+    let (mut at, mut depth) = (start, 0);
+    loop {
+        at += memchr::memchr3(b'"', b'{', b'}', &bytes[at..])?;
+        match bytes[at] {
+            b'{' => depth += 1,
+            b'}' => depth -= 1,
+            _ => at = end_of_text(bytes, at + 1)?,
+        }
+        at += 1;
+        if depth == 0 {
+            return Some(bytes.slice(start..at));
+        }
+    }
+}
+
+/// Where the quote is that ends a text.
+fn end_of_text(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        match bytes[at] {
+            b'"' => return Some(at),
+            _ => at += 2,
+        }
+    }
+}
+
 /// The collection that keeps the objects of a storage kind.
 pub fn collection(storage: (&str, &str)) -> String {
     coxswain_meta::status::qualified(storage.0, storage.1)
@@ -303,6 +332,15 @@ mod tests {
         let second = ObjectView.stamp(&first, Revision(1234));
         assert_eq!(serde_json::from_slice::<Value>(&second).unwrap()["metadata"]["resourceVersion"], "1234");
         assert_eq!(list_item(&stored).1, &stored[38..]);
+    }
+
+    #[test]
+    fn the_metadata_of_an_encoded_object_is_found() {
+        let annotations = json!({"a": "}\"{\\", "\\": "\\\\\"}"});
+        let meta = json!({"name": "x", "annotations": annotations, "ownerReferences": [{"uid": "1"}]});
+        let stored = encode(&json!({"kind": "K", "apiVersion": "v1", "metadata": meta, "spec": {"a": {}}}));
+        assert_eq!(serde_json::from_slice::<Value>(&metadata(&stored).unwrap()).unwrap(), meta);
+        assert_eq!(metadata(&stored.slice(..stored.len() - 20)), None);
     }
 
     #[test]

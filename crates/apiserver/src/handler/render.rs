@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::negotiate::{Encoding, Form, Shape};
 use crate::authn::epoch_seconds;
-use crate::object::{Attributes, Meta, list_item};
+use crate::object::{self, Attributes, Meta, list_item};
 use crate::resource::Resource;
 use crate::respond;
 
@@ -35,7 +35,8 @@ pub fn document(kind: &Resource, bytes: &[u8]) -> Value {
     object
 }
 
-fn is_storage(kind: &Resource) -> bool {
+/// Whether a row serves objects as they are stored.
+pub fn is_storage(kind: &Resource) -> bool {
     kind.custom().is_some()
         || kind.storage() == (kind.group(), kind.plural())
             && coxswain_api::catalogue::KINDS
@@ -139,6 +140,9 @@ pub fn list(
             let objects: Vec<Value> = documents().collect();
             value(StatusCode::OK, encoding, &table(kind, &objects, include, list_meta, true))
         }
+        (Shape::Metadata, Encoding::Json) => {
+            respond::parts("application/json", outlines(kind, objects, &list_meta))
+        }
         (Shape::Metadata, encoding) => {
             let items: Vec<Value> = documents().map(|object| metadata(&object)).collect();
             let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
@@ -163,6 +167,31 @@ fn items(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<Bytes> {
         parts.push(item);
     }
     parts.push(Bytes::from_static(b"]}"));
+    parts
+}
+
+/// What stands before the metadata of an object of which nothing else is told.
+pub const OUTLINE: &str = r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#;
+
+/// The metadata of a stored object, as JSON.
+pub fn metadata_bytes(kind: &Resource, stored: &Bytes) -> Bytes {
+    let derived = || document(kind, stored).meta().to_string().into();
+    object::metadata(stored).unwrap_or_else(derived)
+}
+
+/// A list of metadata in JSON out of the stored bytes.
+fn outlines(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<Bytes> {
+    let head = format!(
+        r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{list_meta},"items":["#
+    );
+    let mut parts = Vec::with_capacity(4 * objects.len() + 2);
+    parts.push(head.into());
+    for (at, stored) in objects.iter().enumerate() {
+        parts.push(Bytes::from_static(if at > 0 { b"}," } else { b"" }));
+        parts.push(Bytes::from_static(OUTLINE.as_bytes()));
+        parts.push(metadata_bytes(kind, &stored.bytes));
+    }
+    parts.push(Bytes::from_static(if objects.is_empty() { b"]}" } else { b"}]}" }));
     parts
 }
 

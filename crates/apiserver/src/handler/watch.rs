@@ -23,6 +23,8 @@ use crate::respond::Outcome;
 
 /// How often an idle watch that allows bookmarks gets one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// What stands around an object in a line of JSON at the most.
+const FRAME_BYTES: usize = 128;
 /// Watches without a timeout of their own end after this at the least, and twice this at the most.
 const SHORTEST_WATCH_SECONDS: u64 = 1800;
 
@@ -43,6 +45,7 @@ impl Call {
         let from = parse_version(self.query.get("resourceVersion"))?.filter(|version| *version > 0);
         let mut stream = Stream {
             call: self.clone(),
+            as_stored: render::is_storage(&self.kind),
             form,
             include: self.include_object().to_owned(),
             selection,
@@ -90,6 +93,8 @@ impl Call {
 
 struct Stream {
     call: Call,
+    /// Whether objects are served as they are stored.
+    as_stored: bool,
     form: Form,
     include: String,
     selection: Selection,
@@ -171,6 +176,8 @@ impl Stream {
             let mut watch = self.watch.take()?;
             let bookmark_at = if self.bookmarks { Instant::now() + BOOKMARK_PERIOD } else { self.end };
             let events = tokio::select! {
+                // What is there already is told without asking for the rest.
+                biased;
                 events = watch.next() => Some(events),
                 () = defined_anew(&mut self.definitions) => {
                     self.watch = Some(watch);
@@ -185,6 +192,7 @@ impl Stream {
             let mut out = BytesMut::new();
             let behind = match events {
                 Some(Ok(events)) => {
+                    out.reserve(events.iter().map(|event| event.object.bytes.len() + FRAME_BYTES).sum());
                     for event in &events {
                         self.event(&mut out, event).await;
                     }
@@ -255,9 +263,18 @@ impl Stream {
     }
 
     fn write(&mut self, out: &mut BytesMut, event: &str, object: &Stored) {
-        let kind = &self.call.kind.clone();
+        let kind = &self.call.kind;
         match (self.form.shape, self.form.encoding) {
-            (Shape::Object, Encoding::Json) => json_frame(out, event, &render::bytes(kind, &object.bytes)),
+            (Shape::Object, Encoding::Json) if self.as_stored => {
+                json_frame(out, event, "", &object.bytes, "")
+            }
+            (Shape::Object, Encoding::Json) => {
+                json_frame(out, event, "", &render::bytes(kind, &object.bytes), "");
+            }
+            (Shape::Metadata, Encoding::Json) => {
+                let metadata = render::metadata_bytes(kind, &object.bytes);
+                json_frame(out, event, render::OUTLINE, &metadata, "}");
+            }
             (Shape::Object, Encoding::Protobuf) => {
                 protobuf_frame(out, event, &render::protobuf(kind, object).unwrap_or_default());
             }
@@ -266,9 +283,10 @@ impl Stream {
                 self.frame(out, event, &render::metadata(&render::document(kind, &object.bytes)));
             }
             (Shape::Table, _) => {
+                let headings = std::mem::take(&mut self.headings);
+                let kind = &self.call.kind;
                 let object = render::document(kind, &object.bytes);
                 let meta = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
-                let headings = std::mem::take(&mut self.headings);
                 let table = render::table(kind, &[object], &self.include, meta, headings);
                 self.frame(out, event, &table);
             }
@@ -278,7 +296,7 @@ impl Stream {
     /// Writes an event with a document.
     fn frame(&self, out: &mut BytesMut, event: &str, object: &Value) {
         match self.form.encoding {
-            Encoding::Json => json_frame(out, event, object.to_string().as_bytes()),
+            Encoding::Json => json_frame(out, event, "", object.to_string().as_bytes(), ""),
             Encoding::Yaml => {
                 let text = schema::write_yaml(&json!({ "type": event, "object": object }));
                 out.extend_from_slice(b"---\n");
@@ -309,12 +327,15 @@ impl Stream {
     }
 }
 
-fn json_frame(out: &mut BytesMut, event: &str, object: &[u8]) {
-    out.reserve(object.len() + 64);
+/// A line of JSON with an object between two texts.
+fn json_frame(out: &mut BytesMut, event: &str, before: &str, object: &[u8], behind: &str) {
+    out.reserve(object.len() + FRAME_BYTES);
     out.extend_from_slice(br#"{"type":""#);
     out.extend_from_slice(event.as_bytes());
     out.extend_from_slice(br#"","object":"#);
+    out.extend_from_slice(before.as_bytes());
     out.extend_from_slice(object);
+    out.extend_from_slice(behind.as_bytes());
     out.extend_from_slice(b"}\n");
 }
 
