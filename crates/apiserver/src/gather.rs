@@ -1,139 +1,196 @@
-//! The writes of a connection, gathered: whatever its tasks write in one turn leaves in one call.
+//! The writes of a connection, gathered: whatever its streams write in one turn leaves in one call.
 //!
 //! HTTP/2 flushes after every frame of data, which below TLS is a system call a frame: two thousand for a long list, one a
-//! watch for an event that fifty watches of a connection are told. A [`Gathered`] stream keeps what is written, and
-//! [`Turns`] sends it when the connection's future has nothing more to do for now.
+//! watch for an event that fifty watches of a connection are told. A [`Gathered`] stream leaves what is written in the
+//! records that TLS made of it, and [`Turns`] sends them when the connection's future has nothing more to do for now. The
+//! [`Streams`] of the connection run in its own turns: what they answer does not go from one processor's cache to another's,
+//! and nobody has to be woken for it.
 
-use std::io;
+use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use hyper::rt::Executor;
+use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// More than this is sent before more is taken.
 const MOST_PENDING_BYTES: usize = 128 << 10;
-/// A turn that writes more than this gets a buffer for all of it, which goes with the first turn that writes less.
-const ORDINARY_BYTES: usize = 8 << 10;
-/// What TLS writes at once at the most.
-const RECORD_BYTES: usize = 18 << 10;
 
-struct Out {
-    stream: OwnedWriteHalf,
-    /// What is written and, up to `sent`, sent already.
-    pending: Vec<u8>,
-    sent: usize,
-    /// What was written in this turn.
-    written: usize,
+struct Wire {
+    socket: TcpStream,
+    session: ServerConnection,
     /// A flush leaves what is written to the end of the turn.
     by_turns: bool,
 }
 
-/// A stream whose writes are gathered.
-pub struct Gathered {
-    input: OwnedReadHalf,
-    out: Arc<Mutex<Out>>,
-}
+/// A stream over TLS whose writes are gathered.
+pub struct Gathered(Arc<Mutex<Wire>>);
 
 /// What sends the gathered writes of a stream.
-pub struct Turns(Arc<Mutex<Out>>);
+pub struct Turns(Arc<Mutex<Wire>>);
+
+/// The requests of a connection that are being answered: its executor.
+#[derive(Clone, Default)]
+pub struct Streams(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        lock(&self.0).push(Box::pin(stream));
+    }
+}
 
 impl Gathered {
-    /// A stream that still sends at every flush.
-    pub fn new(stream: TcpStream) -> (Self, Turns) {
-        let (input, stream) = stream.into_split();
-        let out =
-            Arc::new(Mutex::new(Out { stream, pending: Vec::new(), sent: 0, written: 0, by_turns: false }));
-        (Self { input, out: out.clone() }, Turns(out))
+    /// A stream after the handshake, which still sends at every flush.
+    pub fn new(socket: TcpStream, mut session: ServerConnection) -> (Self, Turns) {
+        session.set_buffer_limit(Some(MOST_PENDING_BYTES));
+        let wire = Arc::new(Mutex::new(Wire { socket, session, by_turns: false }));
+        (Self(wire.clone()), Turns(wire))
     }
 }
 
 impl Turns {
-    /// Drives a connection over the stream, and sends what it wrote after each of its turns.
-    pub async fn drive<T>(self, connection: impl Future<Output = T>) -> T {
+    /// Drives a connection over the stream with its streams, and sends what they wrote after each turn.
+    pub async fn drive<T>(self, connection: impl Future<Output = T>, streams: Streams) -> T {
         let mut connection = std::pin::pin!(connection);
+        let mut running = FuturesUnordered::new();
         lock(&self.0).by_turns = true;
         std::future::poll_fn(|cx| {
-            let ended = connection.as_mut().poll(cx);
-            let mut out = lock(&self.0);
+            let ended = loop {
+                while let Poll::Ready(Some(())) = running.poll_next_unpin(cx) {}
+                let ended = connection.as_mut().poll(cx);
+                let new = std::mem::take(&mut *lock(&streams.0));
+                if ended.is_ready() || new.is_empty() {
+                    break ended;
+                }
+                running.extend(new);
+            };
+            let mut wire = lock(&self.0);
             // Whoever holds the stream after an upgrade flushes for itself.
-            out.by_turns = ended.is_pending();
+            wire.by_turns = ended.is_pending();
             // An error comes back to the connection at its next write; one that waits wakes it up when it can go on.
-            let _ = out.poll_send(cx);
-            out.end_turn();
+            let _ = wire.poll_send(cx);
             ended
         })
         .await
     }
 }
 
-fn lock(out: &Mutex<Out>) -> MutexGuard<'_, Out> {
-    out.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Out {
+/// A socket as TLS reads and writes it: what cannot be done yet would block, and wakes the task when it can.
+struct Socket<'a, 'b> {
+    socket: &'a mut TcpStream,
+    cx: &'a mut Context<'b>,
+}
+
+fn or_would_block<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
+    match polled {
+        Poll::Ready(done) => done,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+fn or_pending<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        done => Poll::Ready(done),
+    }
+}
+
+impl Read for Socket<'_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut buf = ReadBuf::new(buf);
+        or_would_block(Pin::new(&mut *self.socket).poll_read(self.cx, &mut buf))?;
+        Ok(buf.filled().len())
+    }
+}
+
+impl Write for Socket<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        or_would_block(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        or_would_block(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, slices))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Wire {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.pending.len() {
-            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.pending[self.sent..]))?;
-            if sent == 0 {
+        while self.session.wants_write() {
+            let sent = self.session.write_tls(&mut Socket { socket: &mut self.socket, cx });
+            if ready!(or_pending(sent))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.sent += sent;
         }
-        self.pending.clear();
-        self.sent = 0;
         Poll::Ready(Ok(()))
     }
 
     /// Takes bytes once there is room for them.
-    fn poll_take<'a>(
-        &mut self,
-        cx: &mut Context<'_>,
-        slices: impl Iterator<Item = &'a [u8]>,
-    ) -> Poll<io::Result<usize>> {
-        if self.pending.len() >= MOST_PENDING_BYTES {
+    fn poll_take(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if slices.iter().all(|slice| slice.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
+        loop {
+            let taken = self.session.writer().write_vectored(slices)?;
+            if taken > 0 {
+                return Poll::Ready(Ok(taken));
+            }
             ready!(self.poll_send(cx))?;
         }
-        let before = self.pending.len();
-        if before > ORDINARY_BYTES {
-            self.pending.reserve((MOST_PENDING_BYTES + RECORD_BYTES).saturating_sub(before));
-        }
-        slices.for_each(|slice| self.pending.extend_from_slice(slice));
-        let taken = self.pending.len() - before;
-        self.written += taken;
-        Poll::Ready(Ok(taken))
     }
 
-    fn end_turn(&mut self) {
-        if std::mem::take(&mut self.written) <= ORDINARY_BYTES && self.pending.is_empty() {
-            self.pending.shrink_to(ORDINARY_BYTES);
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut reader = self.session.reader();
+            match reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(ready) => {
+                    let length = ready.len().min(buf.remaining());
+                    buf.put_slice(&ready[..length]);
+                    reader.consume(length);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            ready!(or_pending(self.session.read_tls(&mut Socket { socket: &mut self.socket, cx })))?;
+            if let Err(error) = self.session.process_new_packets() {
+                // The client is told why.
+                let _ = self.poll_send(cx);
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+            }
         }
     }
 }
 
 impl AsyncRead for Gathered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.input).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        lock(&self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Gathered {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        lock(&self.out).poll_take(cx, std::iter::once(bytes))
+        lock(&self.0).poll_take(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
+        slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        lock(&self.out).poll_take(cx, slices.iter().map(|slice| &**slice))
+        lock(&self.0).poll_take(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -141,49 +198,100 @@ impl AsyncWrite for Gathered {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut out = lock(&self.out);
-        if out.by_turns { Poll::Ready(Ok(())) } else { out.poll_send(cx) }
+        let mut wire = lock(&self.0);
+        if wire.by_turns { Poll::Ready(Ok(())) } else { wire.poll_send(cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut out = lock(&self.out);
-        ready!(out.poll_send(cx))?;
-        Pin::new(&mut out.stream).poll_shutdown(cx)
+        let mut wire = lock(&self.0);
+        wire.session.send_close_notify();
+        ready!(wire.poll_send(cx))?;
+        Pin::new(&mut wire.socket).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, RootCertStore, ServerConfig};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio_rustls::client::TlsStream;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::*;
 
+    async fn pair() -> ((Gathered, Turns), TlsStream<TcpStream>) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder().with_no_client_auth();
+        let server = server.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = tokio::join!(
+            async { TlsAcceptor::from(Arc::new(server)).accept(listener.accept().await.unwrap().0).await },
+            TlsConnector::from(Arc::new(client)).connect(ServerName::try_from("localhost").unwrap(), peer)
+        );
+        let (socket, session) = accepted.unwrap().into_inner();
+        (Gathered::new(socket, session), peer.unwrap())
+    }
+
     #[tokio::test]
     async fn a_turn_is_sent_at_its_end_and_a_flush_sends_again_after_the_last() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut stream, turns) = Gathered::new(listener.accept().await.unwrap().0);
-        let out = stream.out.clone();
-        let pending = || lock(&out).pending.len();
+        let ((mut stream, turns), mut peer) = pair().await;
+        let wire = stream.0.clone();
+        let is_pending = || lock(&wire).session.wants_write();
         let mut read = [0; 4];
-        let mut stream = turns
-            .drive(async {
-                stream.write_all(b"ab").await.unwrap();
-                stream.flush().await.unwrap();
-                stream.write_all(b"cd").await.unwrap();
-                stream.flush().await.unwrap();
-                assert_eq!(pending(), 4, "the turn is not over");
-                // Waits for what only the end of the turn sends.
-                peer.read_exact(&mut read).await.unwrap();
-                assert_eq!(&read, b"abcd");
-                stream
-            })
-            .await;
+        let connection = async {
+            stream.write_all(b"ab").await.unwrap();
+            stream.flush().await.unwrap();
+            stream.write_all(b"cd").await.unwrap();
+            stream.flush().await.unwrap();
+            assert!(is_pending(), "the turn is not over");
+            // Waits for what only the end of the turn sends.
+            peer.read_exact(&mut read).await.unwrap();
+            assert_eq!(&read, b"abcd");
+            stream
+        };
+        let mut stream = turns.drive(connection, Streams::default()).await;
         stream.write_all(b"ef").await.unwrap();
         stream.flush().await.unwrap();
-        assert_eq!(pending(), 0);
+        assert!(!is_pending());
         peer.read_exact(&mut read[..2]).await.unwrap();
         assert_eq!(&read[..2], b"ef");
+        stream.shutdown().await.unwrap();
+        assert_eq!(peer.read(&mut read).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn more_than_fits_waits_for_its_reader_and_streams_run_in_the_turns() {
+        let ((mut stream, turns), mut peer) = pair().await;
+        let sent: Vec<u8> = (0..8_u32 << 20).map(|at| (at % 251) as u8).collect();
+        let expected = sent.clone();
+        let reading = tokio::spawn(async move {
+            let mut read = vec![0; expected.len()];
+            peer.read_exact(&mut read).await.unwrap();
+            assert!(read == expected);
+            peer.write_all(b"ok").await.unwrap();
+            peer.shutdown().await.unwrap();
+            peer
+        });
+        let streams = Streams::default();
+        let executor = streams.clone();
+        let connection = async {
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            executor.execute(async move { answer.send(sent).unwrap() });
+            stream.write_all(&answered.await.unwrap()).await.unwrap();
+            stream.flush().await.unwrap();
+            let mut end = Vec::new();
+            stream.read_to_end(&mut end).await.unwrap();
+            assert_eq!(end, b"ok");
+        };
+        turns.drive(connection, streams).await;
+        reading.await.unwrap();
     }
 }

@@ -9,7 +9,7 @@ use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -18,11 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ApiServer;
-use crate::gather::Gathered;
+use crate::gather::{Gathered, Streams};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a stream has ready to be sent: a turn's worth, which stays in the cache until it is encrypted.
+const SEND_BUFFER_BYTES: usize = 128 << 10;
 /// More connections than this wait to be accepted.
 const MOST_CONNECTIONS: usize = 16_384;
 
@@ -75,19 +77,22 @@ async fn connection(
     cancel: CancellationToken,
 ) -> Result<(), axum::BoxError> {
     stream.set_nodelay(true)?;
-    let (stream, turns) = Gathered::new(stream);
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    let peer = Arc::new(api.peer(stream.get_ref().1.peer_certificates(), address.ip()));
+    let (stream, session) = stream.into_inner();
+    let peer = Arc::new(api.peer(session.peer_certificates(), address.ip()));
+    let (stream, turns) = Gathered::new(stream, session);
     let service = service_fn(move |request: Request<Incoming>| {
         let (api, peer) = (api.clone(), peer.clone());
         async move { Ok::<_, Infallible>(api.handle(&peer, request.map(Body::new)).await) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let streams = Streams::default();
+    let mut builder = auto::Builder::new(streams.clone());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(30))
+        .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_concurrent_streams(1000);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let serving = async {
@@ -100,5 +105,5 @@ async fn connection(
             }
         }
     };
-    turns.drive(serving).await
+    turns.drive(serving, streams).await
 }
