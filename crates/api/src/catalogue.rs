@@ -50,6 +50,8 @@ pub struct Kind {
     pub selectable: &'static [&'static str],
     /// Prefixes of selectable fields that are called differently in storage: `(served, stored)`.
     pub field_aliases: &'static [(&'static str, &'static str)],
+    /// Annotations that stand for fields in storage: tables and bare metadata, which upstream makes of that form, have none.
+    pub own_annotations: &'static [&'static str],
     /// Table columns.
     pub columns: &'static [Column],
     /// What is particular to the kind.
@@ -165,6 +167,7 @@ macro_rules! kind {
             graceful: false,
             selectable: &[],
             field_aliases: &[],
+            own_annotations: &[],
             columns: $crate::table::NAME_AGE,
             hooks: $crate::catalogue::Hooks::PLAIN,
         }

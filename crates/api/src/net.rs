@@ -39,6 +39,17 @@ pub(crate) fn valid_canonical_cidr(errors: &mut ErrorList, cidr: &str, path: &Pa
     }
 }
 
+/// An address block whose address is the block's own, as new fields take.
+pub(crate) fn valid_masked_cidr(errors: &mut ErrorList, cidr: &str, path: &Path) {
+    if !is_cidr(cidr) {
+        return valid_cidr(errors, cidr, path);
+    }
+    let address = |cidr: &str| cidr.split_once('/').and_then(|(ip, _)| ip.parse::<IpAddr>().ok());
+    if canonical_cidr(cidr).is_some_and(|canonical| address(&canonical) != address(cidr)) {
+        errors.push(FieldError::invalid(path, cidr, "must not have bits set beyond the prefix length"));
+    }
+}
+
 fn canonical_cidr(cidr: &str) -> Option<String> {
     let (ip, bits) = cidr.split_once('/')?;
     let bits: u32 = bits.parse().ok()?;

@@ -15,6 +15,9 @@ use crate::handler::{Change, FieldManager, Options, Part, Stored};
 use crate::object::{Meta, collection, now};
 use crate::resource::{Custom, DEFINITIONS, Resource};
 
+/// Where a definition in a group of the community says who approved of it.
+const APPROVAL: &str = "api-approved.kubernetes.io";
+const APPROVAL_POLICY: &str = "https://github.com/kubernetes/enhancements/pull/1111";
 /// The finalizer that holds a definition until its objects are gone.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 const GROUP: &str = "apiextensions.k8s.io";
@@ -184,6 +187,33 @@ fn decide(definition: &mut Value, others: &[&Value]) {
             }
         }
     }
+    decide_approval(definition);
+}
+
+/// Whether the community has approved of a definition in one of its groups.
+fn decide_approval(definition: &mut Value) {
+    let group = definition["spec"]["group"].as_str().unwrap_or_default();
+    let of =
+        |domain: &str| group.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    if !of("k8s.io") && !of("kubernetes.io") {
+        return;
+    }
+    let said = definition["metadata"]["annotations"][APPROVAL].as_str().unwrap_or_default().to_owned();
+    let must = format!("protected groups must have approval annotation {APPROVAL:?}");
+    let (holds, reason, message) = match said.as_str() {
+        "" => (false, "MissingAnnotation", format!("{must}, see {APPROVAL_POLICY}")),
+        said if said.starts_with("unapproved") => {
+            (false, "UnapprovedAnnotation", format!("not approved: {said:?}"))
+        }
+        said if said.parse::<http::Uri>().is_ok_and(|url| url.host().is_some() && url.scheme().is_some()) => {
+            (true, "ApprovedAnnotation", format!("approved in {said}"))
+        }
+        _ => {
+            let either = "with either a URL or a reason starting with \"unapproved\"";
+            (false, "InvalidAnnotation", format!("{must} {either}, see {APPROVAL_POLICY}"))
+        }
+    };
+    set_condition(definition, "KubernetesAPIApprovalPolicyConformant", holds, reason, &message);
 }
 
 fn is_true(definition: &Value, name: &str) -> bool {
@@ -293,6 +323,20 @@ mod tests {
     fn definition(name: &str, plural: &str, kind: &str) -> Value {
         json!({ "metadata": { "name": name }, "spec": { "group": "e.io",
             "names": { "plural": plural, "kind": kind, "listKind": format!("{kind}List") } } })
+    }
+
+    #[test]
+    fn groups_of_the_community_need_approval() {
+        let told = |group: &str, approval: &str| {
+            let mut definition = definition("a", "foos", "Foo");
+            definition["spec"]["group"] = group.into();
+            definition["metadata"]["annotations"] = json!({ APPROVAL: approval });
+            decide(&mut definition, &[]);
+            definition["status"]["conditions"][2]["message"].as_str().unwrap_or_default().to_owned()
+        };
+        assert_eq!(told("e.io", ""), "");
+        assert_eq!(told("a.k8s.io", "https://e.io/1"), "approved in https://e.io/1");
+        assert_eq!(told("k8s.io", "unapproved, a try"), "not approved: \"unapproved, a try\"");
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod remote;
 mod request;
 mod resource;
 mod respond;
+mod sent;
 mod serve;
 mod subresource;
 #[cfg(test)]
@@ -96,6 +97,8 @@ pub struct Config {
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// How users are named to aggregated servers; without it they are not trusted with users.
     pub front_proxy: Option<FrontProxy>,
+    /// Whether it writes the status of validating policies, which upstream's controller manager does.
+    pub settles_policies: bool,
     /// Who may come in, and what is written down of that.
     pub access: Access,
 }
@@ -194,7 +197,11 @@ impl ApiServer {
             expiry::expire_pages(self.0.clone()),
             definitions::run(self.0.clone()),
             aggregation::run(self.0.clone()),
-            policy::status::run(self.0.clone()),
+            async {
+                if self.0.config.settles_policies {
+                    policy::status::run(self.0.clone()).await;
+                }
+            },
             bootstrap::endpoints::keep(self.0.clone()),
             FlowControl::run(self.0.clone())
         );

@@ -1,4 +1,5 @@
-//! What a client is warned of while its request is answered: `Warning` headers of the answer.
+//! What is noted while a request is answered: what its client is warned of, which becomes `Warning` headers of the answer, and
+//! what of its body only messages show.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -7,28 +8,41 @@ use axum::body::Body;
 use http::Response;
 
 use crate::respond;
+use crate::sent::Empties;
+
+/// The notes on a request.
+#[derive(Default)]
+struct Notes {
+    warnings: RefCell<Vec<String>>,
+    empties: RefCell<Empties>,
+}
 
 tokio::task_local! {
-    static WARNINGS: RefCell<Vec<String>>;
+    static NOTES: Notes;
 }
 
 /// Answers a request and puts the warnings that arose into the answer's headers.
 pub async fn collect(answer: impl Future<Output = Response<Body>>) -> Response<Body> {
     let answering = async {
         let mut response = answer.await;
-        let warnings = WARNINGS.with(std::cell::RefCell::take);
+        let warnings = NOTES.with(|notes| notes.warnings.take());
         respond::warn(&mut response, &warnings);
         response
     };
-    WARNINGS.scope(RefCell::default(), answering).await
+    NOTES.scope(Notes::default(), answering).await
 }
 
 /// Adds a warning to the answer of the request that is being handled; what the server does by itself warns nobody.
 pub fn add(warning: String) {
-    let _ = WARNINGS.try_with(|warnings| {
-        let mut warnings = warnings.borrow_mut();
+    let _ = NOTES.try_with(|notes| {
+        let mut warnings = notes.warnings.borrow_mut();
         if !warnings.contains(&warning) {
             warnings.push(warning);
         }
     });
+}
+
+/// What the body of the request that is being handled sent empty; none for what the server does by itself.
+pub fn with_empties<T>(read: impl FnOnce(&mut Empties) -> T) -> Option<T> {
+    NOTES.try_with(|notes| read(&mut notes.empties.borrow_mut())).ok()
 }

@@ -148,6 +148,7 @@ async fn open_api_server(
     })?;
     let access = args.access.layers(&pki.ca_pem, pki.front_proxy_ca())?;
     let config = Config {
+        settles_policies: !args.no_controllers,
         version: VERSION.to_owned(),
         advertise: (node.ip, port),
         services: ServiceRange::default(),

@@ -264,6 +264,12 @@ impl Status {
         Status::failure(406, "NotAcceptable", message)
     }
 
+    /// 406 or 415, in the words of upstream's router, which refuses before a handler looks.
+    pub fn not_routed(code: u16, what: &str) -> Self {
+        let reason = if code == 406 { "NotAcceptable" } else { "UnsupportedMediaType" };
+        Status::failure(code, reason, format!("{code}: {what}")).with_details(Details::default())
+    }
+
     /// 413: the body is larger than `limit_bytes`.
     pub fn too_large(limit_bytes: u64) -> Self {
         let message = format!("Request entity too large: limit is {limit_bytes}");

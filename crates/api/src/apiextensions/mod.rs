@@ -95,12 +95,6 @@ fn default(definition: &mut Value) {
 fn validate(definition: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, path) = (&definition["spec"], Path::new("spec"));
-    let wanted = format!("{}.{}", text(&spec["names"], "plural"), text(spec, "group"));
-    let called = crate::value::name(definition);
-    if called != wanted {
-        let why = "must be spec.names.plural+\".\"+spec.group";
-        errors.push(FieldError::invalid(&Path::new("metadata").child("name"), called, why));
-    }
     validate_group(text(spec, "group"), &path.child("group"), &mut errors);
     required_one_of(&mut errors, spec, "scope", &["Cluster", "Namespaced"], &path);
     validate_versions(spec, &path, &mut errors);
@@ -144,6 +138,13 @@ fn shared(spec: &Value) -> Vec<&'static str> {
 fn validate_new(definition: &Value) -> ErrorList {
     const APPROVED: &str = "api-approved.kubernetes.io";
     let mut errors = ErrorList::new();
+    let wanted =
+        format!("{}.{}", text(&definition["spec"]["names"], "plural"), text(&definition["spec"], "group"));
+    let called = crate::value::name(definition);
+    if called != wanted {
+        let why = "must be spec.names.plural+\".\"+spec.group";
+        errors.push(FieldError::invalid(&Path::new("metadata").child("name"), called, why));
+    }
     let group = text(&definition["spec"], "group");
     let at = Path::new("metadata").child("annotations").key(APPROVED);
     if ["k8s.io", "kubernetes.io"].iter().any(|own| group == *own || group.ends_with(&format!(".{own}"))) {

@@ -1,7 +1,7 @@
 //! DaemonSet.
 
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{at_most_all, count_or_percent, fixed_selector, is_empty, is_none, not_negative, selector_of};
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
@@ -19,6 +19,7 @@ pub(crate) const KIND: Kind = Kind {
     categories: &["all"],
     subresources: &[Subresource::status("apps", "v1", "DaemonSet")],
     status: true,
+    own_annotations: &[TEMPLATE_GENERATION],
     columns: COLUMNS,
     hooks: Hooks {
         default,
@@ -92,7 +93,7 @@ fn validate(set: &Value) -> ErrorList {
         pod::validate_selected(&mut errors, template, &parsed, &template_at);
     }
     if selector.is_object() && is_empty(selector) {
-        errors.push(FieldError::invalid(&at, selector.clone(), "empty selector is invalid for daemonset"));
+        errors.push(FieldError::invalid(&at, json!({}), "empty selector is invalid for daemonset"));
     }
     pod::validate_template(&mut errors, template, &template_at);
     pod::validate_lasting(&mut errors, template, "DaemonSet", &template_at);

@@ -7,7 +7,7 @@ mod statefulset;
 
 use coxswain_meta::labels::Selector;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, kind};
 use crate::core::pod;
@@ -124,7 +124,7 @@ fn required_selector(errors: &mut ErrorList, selector: &Value, empty_rule: &str,
     }
     objectmeta::label_selector(errors, selector, at);
     if is_empty(selector) {
-        errors.push(FieldError::invalid(at, selector.clone(), empty_rule));
+        errors.push(FieldError::invalid(at, json!({}), empty_rule));
     }
 }
 

@@ -10,6 +10,10 @@ use crate::value::{child, filled, has, int, items, present, remove, set, set_def
 
 /// Where v1 keeps the metrics it has no fields for.
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
+/// Where v1 keeps the conditions.
+const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
+/// Where v1 keeps the current values of metrics.
+const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 /// Where v1 keeps the scaling behaviour.
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
@@ -32,7 +36,18 @@ pub(crate) const HPA_V2: Kind = Kind {
 pub(crate) const HPA_V1: Kind = Kind {
     version: "v1",
     subresources: &[Subresource::status("autoscaling", "v1", "HorizontalPodAutoscaler")],
+    own_annotations: &[METRICS, BEHAVIOR, CONDITIONS, CURRENT_METRICS],
     hooks: Hooks {
+        // What stands for status is as new as that.
+        prepare_create: |v| {
+            (HPA_V2.hooks.prepare_create)(v);
+            [CONDITIONS, CURRENT_METRICS].iter().for_each(|name| drop(take_annotation(v, name)));
+            let metadata = v.get_mut("metadata").and_then(Value::as_object_mut);
+            if let Some(metadata) = metadata.filter(|m| m.get("annotations").is_some_and(|a| *a == json!({})))
+            {
+                metadata.remove("annotations");
+            }
+        },
         default: |v| {
             if let Some(spec) = child(v, "spec") {
                 set_default(spec, "minReplicas", 1);

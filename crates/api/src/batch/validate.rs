@@ -8,7 +8,7 @@ use super::cron;
 use crate::apps::not_negative;
 use crate::check::{domain_prefixed_path, one_of};
 use crate::core::pod;
-use crate::objectmeta::{self, immutable};
+use crate::objectmeta::{self, immutable, immutable_struct};
 use crate::value::{filled, flag, has, int, items, text};
 
 const ACTIONS: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];
@@ -240,7 +240,7 @@ pub(super) fn job_update(new: &Value, old: &Value) -> ErrorList {
     immutable(&mut errors, new, old, "selector", &path);
     // A suspended job that never started may still have its template's placement changed.
     if !(flag(old, "suspend") && flag(new, "suspend")) {
-        immutable(&mut errors, new, old, "template", &path);
+        immutable_struct(&mut errors, new, old, "template", "io.k8s.api.core.v1.PodTemplateSpec", &path);
     }
     for key in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         immutable(&mut errors, new, old, key, &path);

@@ -96,7 +96,7 @@ fn validate_new(node: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let (blocks, at) = (texts(&node["spec"], "podCIDRs"), Path::new("spec").child("podCIDRs"));
     for (i, block) in blocks.iter().enumerate() {
-        net::valid_cidr(&mut errors, block, &at.index(i));
+        net::valid_masked_cidr(&mut errors, block, &at.index(i));
     }
     if blocks.len() > 1 && (blocks.len() > 2 || blocks[0].contains(':') == blocks[1].contains(':')) {
         let rule = "may specify no more than one CIDR for each IP family";

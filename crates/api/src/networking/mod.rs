@@ -130,7 +130,7 @@ fn validate_ingress(ingress: &Value) -> ErrorList {
     let (spec, path) = (&ingress["spec"], Path::new("spec"));
     if !has(spec, "defaultBackend") && !filled(spec, "rules") {
         let rule = "either `defaultBackend` or `rules` must be specified";
-        errors.push(FieldError::invalid(&path, Value::Null, rule));
+        errors.push(FieldError::invalid(&path, spec["rules"].clone(), rule));
     }
     if has(spec, "defaultBackend") {
         backend(&mut errors, &spec["defaultBackend"], &path.child("defaultBackend"));

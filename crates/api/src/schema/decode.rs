@@ -19,14 +19,20 @@ pub fn check(object: &Value, type_ref: TypeRef) -> Decoded {
     Checker::run(object, type_ref).out
 }
 
-/// Takes out of `duplicates` what stands where Go's types decode themselves: those do not notice.
-pub fn forget_unnoticed(duplicates: &mut Vec<String>, object: &Value, type_ref: TypeRef) {
+/// Takes out of `duplicates` what stands where Go's types decode themselves, or in fields that are `unknown`: nobody notices.
+pub fn forget_unnoticed(duplicates: &mut Vec<String>, object: &Value, type_ref: TypeRef, unknown: &[String]) {
     if duplicates.is_empty() {
         return;
     }
     let own = Checker::run(object, type_ref).own_decoders;
     duplicates.retain(|duplicate| {
         let place = place_of(duplicate);
+        let within = |outer: &str| {
+            place.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        if unknown.iter().any(|unknown| within(place_of(unknown))) {
+            return false;
+        }
         !own.iter()
             .any(|own| place.strip_prefix(own.as_str()).is_some_and(|rest| rest.starts_with(['.', '['])))
     });

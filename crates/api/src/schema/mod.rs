@@ -14,6 +14,7 @@ mod json;
 mod parse;
 mod protobuf;
 mod shown;
+mod typed;
 mod wire;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ pub use json::{write as write_json, yaml as write_yaml};
 pub use parse::{parse_json_strict, parse_yaml_strict};
 pub use protobuf::{decode as decode_protobuf, decode_message as decode_protobuf_message};
 pub use shown::{changes, internal, internal_list};
+pub use typed::{conversion_error, typed_errors};
 pub use wire::{
     encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, envelope_around,
     field as write_field, field_head,

@@ -6,9 +6,17 @@ use serde_json::Value;
 
 use super::{Field, Type, TypeRef, by_name};
 
-/// Fields that the internal pod spec keeps elsewhere, or not at all.
-const NOT_IN_POD_SPEC: &[&str] =
-    &["serviceAccount", "hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace", "hostUsers"];
+/// Fields that the internal pod spec keeps at the head of its security context.
+const OF_THE_HOST: &[&str] = &["hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace", "hostUsers"];
+/// Structs whose fields are no pointers inside.
+const PLAIN_INSIDE: &[&str] = &["RollingUpdateDaemonSet"];
+/// Fields that came with 1.37: until all know them, messages show them only where they are set.
+const RECENT: &[&str] = &[
+    "VolumeMount.bindMountOptions",
+    "KeyToPath.user",
+    "DownwardAPIVolumeFile.user",
+    "EmptyDirVolumeSource.mode",
+];
 /// Lines around a change.
 const CONTEXT: usize = 3;
 
@@ -36,7 +44,7 @@ pub fn changes(old: &Value, new: &Value, definition: &str, embedded: &str) -> St
         let mut members = Vec::new();
         collect(value, target, false, &mut members);
         members.retain(|(_, _, field)| embedded.is_empty() || field.embedded == embedded);
-        writer.members(members);
+        writer.members(members, false);
         writer.out.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     unified(&lines(old), &lines(new))
@@ -78,17 +86,18 @@ impl Writer {
     }
 
     fn fields(&mut self, object: &Value, target: TypeRef) {
+        let plain = PLAIN_INSIDE.contains(&target.short_name());
         // The types of the metadata package carry their JSON names inside too.
         let tagged = target.name().contains(".apimachinery.");
         let mut members = Vec::new();
         collect(object, target, tagged, &mut members);
-        self.members(members);
+        self.members(members, plain);
     }
 
-    fn members(&mut self, members: Vec<(String, Value, &'static Field)>) {
+    fn members(&mut self, members: Vec<(String, Value, &'static Field)>, plain: bool) {
         self.block('{', '}', members.into_iter(), |writer, (name, value, field)| {
             writer.name(&name);
-            writer.value(&value, &field.ty, field.plain);
+            writer.value(&value, &field.ty, plain || field.plain);
         });
     }
 
@@ -135,13 +144,31 @@ impl Writer {
 /// The members of a struct as Go writes them: names, values and facts.
 fn collect(object: &Value, target: TypeRef, tagged: bool, out: &mut Vec<(String, Value, &'static Field)>) {
     let pod_spec = target.short_name() == "PodSpec";
+    if target.short_name() == "PodSecurityContext"
+        && let Some(spec) = by_name("io.k8s.api.core.v1.PodSpec")
+    {
+        for field in OF_THE_HOST.iter().filter_map(|name| spec.get(name)) {
+            let value = object.get(field.name).cloned().unwrap_or_default();
+            out.push((go_name(field), value, field));
+        }
+    }
     for field in target.declared().filter(|field| field.numbers[0] != 0) {
-        let value = object.get(field.name).cloned().unwrap_or_default();
-        if pod_spec && NOT_IN_POD_SPEC.contains(&field.name) {
+        let mut value = object.get(field.name).cloned().unwrap_or_default();
+        let recent = |known: &&str| known.split_once('.') == Some((target.short_name(), field.name));
+        if value.is_null() && (field.name == "defaultUser" || RECENT.iter().any(|known| recent(known))) {
             continue;
         }
+        if pod_spec && (field.name == "serviceAccount" || OF_THE_HOST.contains(&field.name)) {
+            continue;
+        }
+        if let (true, "securityContext", Some(map)) = (pod_spec, field.name, value.as_object_mut()) {
+            let found = OF_THE_HOST.iter().filter_map(|name| Some((*name, object.get(name)?)));
+            map.extend(found.map(|(name, value)| (name.to_owned(), value.clone())));
+        }
         if tagged {
-            if !value.is_null() {
+            let empty = value.as_object().is_some_and(serde_json::Map::is_empty)
+                || value.as_array().is_some_and(Vec::is_empty);
+            if !value.is_null() && !(empty && field.omits_zero) {
                 out.push((field.name.to_owned(), value, field));
             }
             continue;
@@ -153,12 +180,16 @@ fn collect(object: &Value, target: TypeRef, tagged: bool, out: &mut Vec<(String,
             collect(&value, meta, true, out);
             continue;
         }
-        let mut name = field.name.to_owned();
-        if let Some(first) = name.get_mut(..1) {
-            first.make_ascii_uppercase();
-        }
-        out.push((field.go_name.map_or(name, str::to_owned), value, field));
+        out.push((go_name(field), value, field));
     }
+}
+
+fn go_name(field: &Field) -> String {
+    let mut name = field.name.to_owned();
+    if let Some(first) = name.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    field.go_name.map_or(name, str::to_owned)
 }
 
 /// A unified diff, hunk by hunk.

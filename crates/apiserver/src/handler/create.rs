@@ -16,7 +16,7 @@ use crate::object::{Meta, attributes, encode, now};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
-use crate::{Server, allocate};
+use crate::{Server, allocate, sent};
 
 /// Characters of generated names: no vowels, so no words.
 const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -50,6 +50,9 @@ impl Call {
 
     /// Brings a document into the form of its schema; returns what a client is to be warned of.
     pub fn decode(&self, object: &mut Value, duplicates: Vec<String>) -> Result<Vec<String>, Status> {
+        if self.kind.schema().is_some() {
+            sent::note(object);
+        }
         self.kind.decode(object, duplicates, self.validation()?)
     }
 
@@ -161,6 +164,7 @@ impl Server {
             let unallocated = allocation.claim().map(|_| object.clone());
             allocation.create(&mut object)?;
             let errors = kind.validate_create(&object);
+            let errors = sent::worded(errors, &object, |object| kind.validate_create(object));
             if !errors.is_empty() {
                 return Err(Status::invalid(kind.group(), kind.kind(), display_name(&object), &errors));
             }
@@ -170,9 +174,11 @@ impl Server {
                 let why = "resourceVersion should not be set on objects to be created";
                 return Err(Status::bad_request(why));
             }
+            // What is not stored is told as it was sent, in its version.
+            let told = (dry_run && kind.custom().is_some()).then(|| encode(&object));
             let stored = self.to_storage(kind, object).await?;
             match self.commit_new(&admission, stored, &allocation, generated, dry_run).await? {
-                Some(bytes) => return Ok(bytes),
+                Some(bytes) => return Ok(told.unwrap_or(bytes)),
                 // Another server has given out addresses meanwhile: choose again.
                 None => object = unallocated.unwrap_or_default(),
             }

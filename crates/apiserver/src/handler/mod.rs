@@ -92,6 +92,9 @@ impl Call {
         if !self.kind.verbs().contains(&verb) {
             return Err(Status::method_not_allowed_here());
         }
+        if self.kind.row_of_catalogue().is_some() {
+            negotiate::routed(&self.headers, matches!(verb, "list" | "watch"))?;
+        }
         match verb {
             "get" => self.get().await,
             "list" => self.list().await,
@@ -190,7 +193,13 @@ pub fn document(headers: &HeaderMap, body: &[u8]) -> Result<(Value, Vec<String>)
     let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match media.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" => parse(body),
-        "application/yaml" => read_yaml(body),
+        "application/yaml" => {
+            let (value, duplicates) = read_yaml(body)?;
+            let repeated = repeated_keys(body, &duplicates);
+            let faults = (!repeated.is_empty())
+                .then(|| format!("yaml: unmarshal errors:\n  {}", repeated.join("\n  ")));
+            Ok((value, faults.into_iter().collect()))
+        }
         "application/vnd.kubernetes.protobuf" => {
             Ok((schema::decode_protobuf(body).map_err(Status::bad_request)?, Vec::new()))
         }
@@ -206,6 +215,30 @@ pub fn document(headers: &HeaderMap, body: &[u8]) -> Result<(Value, Vec<String>)
 pub fn read_yaml(body: &[u8]) -> Result<(Value, Vec<String>), Status> {
     schema::parse_yaml_strict(body)
         .map_err(|error| Status::bad_request(format!("error parsing YAML: {error}")))
+}
+
+/// Repeated keys of a YAML document, with the lines where they are repeated.
+pub fn repeated_keys(body: &[u8], duplicates: &[String]) -> Vec<String> {
+    let text = String::from_utf8_lossy(body);
+    let place = |duplicate: &String| {
+        let path = duplicate.trim_start_matches("duplicate field \"").trim_end_matches('"');
+        // A key may have dots itself: the longest end of the path that the text has as a key.
+        let tails = std::iter::successors(Some(path), |tail| tail.split_once('.').map(|(_, rest)| rest));
+        let is_key =
+            |tail: &&str| text.contains(&format!("\"{tail}\":")) || text.contains(&format!("{tail}:"));
+        let key = tails.clone().find(is_key).or(tails.last()).unwrap_or(path);
+        let mut seen: Vec<usize> = Vec::new();
+        let line = text.lines().position(|line| {
+            let bare = line.trim_start().trim_start_matches("- ");
+            let indent = line.len() - bare.len();
+            let names = bare.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'));
+            let again = names && seen.contains(&indent);
+            seen.extend(names.then_some(indent));
+            again || line.matches(&format!("\"{key}\":")).count() > 1
+        });
+        format!("line {}: key {key:?} already set in map", line.map_or(1, |at| at + 1))
+    };
+    duplicates.iter().map(place).collect()
 }
 
 /// Parses JSON as a request body.

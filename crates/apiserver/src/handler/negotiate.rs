@@ -38,6 +38,30 @@ pub struct Form {
 /// The media types of objects.
 const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
+/// What lists and watches produce besides.
+const STREAM_MEDIA_TYPES: &[&str] =
+    &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
+/// Refuses what upstream's router finds no route for: built-in kinds are served for exact media types only, whatever parameters
+/// they carry.
+///
+/// # Errors
+/// 406 where the client takes none of them.
+pub fn routed(headers: &HeaderMap, streams: bool) -> Result<(), Status> {
+    let mut accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    // The router reads the first header alone.
+    let Some(first) = accept.next().filter(|first| !first.is_empty()) else { return Ok(()) };
+    let bare = |range: &str| range.split(';').next().unwrap_or_default().trim().to_owned();
+    if first.split(',').map(bare).any(|media| media == "*/*" || MEDIA_TYPES.contains(&media.as_str())) {
+        return Ok(());
+    }
+    let produced = if streams { [MEDIA_TYPES, STREAM_MEDIA_TYPES].concat() } else { MEDIA_TYPES.to_vec() };
+    Err(Status::not_routed(
+        406,
+        &format!("Not Acceptable\n\nAvailable representations: {}", produced.join(", ")),
+    ))
+}
+
 impl Form {
     /// The object as JSON.
     pub const JSON: Form = Form { shape: Shape::Object, encoding: Encoding::Json };
@@ -55,7 +79,7 @@ impl Form {
             .flat_map(|value| value.split(','))
             .filter_map(Self::of_range)
             .find(|form| has_message || form.encoding != Encoding::Protobuf)
-            .ok_or_else(|| Status::not_acceptable(if has_message { MEDIA_TYPES } else { &MEDIA_TYPES[..2] }))
+            .ok_or_else(|| Status::not_acceptable(MEDIA_TYPES))
     }
 
     fn of_range(range: &str) -> Option<Self> {
@@ -109,6 +133,24 @@ mod tests {
         ] {
             let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
             assert_eq!(Form::accepted(&headers, has_message).ok(), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn the_router_takes_exact_types_only() {
+        for (accept, message) in [
+            ("application/json;as=Bogus", None),
+            ("text/html, */*;q=0.8", None),
+            (
+                "application/*",
+                Some(
+                    "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+                ),
+            ),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
+            let refused = routed(&headers, false).err();
+            assert_eq!(refused.map(|status| status.message.clone()).as_deref(), message, "{accept}");
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use axum::body::Body;
 use bytes::Bytes;
+use coxswain_api::schema;
 use coxswain_meta::Status;
+use coxswain_meta::golang::shown;
 use coxswain_meta::patch::{json_patch, merge_patch, strategic};
 use coxswain_meta::{ErrorList, FieldError, Path};
 use http::header::CONTENT_TYPE;
@@ -15,12 +17,6 @@ use crate::object::Meta;
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 
-const MEDIA_TYPES: &[&str] = &[
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
-];
 /// Custom resources have no strategic merge patch.
 const CUSTOM_MEDIA_TYPES: &[&str] =
     &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
@@ -45,19 +41,21 @@ impl Patch {
     pub async fn read(call: &Call, request: Request<Body>) -> Result<Self, Status> {
         let media =
             request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let accepted = if call.kind.custom().is_some() { CUSTOM_MEDIA_TYPES } else { MEDIA_TYPES };
         let dialect = match media.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Dialect::Json,
             "application/merge-patch+json" => Dialect::Merge,
             "application/strategic-merge-patch+json" if call.kind.custom().is_none() => Dialect::Strategic,
             "application/apply-patch+yaml" => Dialect::Apply,
-            _ => return Err(Status::unsupported_media_type(accepted)),
+            _ if call.kind.custom().is_none() => {
+                return Err(Status::not_routed(415, "Unsupported Media Type"));
+            }
+            _ => return Err(Status::unsupported_media_type(CUSTOM_MEDIA_TYPES)),
         };
         let body = read_body(request).await?;
         let (body, duplicates) = match dialect {
             Dialect::Apply => {
                 let (value, duplicates) = read_yaml(&body)?;
-                (value, places(&body, &duplicates))
+                (value, super::repeated_keys(&body, &duplicates))
             }
             _ => parse(&body)?,
         };
@@ -78,6 +76,22 @@ impl Patch {
         Ok(new)
     }
 
+    /// 422 for what the patch makes of an object where that cannot be decoded.
+    fn undecodable(&self, call: &Call, patched: &Value, why: &Status) -> Status {
+        let strict = why.message.find("strict decoding error: ").map(|at| &why.message[at..]);
+        let (value, detail) = match (self.dialect, call.kind.schema()) {
+            (Dialect::Strategic, Some(schema)) => {
+                let converted = schema::conversion_error(patched, schema);
+                let plain = || strict.map_or_else(|| undecorated(&why.message), str::to_owned);
+                (shown(&self.body), converted.unwrap_or_else(plain))
+            }
+            _ => (patched.to_string(), strict.map_or_else(|| undecorated(&why.message), str::to_owned)),
+        };
+        let mut errors = ErrorList::new();
+        errors.push(FieldError::invalid(&Path::new("patch"), value, detail));
+        Status::invalid("", "", "", &errors)
+    }
+
     /// A patch insists on a resourceVersion only by naming one.
     fn insists(&self) -> bool {
         match &self.body {
@@ -87,27 +101,9 @@ impl Patch {
     }
 }
 
-/// Repeated keys of a YAML document, with the lines where they are.
-fn places(body: &[u8], duplicates: &[String]) -> Vec<String> {
-    let text = String::from_utf8_lossy(body);
-    let place = |duplicate: &String| {
-        let path = duplicate.trim_start_matches("duplicate field \"").trim_end_matches('"');
-        let key = path.rsplit('.').next().unwrap_or_default();
-        let mut seen: Vec<usize> = Vec::new();
-        let line = text.lines().position(|line| {
-            let bare = line.trim_start().trim_start_matches("- ");
-            let indent = line.len() - bare.len();
-            let names = bare.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'));
-            let again = names && seen.contains(&indent);
-            seen.extend(names.then_some(indent));
-            again
-        });
-        let line = line.map_or(0, |at| at + 1);
-        format!(
-            "error converting YAML to JSON: yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map"
-        )
-    };
-    duplicates.iter().map(place).collect()
+/// What is wrong with a document, without the kind that it is no document of.
+fn undecorated(message: &str) -> String {
+    message.split_once(": ").map_or(message, |(_, rest)| rest).to_owned()
 }
 
 impl Call {
@@ -151,7 +147,10 @@ impl Call {
             .update(&self.change(self.part())?, |old| {
                 let mut new = patch.apply(self, old)?;
                 check_type(&self.kind, &mut new)?;
-                *warnings = self.decode(&mut new, patch.duplicates.clone())?;
+                let patched = new.clone();
+                *warnings = self
+                    .decode(&mut new, patch.duplicates.clone())
+                    .map_err(|why| patch.undecodable(self, &patched, &why))?;
                 self.check_patched(&mut new, old)?;
                 Ok(new)
             })
@@ -173,9 +172,11 @@ impl Call {
     /// Server-side apply: changes the object, or creates it.
     async fn apply(&self, patch: Patch, warnings: &mut Vec<String>) -> Result<(StatusCode, Bytes), Status> {
         let mut configuration = patch.body;
+        let sent_to = configuration.namespace().to_owned();
         self.check_configuration(&mut configuration)?;
         let mut checked = configuration.clone();
-        *warnings = self.decode_configuration(&mut checked, patch.duplicates)?;
+        *warnings = self.decode_configuration(&mut checked, &sent_to)?;
+        let repeated = self.repeated(&patch.duplicates, warnings)?;
         let manager = FieldManager::of(self);
         let force = self.query.is_true("force");
         let mut change = self.change(self.part())?;
@@ -183,6 +184,7 @@ impl Call {
         loop {
             let live = self.server.update(&change, |old| {
                 let mut new = manager.apply(&self.kind, old, &configuration, force)?;
+                repeated.clone()?;
                 // Only a configuration that names a resourceVersion insists on it.
                 let insisted = configuration.meta().get("resourceVersion").cloned();
                 match insisted {
@@ -201,6 +203,7 @@ impl Call {
             let empty =
                 serde_json::json!({ "apiVersion": self.kind.api_version(), "kind": self.kind.kind() });
             let mut new = manager.apply(&self.kind, &empty, &configuration, force)?;
+            repeated.clone()?;
             self.kind.decode(&mut new, Vec::new(), super::Validation::Ignore)?;
             self.place(&mut new)?;
             match self.server.create(self.new_object(None)?, new).await {
@@ -209,6 +212,29 @@ impl Call {
                 other => return other.map(|bytes| (StatusCode::CREATED, bytes)),
             }
         }
+    }
+
+    /// What follows of keys that a configuration repeats: a refusal, yet after all conflicts, or a warning.
+    fn repeated(
+        &self,
+        duplicates: &[String],
+        warnings: &mut Vec<String>,
+    ) -> Result<Result<(), Status>, Status> {
+        if duplicates.is_empty() {
+            return Ok(Ok(()));
+        }
+        let lines = duplicates.join("\n  ");
+        let what = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {lines}");
+        Ok(match self.validation()? {
+            super::Validation::Strict => {
+                Err(Status::bad_request(format!("error strict decoding YAML: {what}")))
+            }
+            super::Validation::Warn => {
+                warnings.push(what);
+                Ok(())
+            }
+            super::Validation::Ignore => Ok(()),
+        })
     }
 
     /// Who may patch may not therefore create.
@@ -234,6 +260,9 @@ impl Call {
         }
         let (sent, wanted) =
             (configuration["apiVersion"].as_str().unwrap_or_default(), self.kind.api_version());
+        if sent.is_empty() && configuration["kind"].as_str().is_none_or(str::is_empty) {
+            return Err(Status::bad_request("invalid object type: /, Kind="));
+        }
         if sent != wanted {
             return Err(Status::bad_request(format!(
                 "Incorrect version specified in apply patch. Specified patch version: {sent}, expected: {wanted}"
@@ -256,46 +285,27 @@ impl Call {
     }
 
     /// Checks a configuration against the schema; built-in kinds refuse what they do not know, whatever the client asks.
-    fn decode_configuration(
-        &self,
-        configuration: &mut Value,
-        duplicates: Vec<String>,
-    ) -> Result<Vec<String>, Status> {
-        let strict = self.validation()? == super::Validation::Strict;
-        if strict && !duplicates.is_empty() {
-            return Err(Status::bad_request(format!(
-                "error strict decoding YAML: {}",
-                duplicates.join(", ")
-            )));
-        }
-        let unknown = match (&self.kind, self.kind.schema()) {
-            (Resource::BuiltIn(_), Some(type_ref)) if !strict => {
-                coxswain_api::schema::check(configuration, type_ref).unknown
-            }
+    fn decode_configuration(&self, configuration: &mut Value, sent_to: &str) -> Result<Vec<String>, Status> {
+        let errors: Vec<String> = match (&self.kind, self.kind.schema()) {
             (Resource::Custom(custom), _) => {
                 let mut unknown = custom.prune(&mut configuration.clone())?;
                 unknown.extend(custom.check_metadata(&mut configuration.clone())?);
-                unknown
+                let path = |field: &String| {
+                    let path = field.trim_start_matches("unknown field \"").trim_end_matches('"');
+                    format!(".{path}: field not declared in schema")
+                };
+                unknown.iter().map(path).collect()
             }
+            (_, Some(type_ref)) => schema::typed_errors(configuration, type_ref),
             _ => Vec::new(),
         };
-        let errors: Vec<String> = unknown
-            .iter()
-            .map(|field| {
-                let path = field.trim_start_matches("unknown field \"").trim_end_matches('"');
-                format!(".{path}: field not declared in schema")
-            })
-            .collect();
         let what = match errors.as_slice() {
-            [] => return self.decode(configuration, duplicates),
+            [] => return self.decode(configuration, Vec::new()),
             [only] => only.clone(),
             many => format!("errors:\n  {}", many.join("\n  ")),
         };
-        let place = match self.info.namespace.as_str() {
-            "" => format!("/{}", self.info.name),
-            namespace => format!("{namespace}/{}", self.info.name),
-        };
-        let (version, kind) = (self.kind.api_version(), self.kind.kind());
+        let place = format!("{sent_to}/{}", self.info.name);
+        let (version, kind) = (format!("{}/{}", self.kind.group(), self.kind.version()), self.kind.kind());
         let message =
             format!("failed to create typed patch object ({place}; {version}, Kind={kind}): {what}");
         Err(Status::failure(500, "", message))

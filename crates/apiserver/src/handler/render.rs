@@ -105,7 +105,7 @@ pub fn object(
     match form.shape {
         Shape::Object if form.encoding == Encoding::Json => respond::json_bytes(code, bytes(kind, stored)),
         Shape::Object => value(code, form.encoding, &document(kind, stored)),
-        Shape::Metadata => value(code, form.encoding, &metadata(&document(kind, stored))),
+        Shape::Metadata => value(code, form.encoding, &metadata(kind, &document(kind, stored))),
         Shape::Table => {
             let object = document(kind, stored);
             let version = object.meta_str("resourceVersion").to_owned();
@@ -144,7 +144,9 @@ pub fn list(
             respond::parts("application/json", outlines(kind, objects, &list_meta))
         }
         (Shape::Metadata, encoding) => {
-            let items: Vec<Value> = documents().map(|object| metadata(&object)).collect();
+            let items: Vec<Value> = documents().map(|object| metadata(kind, &object)).collect();
+            // No items are none in Go.
+            let items = if items.is_empty() { Value::Null } else { items.into() };
             let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
                 "metadata": list_meta, "items": items });
             value(StatusCode::OK, encoding, &list)
@@ -161,7 +163,8 @@ fn items(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<Bytes> {
     let as_stored = is_storage(kind);
     for (at, stored) in objects.iter().enumerate() {
         let bytes = if as_stored { stored.bytes.clone() } else { bytes(kind, &stored.bytes) };
-        let (open, item) = list_item(&bytes);
+        // Items of custom resources keep their types.
+        let (open, item) = if kind.custom().is_some() { (&b""[..], bytes) } else { list_item(&bytes) };
         parts.push(Bytes::from_static(if at > 0 { b"," } else { b"" }));
         parts.push(Bytes::from_static(open));
         parts.push(item);
@@ -226,8 +229,15 @@ pub fn list_meta(revision: Revision, next: Option<(String, usize)>) -> Value {
 }
 
 /// `PartialObjectMetadata` of an object.
-pub fn metadata(object: &Value) -> Value {
-    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.meta() })
+pub fn metadata(kind: &Resource, object: &Value) -> Value {
+    let mut meta = object.meta().clone();
+    for own in kind.row_of_catalogue().map_or(&[][..], |row| row.own_annotations) {
+        let annotations = meta.get_mut("annotations").and_then(Value::as_object_mut);
+        if annotations.is_some_and(|all| all.remove(*own).is_some() && all.is_empty()) {
+            meta.as_object_mut().map(|meta| meta.remove("annotations"));
+        }
+    }
+    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta })
 }
 
 /// A `Table`; `include` is the `includeObject` parameter.
@@ -240,7 +250,7 @@ pub fn table(kind: &Resource, objects: &[Value], include: &str, list_meta: Value
             match include {
                 "None" => {}
                 "Object" => row["object"] = object.clone(),
-                _ => row["object"] = metadata(object),
+                _ => row["object"] = metadata(kind, object),
             }
             row
         })

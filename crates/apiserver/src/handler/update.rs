@@ -16,7 +16,7 @@ use crate::object::{Attributes, Meta, ObjectView, attributes, encode, same_conte
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
-use crate::{Server, allocate};
+use crate::{Server, allocate, sent};
 
 /// A change without a resourceVersion of its own is tried again this often when others write in between.
 const ATTEMPTS: usize = 64;
@@ -201,7 +201,8 @@ impl Server {
             Part::Main => {
                 kind.prepare_update(new, old);
                 allocation.update(new, old)?;
-                kind.validate_update(new, old)
+                let errors = kind.validate_update(new, old);
+                sent::worded(errors, new, |new| kind.validate_update(new, old))
             }
         };
         if !errors.is_empty() {

@@ -280,7 +280,7 @@ impl Stream {
             }
             (Shape::Object, Encoding::Yaml) => self.frame(out, event, &render::document(kind, &object.bytes)),
             (Shape::Metadata, _) => {
-                self.frame(out, event, &render::metadata(&render::document(kind, &object.bytes)));
+                self.frame(out, event, &render::metadata(kind, &render::document(kind, &object.bytes)));
             }
             (Shape::Table, _) => {
                 let headings = std::mem::take(&mut self.headings);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coxswain_api::schema;
 use coxswain_meta::jsonpath::JsonPath;
 use coxswain_meta::structural::{self, Structural};
-use coxswain_meta::{ErrorList, Path, Status};
+use coxswain_meta::{ErrorKind, ErrorList, FieldError, Path, Status};
 use coxswain_store::Revision;
 use serde_json::{Value, json};
 
@@ -229,6 +229,9 @@ impl Version {
     }
 }
 
+/// What upstream says of rules that a broken object keeps from being tried.
+const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+
 /// What is wrong with the rules of a definition.
 pub fn check_schemas(definition: &Value) -> ErrorList {
     let versions: Vec<&Value> = list(&definition["spec"], "versions").collect();
@@ -357,7 +360,16 @@ impl Custom {
         let root = Path::root();
         let mut errors = structural::validate(object, self.schema(), &root);
         errors.extend(structural::validate_embedded_members(object, self.schema()));
-        if errors.is_empty() && self.schema().has_rules {
+        if !self.schema().has_rules {
+            return errors;
+        }
+        let blocks = |kind: ErrorKind| {
+            use ErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+            matches!(kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)
+        };
+        if errors.iter().any(|error| blocks(error.kind)) {
+            errors.push(FieldError::invalid(&Path::root(), Value::Null, UNCHECKED));
+        } else {
             errors.extend(self.version().rules.check(self.schema(), object, old));
         }
         errors

@@ -239,22 +239,20 @@ impl Resource {
                 if let Some(first) = errors.first() {
                     return Err(schema::decode_error(self.version(), self.kind(), first));
                 }
-                schema::forget_unnoticed(&mut duplicates, object, type_ref);
+                schema::forget_unnoticed(&mut duplicates, object, type_ref, &unknown);
                 unknown
             }
             Self::Custom(custom) => {
                 let mut unknown = custom.prune(object)?;
-                unknown.extend(custom.check_metadata(object)?);
+                let wrong = |why: Status| schema::decode_error(self.version(), self.kind(), &why.message);
+                unknown.extend(custom.check_metadata(object).map_err(wrong)?);
                 unknown
             }
         };
         let faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
         if validation == Validation::Strict && !faults.is_empty() {
             let what = format!("strict decoding error: {}", faults.join(", "));
-            return Err(match self {
-                Self::BuiltIn(_) => schema::decode_error(self.version(), self.kind(), &what),
-                Self::Custom(_) => Status::bad_request(what),
-            });
+            return Err(schema::decode_error(self.version(), self.kind(), &what));
         }
         if let Some(type_ref) = self.schema() {
             schema::normalise(object, type_ref);

@@ -43,7 +43,12 @@ async fn objects_are_pruned_defaulted_and_checked() {
         server.post(&format!("{TABS}?fieldValidation=Strict"), tab("b", json!({"odd": 1}))).await;
     assert_eq!(
         (code, &strict["message"]),
-        (400, &json!("strict decoding error: unknown field \"spec.odd\""))
+        (
+            400,
+            &json!(
+                "Tab in version \"v1\" cannot be handled as a Tab: strict decoding error: unknown field \"spec.odd\""
+            )
+        )
     );
     for (spec, why) in [
         (json!({}), "Tab.e.io \"c\" is invalid: spec.size: Required value"),

@@ -46,6 +46,7 @@ impl Fixture {
         let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
         let tokens = TokenAuthority::new("https://test", key.expect("a key").as_ref()).expect("tokens");
         let config = Config {
+            settles_policies: true,
             version: "v1.37.0".into(),
             advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
             services: ServiceRange::default(),

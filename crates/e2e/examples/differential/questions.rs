@@ -83,6 +83,7 @@ pub fn ask(
         ask.updates(seed, arguments.mutations / 2, report)?;
         if at % 4 == 0 {
             ask.patches(report)?;
+            ask.seeded_patches(document, seed, report)?;
         }
         let _ = place.namespaced;
     }
@@ -169,12 +170,54 @@ impl Ask<'_> {
         Ok(())
     }
 
+    /// The manifest, mutated, as a patch of each kind, and as a whole in YAML.
+    fn seeded_patches(&self, document: &Value, seed: u64, report: &mut Report) -> anyhow::Result<()> {
+        let object = format!("{}/{}", self.collection, self.name);
+        let options = "fieldValidation=Strict&dryRun=All&fieldManager=differential";
+        for (i, (media, force)) in [
+            ("application/merge-patch+json", ""),
+            ("application/strategic-merge-patch+json", ""),
+            ("application/apply-patch+yaml", ""),
+            ("application/apply-patch+yaml", "&force=true"),
+            ("application/json-patch+json", ""),
+            ("application/yaml", ""),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let seed = seed ^ (0x77 * (i as u64 + 1));
+            for mutation in mutations(document, seed, 2) {
+                let (method, path, body) = match media {
+                    "application/json-patch+json" => {
+                        let Ok(mutated) = serde_json::from_str::<Value>(&mutation.body) else { continue };
+                        let members = mutated.as_object().into_iter().flatten();
+                        let steps = members.filter(|(key, _)| *key != "metadata").map(
+                            |(key, value)| json!({"op": "add", "path": format!("/{key}"), "value": value}),
+                        );
+                        ("PATCH", &object, json!(steps.collect::<Vec<_>>()).to_string())
+                    }
+                    "application/yaml" => ("POST", &self.collection.to_owned(), mutation.body),
+                    _ => ("PATCH", &object, mutation.body),
+                };
+                let request = Request::with_body(method, &format!("{path}?{options}{force}"), media, body);
+                let (ours, theirs) = self.sides.both(&request)?;
+                report.add(self.question(&format!("{media}{force} {}", mutation.what)), &ours, &theirs);
+            }
+        }
+        Ok(())
+    }
+
     fn patches(&self, report: &mut Report) -> anyhow::Result<()> {
         let path = format!("{}/{}?dryRun=All&fieldManager=differential", self.collection, self.name);
         for (media, body) in [
             ("application/merge-patch+json", json!({"metadata": {"labels": {"patched": "yes"}}})),
             ("application/merge-patch+json", json!({"metadata": {"labels": {"patched": "no spaces!"}}})),
             ("application/merge-patch+json", json!({"metadata": {"name": "other"}})),
+            ("application/merge-patch+json", json!({"spec": null})),
+            ("application/merge-patch+json", json!({"status": {"conditions": []}})),
+            ("application/merge-patch+json", json!([1])),
+            ("text/plain", json!({})),
+            ("application/apply-patch+yaml", json!({"metadata": {"labels": {"applied": "yes"}}})),
             ("application/strategic-merge-patch+json", json!({"metadata": {"finalizers": ["a.example/b"]}})),
             ("application/json-patch+json", json!([{"op": "remove", "path": "/metadata/absent"}])),
             (
@@ -194,6 +237,8 @@ impl Ask<'_> {
 fn reads(sides: &Sides, kind: &str, collection: &str, report: &mut Report) -> anyhow::Result<()> {
     for (what, query, accept) in [
         ("table", "", TABLE),
+        ("first page", "limit=1", "application/json"),
+        ("as bare metadata", "limit=2", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
         ("label selector", "labelSelector=app%20in%20(web,api)", "application/json"),
         ("bad label selector", "labelSelector=a%3D%3D%3Db%20c", "application/json"),
         ("bad field selector", "fieldSelector=spec.bogus%3Dx", "application/json"),

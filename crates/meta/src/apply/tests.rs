@@ -151,6 +151,17 @@ fn updates_take_fields_over_and_lists_keep_their_order() {
 }
 
 #[test]
+fn what_only_the_live_list_has_precedes_what_is_new() {
+    let mut scenario = Scenario::new(json!({}));
+    scenario.apply("a", json!({"spec": {"ports": [{"port": 1}, {"port": 2}, {"port": 3}]}}), false);
+    scenario.apply("b", json!({"spec": {"ports": [{"port": 1}, {"port": 9}, {"port": 3}]}}), false);
+    assert_eq!(
+        scenario.live,
+        json!({"spec": {"ports": [{"port": 1}, {"port": 2}, {"port": 9}, {"port": 3}]}})
+    );
+}
+
+#[test]
 fn identity_is_never_taken_away() {
     let mut scenario = Scenario::new(json!({}));
     scenario.apply("a", json!({"metadata": {"name": "x", "labels": {"l": "1"}}}), false);

@@ -197,33 +197,38 @@ pub fn merge<N: Node>(node: N, live: &mut Value, applied: &Value) {
     *live = Value::Array(merge_items(node.item(), mine, theirs));
 }
 
-/// Items that only the live list has stay where they are; those of both follow the applied order.
+/// Items that only the live list has come as early as they can; those of both follow the applied order.
 fn merge_items<N: Node>(node: N, live: Vec<(String, Value)>, applied: Vec<(String, Value)>) -> Vec<Value> {
-    let shared: BTreeSet<String> = applied.iter().map(|(key, _)| key.clone()).collect();
-    let old: BTreeMap<String, Value> = live.iter().filter(|(key, _)| shared.contains(key)).cloned().collect();
+    let wanted: BTreeSet<&String> = applied.iter().map(|(key, _)| key).collect();
+    let old: BTreeMap<&String, &Value> = live.iter().map(|(key, item)| (key, item)).collect();
+    let mut shared = applied.iter().map(|(key, _)| key).filter(|key| old.contains_key(key)).peekable();
     let mut out = Vec::new();
-    let mut live = live.into_iter().peekable();
-    for (key, value) in applied {
-        // Live items up to the one at hand come first, as long as it is still ahead.
-        if old.contains_key(&key) {
-            while let Some((at, item)) = live.next_if(|(at, _)| *at != key) {
-                if !shared.contains(&at) {
-                    out.push(item);
-                }
+    let (mut at_live, mut at_applied) = (0, 0);
+    while at_live < live.len() || at_applied < applied.len() {
+        let next = applied.get(at_applied);
+        if let Some((key, item)) = live.get(at_live) {
+            if !wanted.contains(key) {
+                out.push(item.clone());
+                at_live += 1;
+                continue;
             }
-            live.next();
+            let same = next.is_some_and(|(applied, _)| applied == key);
+            let later = !same && next.is_some() && shared.peek().is_some_and(|shared| *shared != key);
+            let done = applied[..at_applied].iter().any(|(applied, _)| applied == key);
+            at_live += usize::from(same || later || done);
+            if later {
+                continue;
+            }
         }
-        let merged = match old.get(&key) {
-            Some(item) => {
-                let mut item = item.clone();
-                merge(node, &mut item, &value);
-                item
-            }
-            None => value,
-        };
-        out.push(merged);
+        let Some((key, value)) = next else { continue };
+        let mut item = old.get(key).map_or_else(|| value.clone(), |item| (*item).clone());
+        if old.contains_key(key) {
+            merge(node, &mut item, value);
+        }
+        out.push(item);
+        at_applied += 1;
+        shared.next_if(|shared| *shared == key);
     }
-    out.extend(live.filter(|(key, _)| !shared.contains(key)).map(|(_, item)| item));
     out
 }
 

@@ -76,7 +76,17 @@ fn depth(value: &Value) -> usize {
 /// Applies an RFC 7386 patch in place.
 pub fn merge_patch(doc: &mut Value, patch: &Value) -> Result<(), Status> {
     if !patch.is_object() {
-        return Err(Status::bad_request("json: cannot unmarshal patch into an object"));
+        let found = match patch {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Number(_) => "number",
+            Value::Bool(_) => "bool",
+            _ => return Err(Status::bad_request("json: cannot unmarshal patch into an object")),
+        };
+        let what = "Go value of type map[string]interface {}";
+        return Err(Status::bad_request(format!(
+            "error decoding patch: json: cannot unmarshal {found} into {what}"
+        )));
     }
     json_patch::merge(doc, patch);
     Ok(())

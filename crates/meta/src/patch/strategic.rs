@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::golang::{shown, type_of};
 use crate::status::Status;
 
 const DIRECTIVE: &str = "$patch";
@@ -225,6 +226,12 @@ fn merge_list<S: SchemaNode>(
     merge_key: Option<&'static str>,
     node: Option<S>,
 ) -> Result<Vec<Value>, Status> {
+    let mut types = original.iter().chain(patch).map(type_of);
+    let first = types.next();
+    if types.any(|other| Some(other) != first) {
+        let lists = format!("[[{}] [{}]]", words(&original), words(patch));
+        return Err(Status::failure(500, "", format!("list element types are not identical: {lists}")));
+    }
     let objects = original.iter().chain(patch).any(Value::is_object);
     let Some(key) = merge_key.filter(|_| objects) else {
         if objects {
@@ -277,7 +284,12 @@ fn required_key(map: &Map<String, Value>, key: &str) -> Result<(), Status> {
     if map.contains_key(key) {
         return Ok(());
     }
-    Err(Status::unprocessable())
+    let item = shown(&Value::Object(map.clone()));
+    Err(Status::failure(500, "", format!("map: {item} does not contain declared merge key: {key}")))
+}
+
+fn words(items: &[Value]) -> String {
+    items.iter().map(shown).collect::<Vec<_>>().join(" ")
 }
 
 /// Items named by `order` take that order; the others keep the live list's place between them as well as can be.
@@ -354,7 +366,10 @@ mod tests {
         );
         let mut doc = doc;
         let status = apply(&mut doc, &json!({"containers": [{"image": "x"}]}), Pod).expect_err("no key");
-        assert_eq!(status.code, 422);
+        assert_eq!(
+            (status.code, status.message.as_str()),
+            (500, "map: map[image:x] does not contain declared merge key: name")
+        );
         let order = json!({"containers": [{"name": "c"}], "$setElementOrder/containers": [{"name": "a"}]});
         assert!(apply(&mut doc, &order, Pod).is_err());
     }

@@ -88,7 +88,9 @@ fn check(value: &Value, schema: &Structural, path: &Path, errors: &mut ErrorList
         });
     if !fits {
         let rule = format!("must be of type {wanted}: {found:?}");
-        return errors.push(FieldError::type_invalid(path, found, body(path, &rule)));
+        errors.push(FieldError::type_invalid(path, found, body(path, &rule)));
+        check_allowed(value, schema, path, errors);
+        return check_combinations(value, schema, path, errors);
     }
     match value {
         Value::String(text) => check_text(text, schema, path, errors),
@@ -117,6 +119,12 @@ fn check(value: &Value, schema: &Structural, path: &Path, errors: &mut ErrorList
         }
         _ => {}
     }
+    check_allowed(value, schema, path, errors);
+    each_child(value, schema, path, &mut |value, schema, path| check(value, schema, path, errors));
+    check_combinations(value, schema, path, errors);
+}
+
+fn check_allowed(value: &Value, schema: &Structural, path: &Path, errors: &mut ErrorList) {
     let allowed = &schema.checks.allowed;
     if !allowed.is_empty() && !allowed.iter().any(|known| equal(known, value)) {
         let shown: Vec<String> =
@@ -124,8 +132,6 @@ fn check(value: &Value, schema: &Structural, path: &Path, errors: &mut ErrorList
         let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
         errors.push(FieldError::not_supported(path, value.clone(), &shown));
     }
-    each_child(value, schema, path, &mut |value, schema, path| check(value, schema, path, errors));
-    check_combinations(value, schema, path, errors);
 }
 
 fn equal(a: &Value, b: &Value) -> bool {

@@ -124,10 +124,11 @@ fn is_reference(path: &str, last: &str, tag: Option<&str>) -> bool {
             && part.starts_with(|c: char| c.is_ascii_alphanumeric())
             && part.ends_with(|c: char| c.is_ascii_alphanumeric())
     };
-    let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+    let mut parts = path.split('/').filter(|_| !path.is_empty()).peekable();
     let host = parts.next_if(|first| first.contains(['.', ':']) || *first == "localhost");
-    let host_is_fine =
-        host.is_none_or(|host| host.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-[]".contains(&b)));
+    let host_is_fine = host.is_none_or(|host| {
+        host.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-[]".contains(&b)) && !host.ends_with(':')
+    });
     let tag_is_fine = tag.is_none_or(|tag| {
         (1..=128).contains(&tag.len())
             && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))

@@ -4,6 +4,7 @@ use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
 use serde_json::Value;
 
 use super::{names_of, resource_names};
+use crate::schema;
 use crate::value::{has, int, items, items_mut, remove, set, text};
 
 const CHANGEABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -35,7 +36,7 @@ pub(super) fn validate_update(new: &Value, old: &Value) -> ErrorList {
     if masked != *old {
         let rule = format!(
             "pod updates may not change fields other than {CHANGEABLE}\n{}",
-            differences(&masked, old)
+            schema::changes(old, &masked, "io.k8s.api.core.v1.PodSpec", "")
         );
         errors.push(FieldError::forbidden(&path, rule));
     }
@@ -68,21 +69,6 @@ fn mask(new: &Value, old: &Value) -> Value {
         }
     }
     masked
-}
-
-fn differences(new: &Value, old: &Value) -> String {
-    let keys = |v: &Value| v.as_object().map(|m| m.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
-    let mut all = keys(new);
-    all.extend(keys(old).into_iter().filter(|k| new.get(k).is_none()));
-    let mut out = String::new();
-    for key in all.iter().filter(|k| new.get(*k) != old.get(*k)) {
-        for (sign, side) in [('-', old), ('+', new)] {
-            if let Some(value) = side.get(key) {
-                out.push_str(&format!("{sign} {key}: {value}\n"));
-            }
-        }
-    }
-    out
 }
 
 fn deadline(errors: &mut ErrorList, new: &Value, old: &Value, at: &Path) {

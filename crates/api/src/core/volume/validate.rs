@@ -121,7 +121,10 @@ pub(super) fn volume_update(new: &Value, old: &Value) -> ErrorList {
     }
     objectmeta::immutable(&mut errors, new, old, "volumeMode", &Path::root());
     if has(old, "nodeAffinity") && new["nodeAffinity"] != old["nodeAffinity"] {
-        let shown = schema::internal(&new["nodeAffinity"], "io.k8s.api.core.v1.VolumeNodeAffinity");
+        let shown = match &new["nodeAffinity"] {
+            Value::Null => "null".to_owned(),
+            affinity => schema::internal(affinity, "io.k8s.api.core.v1.VolumeNodeAffinity"),
+        };
         let rule = format!("{shown}: {IMMUTABLE}, except for updating from beta label to GA");
         errors.push(FieldError::invalid_without_value(&Path::new("nodeAffinity"), rule));
     }

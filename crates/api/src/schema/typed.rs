@@ -1,0 +1,188 @@
+//! Wrong types in the words of what reads a document that is no text any more: apply's typed values, and the conversion of a
+//! document that a strategic merge patch has changed.
+
+use coxswain_meta::golang::{shown, sorted, type_of as go_type};
+use serde_json::Value;
+
+use super::{Field, ListType, Type, TypeRef};
+
+/// What apply finds in a configuration that its schema does not allow, such as `.spec.replicas: expected numeric …`.
+pub fn typed_errors(configuration: &Value, type_ref: TypeRef) -> Vec<String> {
+    let mut out = Vec::new();
+    typed(configuration, &Type::Ref(type_ref), None, "", &mut out);
+    out
+}
+
+fn typed(value: &Value, ty: &Type, field: Option<&Field>, at: &str, out: &mut Vec<String>) {
+    let mut wrong = |what: &str| out.push(format!("{at}: {what}"));
+    match (ty, value) {
+        (_, Value::Null) | (Type::Any | Type::Either(..), _) => {}
+        (Type::Ref(target), Value::Object(map)) => {
+            for (name, inner) in map {
+                let at = format!("{at}.{name}");
+                match target.get(name) {
+                    Some(field) => typed(inner, &field.ty, Some(field), &at, out),
+                    None => out.push(format!("{at}: field not declared in schema")),
+                }
+            }
+        }
+        (Type::Map(inner), Value::Object(map)) => {
+            map.iter().for_each(|(key, item)| typed(item, inner, None, &format!("{at}.{key}"), out));
+        }
+        (Type::List(inner), Value::Array(items)) => typed_items(items, inner, field, at, out),
+        (Type::Ref(_) | Type::Map(_), _) => wrong(&format!("expected map, got &{{{}}}", shown(value))),
+        (Type::List(_), _) => wrong(&format!("expected list, got &{{{}}}", shown(value))),
+        (Type::String | Type::Bytes, Value::String(_))
+        | (Type::Int32 | Type::Int64 | Type::Number, Value::Number(_))
+        | (Type::Bool, Value::Bool(_)) => {}
+        (Type::String | Type::Bytes, _) => {
+            let written = format!("&value.valueUnstructured{{Value:{}}}", go_syntax(value));
+            wrong(&format!("expected string, got {written}"));
+        }
+        (Type::Int32 | Type::Int64 | Type::Number, _) => {
+            wrong(&format!("expected numeric (int or float), got {}", go_type(value)));
+        }
+        (Type::Bool, _) => wrong(&format!("expected boolean, got &{{{}}}", shown(value))),
+        (_, Value::Object(_) | Value::Array(_)) => {
+            wrong(&format!("expected any scalar, got &{{{}}}", shown(value)));
+        }
+        _ => {}
+    }
+}
+
+fn typed_items(items: &[Value], inner: &Type, field: Option<&Field>, at: &str, out: &mut Vec<String>) {
+    let list = field.map_or(ListType::Atomic, |field| field.list_type);
+    let keys = || field.map_or("", |field| field.map_keys).split(',').filter(|key| !key.is_empty());
+    let mut seen: Vec<String> = Vec::new();
+    for (i, item) in items.iter().enumerate() {
+        let place = match list {
+            ListType::Map if item.is_object() => {
+                let key = |key| Some(format!("{key}={}", item.get(key)?));
+                format!("[{}]", keys().filter_map(key).collect::<Vec<_>>().join(","))
+            }
+            ListType::Map => {
+                out.push(format!(
+                    "{at}: element {i}: associative list with keys may not have non-map elements"
+                ));
+                return;
+            }
+            ListType::Set => format!("[={item}]"),
+            ListType::Atomic => format!("[{i}]"),
+        };
+        if list != ListType::Atomic && place != "[]" && seen.contains(&place) {
+            out.push(format!("{at}: duplicate entries for key {place}"));
+        }
+        typed(item, inner, None, &format!("{at}{place}"), out);
+        seen.push(place);
+    }
+}
+
+/// What the conversion of a document into Go's types stumbles over first.
+pub fn conversion_error(object: &Value, type_ref: TypeRef) -> Option<String> {
+    converted(object, &Type::Ref(type_ref), None)
+}
+
+fn converted(value: &Value, ty: &Type, field: Option<&Field>) -> Option<String> {
+    let kind = go_kind(value);
+    match (ty, value) {
+        (_, Value::Null) | (Type::Any | Type::Either(..), _) => None,
+        (Type::Ref(target), Value::Object(map)) => target
+            .declared()
+            .filter_map(|field| map.get(field.name).map(|value| (field, value)))
+            .find_map(|(field, value)| converted(value, &field.ty, Some(field))),
+        (Type::Ref(_), _) => Some(format!("cannot restore struct from: {kind}")),
+        (Type::Map(inner), Value::Object(map)) => map.values().find_map(|item| converted(item, inner, None)),
+        (Type::Map(_), _) => Some(format!("cannot restore map from {kind}")),
+        (Type::List(inner), Value::Array(items)) => {
+            items.iter().find_map(|item| converted(item, inner, None))
+        }
+        (Type::Bytes, Value::String(text)) => crate::base64::check(text).err(),
+        (Type::List(_) | Type::Bytes, _) => Some(format!("cannot restore slice from {kind}")),
+        (Type::String | Type::Int32 | Type::Int64 | Type::Number | Type::Bool, _) => {
+            let (want, takes) = match ty {
+                Type::String => ("string", value.is_string()),
+                Type::Bool => ("bool", value.is_boolean()),
+                Type::Number => ("float64", value.is_number()),
+                Type::Int32 => ("int32", whole(value)),
+                _ => ("int64", whole(value)),
+            };
+            // Go converts numbers to numbers, and integers to text.
+            let converts = match ty {
+                Type::String => value.is_i64(),
+                Type::Bool => false,
+                _ => value.is_number(),
+            };
+            let named = field.and_then(|field| field.go_type).unwrap_or(want);
+            match (takes, converts) {
+                (true, _) => None,
+                (false, true) => Some(format!("cannot convert {kind} to {named}")),
+                (false, false) => Some(format!("unrecognized type: {want}")),
+            }
+        }
+        // What decodes itself says so itself.
+        _ => None,
+    }
+}
+
+fn whole(value: &Value) -> bool {
+    value.is_i64() || value.as_f64().is_some_and(|n| n.trunc() == n)
+}
+
+fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Object(_) => "map",
+        Value::Array(_) => "slice",
+        other => go_type(other),
+    }
+}
+
+/// A value as Go's `%#v` shows it.
+fn go_syntax(value: &Value) -> String {
+    let within = match value {
+        Value::Null => return "interface {}(nil)".to_owned(),
+        Value::Array(items) => items.iter().map(go_syntax).collect::<Vec<_>>(),
+        Value::Object(map) => {
+            sorted(map).into_iter().map(|(key, value)| format!("{key:?}:{}", go_syntax(value))).collect()
+        }
+        scalar => return scalar.to_string(),
+    };
+    format!("{}{{{}}}", go_type(value), within.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::by_gvk;
+    use super::*;
+
+    #[test]
+    fn wrong_types_are_worded_as_upstream_words_them() {
+        let deployment = by_gvk("apps", "v1", "Deployment").unwrap();
+        let containers = |c: Value| json!({"spec": {"template": {"spec": {"containers": [c]}}}});
+        for (configuration, error) in [
+            (json!({"spec": {"selector": []}}), ".spec.selector: expected map, got &{[]}"),
+            (json!({"spec": {"paused": 7}}), ".spec.paused: expected boolean, got &{7}"),
+            (
+                json!({"spec": {"replicas": "x"}}),
+                ".spec.replicas: expected numeric (int or float), got string",
+            ),
+            (json!({"metadata": {"bogus": 1}}), ".metadata.bogus: field not declared in schema"),
+            (
+                containers(json!({"name": "c", "args": ["a", 7]})),
+                ".spec.template.spec.containers[name=\"c\"].args[1]: expected string, got &value.valueUnstructured{Value:7}",
+            ),
+        ] {
+            assert_eq!(typed_errors(&configuration, deployment), [error]);
+        }
+        for (patched, error) in [
+            (json!({"metadata": {"annotations": 7}}), "cannot restore map from int64"),
+            (json!({"spec": {"selector": "x"}}), "cannot restore struct from: string"),
+            (containers(json!({"name": 7})), "cannot convert int64 to string"),
+            (containers(json!({"name": {}})), "unrecognized type: string"),
+            (json!({"spec": {"replicas": 1.5}}), "cannot convert float64 to int32"),
+        ] {
+            assert_eq!(conversion_error(&patched, deployment).as_deref(), Some(error));
+        }
+    }
+}
