@@ -24,6 +24,7 @@ static SERVER: LazyLock<(Runtime, InProcess)> = LazyLock::new(|| {
         ca_pem: String::new(),
         kubelet_tls: None,
         front_proxy: None,
+        settles_policies: false,
         access: Access::new(AccessConfig::default()).expect("layers"),
     };
     let opened = ApiServer::open(config, Datastore::Memory, tokens, CancellationToken::new());

@@ -51,7 +51,10 @@ async fn objects_are_pruned_defaulted_and_checked() {
         )
     );
     for (spec, why) in [
-        (json!({}), "Tab.e.io \"c\" is invalid: spec.size: Required value"),
+        (
+            json!({}),
+            "Tab.e.io \"c\" is invalid: [spec.size: Required value, <nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation]",
+        ),
         (json!({"size": 9}), "Tab.e.io \"c\" is invalid: spec: Invalid value: too large"),
     ] {
         let (code, refused) = server.post(TABS, tab("c", spec)).await;
