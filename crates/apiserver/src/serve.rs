@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -21,6 +22,7 @@ use crate::ApiServer;
 use crate::gather::{Gathered, Streams};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first request comes within this time, and the headers of every other; HTTP/2's peers answer pings besides.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a stream has ready to be sent: a turn's worth, which stays in the cache until it is encrypted.
@@ -79,12 +81,21 @@ async fn connection(
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     let (stream, session) = stream.into_inner();
-    let peer = Arc::new(api.peer(session.peer_certificates(), address.ip()));
+    let peer = api.peer(session.peer_certificates(), address.ip());
+    let known = Arc::new((peer, AtomicBool::new(false)));
+    let asked = known.clone();
     let (stream, turns) = Gathered::new(stream, session);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (api, peer) = (api.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(api.handle(&peer, request.map(Body::new)).await) }
+        let (api, known) = (api.clone(), known.clone());
+        known.1.store(true, Ordering::Relaxed);
+        async move { Ok::<_, Infallible>(api.handle(&known.0, request.map(Body::new)).await) }
     });
+    let silent = async {
+        tokio::time::sleep(HEADER_TIMEOUT).await;
+        if asked.1.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let streams = Streams::default();
     let mut builder = auto::Builder::new(streams.clone());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -99,6 +110,7 @@ async fn connection(
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => ended,
+            () = silent => Err("no request came".into()),
             () = cancel.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

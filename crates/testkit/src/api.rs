@@ -197,6 +197,26 @@ impl Api {
         Ok(None)
     }
 
+    /// A connection of the administrator on which nothing is sent yet, with a protocol such as `h2` agreed on.
+    ///
+    /// # Errors
+    /// The server does not take it.
+    pub fn stream(&self, protocol: &str) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let mut stream = self.connect(&Arc::new(tls))?;
+        stream.conn.complete_io(&mut stream.sock)?;
+        Ok(stream)
+    }
+
+    /// A connection without TLS on it.
+    ///
+    /// # Errors
+    /// The server does not take it.
+    pub fn socket(&self) -> std::io::Result<TcpStream> {
+        self.isolation.connect(self.address)
+    }
+
     fn connect(&self, tls: &Arc<ClientConfig>) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
         let stream = self.isolation.connect(self.address)?;
         stream.set_read_timeout(Some(READ))?;

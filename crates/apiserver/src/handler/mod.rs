@@ -40,7 +40,7 @@ use crate::{Server, warnings};
 /// Upstream's limit on the body of a request.
 const LARGEST_BODY_BYTES: usize = 3 << 20;
 /// A client that sends more than this after what is refused finds the connection closed.
-const MOST_DISCARDED_BYTES: usize = 64 << 20;
+const MOST_DISCARDED_BYTES: usize = 128 << 20;
 
 /// A request on a resource, authorized.
 #[derive(Clone)]
