@@ -4,11 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::audit::{AuditConfig, AuditError, Auditor};
 use crate::authn::{
-    Authorities, Oidc, OidcConfig, OidcError, RequestHeaderConfig, TokenWebhook, TokenWebhookConfig,
+    Anonymous, Authenticators, Authorities, Oidc, OidcConfig, OidcError, RequestHeaderConfig, TokenWebhook,
+    TokenWebhookConfig,
 };
-use crate::authz::{AuthorizationWebhook, AuthorizationWebhookConfig, Mode};
+use crate::authz::{AuthorizationWebhook, AuthorizationWebhookConfig, Chain, Mode, WebhookError};
+use crate::configuration::{ConfigurationError, Followed};
 use crate::remote::RemoteError;
 
 /// The layers as they are configured.
@@ -20,12 +24,18 @@ pub struct AccessConfig {
     pub client_ca_pem: String,
     /// An OpenID Connect issuer.
     pub oidc: Option<OidcConfig>,
+    /// Who may come without credentials.
+    pub anonymous: Anonymous,
+    /// An AuthenticationConfiguration, instead of the two before.
+    pub authentication_file: Option<PathBuf>,
     /// A webhook that knows tokens.
     pub token_webhook: Option<TokenWebhookConfig>,
     /// Who decides, in this order.
     pub modes: Vec<Mode>,
     /// A webhook that decides.
     pub authorization_webhook: Option<AuthorizationWebhookConfig>,
+    /// An AuthorizationConfiguration, instead of the two before.
+    pub authorization_file: Option<PathBuf>,
     /// What is written down of requests.
     pub audit: Option<AuditConfig>,
     /// Requests that are no watches, streams or logs take no longer.
@@ -40,9 +50,12 @@ impl Default for AccessConfig {
             request_header: None,
             client_ca_pem: String::new(),
             oidc: None,
+            anonymous: Anonymous::default(),
+            authentication_file: None,
             token_webhook: None,
             modes: vec![Mode::Node, Mode::Rbac],
             authorization_webhook: None,
+            authorization_file: None,
             audit: None,
             request_timeout: Duration::from_secs(60),
             max_requests_inflight: 600,
@@ -59,9 +72,15 @@ pub enum AccessError {
     /// OpenID Connect.
     #[error(transparent)]
     Oidc(#[from] OidcError),
-    /// A webhook.
+    /// A webhook of tokens.
     #[error(transparent)]
     Webhook(#[from] RemoteError),
+    /// A webhook of authorization.
+    #[error(transparent)]
+    Authorizer(#[from] WebhookError),
+    /// A structured file.
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
     /// Audit.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -80,10 +99,9 @@ pub enum AccessError {
 pub struct Access {
     /// Front proxies, their authorities and those of users.
     pub(crate) proxies: Option<(RequestHeaderConfig, Authorities, Authorities)>,
-    pub(crate) oidc: Option<Oidc>,
+    pub(crate) authenticators: Followed<Authenticators>,
     pub(crate) token_webhook: Option<TokenWebhook>,
-    pub(crate) modes: Vec<Mode>,
-    pub(crate) authorization_webhook: Option<AuthorizationWebhook>,
+    pub(crate) authorizers: Followed<Chain>,
     pub(crate) audit: Option<Arc<Auditor>>,
     pub(crate) request_timeout: Duration,
     pub(crate) max_requests_inflight: u32,
@@ -109,15 +127,38 @@ impl Access {
             }
             None => None,
         };
+        let authenticators = match &config.authentication_file {
+            Some(file) => Followed::file(file, Authenticators::parse)?,
+            None => {
+                let issuers = config.oidc.map(Oidc::new).transpose()?.into_iter().collect();
+                Followed::fixed(Authenticators { issuers, anonymous: config.anonymous })
+            }
+        };
+        let authorizers = match &config.authorization_file {
+            Some(file) => Followed::file(file, Chain::parse)?,
+            None => {
+                let webhook = config.authorization_webhook.map(AuthorizationWebhook::new).transpose()?;
+                Followed::fixed(Chain::new(&config.modes, webhook))
+            }
+        };
         Ok(Self {
             proxies,
-            oidc: config.oidc.map(Oidc::new).transpose()?,
+            authenticators,
             token_webhook: config.token_webhook.as_ref().map(TokenWebhook::new).transpose()?,
-            modes: config.modes,
-            authorization_webhook: config.authorization_webhook.map(AuthorizationWebhook::new).transpose()?,
+            authorizers,
             audit: config.audit.map(Auditor::new).transpose()?.map(Arc::new),
             request_timeout: config.request_timeout,
             max_requests_inflight: config.max_requests_inflight,
         })
+    }
+
+    /// Follows the files that are read again when they change, and sends audit events, until the server stops.
+    pub(crate) async fn run(&self, stop: &CancellationToken) {
+        let audit = async {
+            if let Some(auditor) = &self.audit {
+                auditor.run_webhook(stop).await;
+            }
+        };
+        tokio::join!(self.authenticators.follow(stop), self.authorizers.follow(stop), audit);
     }
 }

@@ -17,6 +17,7 @@ mod authz;
 mod bootstrap;
 mod cache;
 mod cel;
+mod configuration;
 mod definitions;
 mod discovery;
 mod expiry;
@@ -45,15 +46,13 @@ mod webhook;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use axum::body::Body;
 use coxswain_meta::Status;
-use coxswain_store::{
-    CommitError, Etcd, EtcdLog, Expect, Key, LogError, MemoryLog, Sealer, Store, View, Write,
-};
+use coxswain_store::{Etcd, EtcdLog, LogError, MemoryLog, Sealer, Store};
 use futures::future::BoxFuture;
 use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
@@ -62,16 +61,17 @@ use tokio_util::sync::CancellationToken;
 pub use access::{Access, AccessConfig, AccessError};
 pub use aggregation::FrontProxy;
 pub use allocate::ServiceRange;
-pub use audit::{AuditConfig, LogConfig};
+pub use audit::{AuditConfig, AuditWebhookConfig, LogConfig};
 pub use authn::{
-    OidcConfig, Peer, RequestHeaderConfig, TokenAuthority, TokenError, TokenWebhookConfig, UserInfo,
+    Anonymous, OidcConfig, Peer, RequestHeaderConfig, TokenAuthority, TokenError, TokenWebhookConfig,
+    UserInfo,
 };
 pub use authz::{AuthorizationWebhookConfig, Mode};
 pub use serve::{ServeError, serve};
 
 use aggregation::Backends;
 use authz::Rbac;
-use flowcontrol::FlowControl;
+use flowcontrol::{FlowControl, Marks};
 use handler::Call;
 use object::ObjectView;
 use policy::AllPolicies;
@@ -123,12 +123,9 @@ pub(crate) struct Server {
     metrics: metrics::Metrics,
     ready: AtomicBool,
     shutdown: CancellationToken,
+    /// For what outlives a borrow, such as the authorizer of an expression.
+    this: Weak<Server>,
 }
-
-/// Objects cannot be written again.
-#[derive(Debug, thiserror::Error)]
-#[error("the store cannot write: {0}")]
-pub struct RewriteError(String);
 
 /// Where objects are kept.
 pub enum Datastore<'a> {
@@ -166,7 +163,7 @@ impl ApiServer {
         let seats = config.access.max_requests_inflight;
         // Upstream's bound: a request waits for a quarter of the time it may take.
         let flow = (seats > 0).then(|| FlowControl::new(&store, seats, config.access.request_timeout / 4));
-        let server = Arc::new(Server {
+        let server = Arc::new_cyclic(|this| Server {
             store,
             config,
             tokens,
@@ -185,6 +182,7 @@ impl ApiServer {
             metrics: metrics::Metrics::default(),
             ready: AtomicBool::new(false),
             shutdown,
+            this: this.clone(),
         });
         bootstrap::ensure(&server).await;
         Ok(Self(server))
@@ -203,28 +201,10 @@ impl ApiServer {
                 }
             },
             bootstrap::endpoints::keep(self.0.clone()),
-            FlowControl::run(self.0.clone())
+            FlowControl::run(self.0.clone()),
+            flowcontrol::status::run(self.0.clone()),
+            self.0.config.access.run(&self.0.shutdown)
         );
-    }
-
-    /// Writes every object of a collection again as it is, so that the store seals it anew; returns how many there were.
-    ///
-    /// # Errors
-    /// The store refuses a write.
-    pub async fn rewrite(&self, collection: &str) -> Result<usize, RewriteError> {
-        let objects = self.0.store.collection(collection).list("");
-        for object in &objects {
-            let key = Key::new(collection, object.name.clone());
-            let attributes = ObjectView.attributes(&key, &object.bytes);
-            let value = Some((object.bytes.clone(), attributes));
-            let write = Write { key, expect: Expect::At(object.revision), value };
-            match self.0.store.commit_one(write).await {
-                // Whoever was faster has sealed it anew.
-                Ok(_) | Err(CommitError::Conflict(_)) => {}
-                Err(CommitError::Unavailable(why)) => return Err(RewriteError(why)),
-            }
-        }
-        Ok(objects.len())
     }
 
     /// Lets `/readyz` say ok.
@@ -251,8 +231,9 @@ impl ApiServer {
         let running = self.0.metrics.begin(&info);
         let id = audit::id_of(request.headers());
         let limit = info.time_limit(&query, self.0.config.access.request_timeout);
+        let marks = Marks::default();
         let answer = async {
-            let answer = self.answer(peer, query, info, &id, request);
+            let answer = self.answer(peer, query, info, &id, &marks, request);
             let answer = match limit {
                 Ok(Some(limit)) => tokio::time::timeout(limit, answer)
                     .await
@@ -264,6 +245,7 @@ impl ApiServer {
         };
         let mut response = warnings::collect(answer).await;
         response.headers_mut().insert(audit::AUDIT_ID, id);
+        marks.tell(&mut response);
         running.end(response.status());
         response
     }
@@ -275,10 +257,11 @@ impl ApiServer {
         query: Query,
         info: RequestInfo,
         id: &HeaderValue,
+        marks: &Marks,
         request: Request<Body>,
     ) -> Outcome {
         let auditor = self.0.config.access.audit.as_ref();
-        let user = match self.0.authenticate(peer, request.headers()).await {
+        let user = match self.0.authenticate(peer, &info.path, request.headers()).await {
             Ok(user) => user,
             Err(status) => {
                 if let Some(auditor) = auditor {
@@ -287,10 +270,10 @@ impl ApiServer {
                 return Err(status);
             }
         };
-        let Some(auditor) = auditor else { return self.admit(user, query, info, request).await };
+        let Some(auditor) = auditor else { return self.admit(user, query, info, marks, request).await };
         let asked =
             audit::Asked { user: user.clone(), info: info.clone(), own: self.0.backend_of(&info).is_none() };
-        auditor.run(asked, peer, id, request, |request| self.admit(user, query, info, request)).await
+        auditor.run(asked, peer, id, request, |request| self.admit(user, query, info, marks, request)).await
     }
 
     /// Impersonation, flow control and authorization.
@@ -299,23 +282,20 @@ impl ApiServer {
         user: UserInfo,
         query: Query,
         info: RequestInfo,
+        marks: &Marks,
         request: Request<Body>,
     ) -> Outcome {
         let user = self.0.impersonate(user, request.headers()).await?;
-        let place = match &self.0.flow {
+        let _place = match &self.0.flow {
             // Of watches, only their start counts.
             Some(flow) if info.verb == "watch" || !info.is_long_running() => {
                 let limit = || query.get("limit").and_then(|limit| limit.parse().ok());
-                flow.admit(&user, &info, || self.0.width(&info, limit())).await?
+                flow.admit(&user, &info, marks, || self.0.width(&info, limit())).await?
             }
             _ => None,
         };
         self.0.authorize(&user, &info).await?;
-        let mut response = self.dispatch(user, query, info, request).await?;
-        if let Some(place) = &place {
-            place.mark(&mut response);
-        }
-        Ok(response)
+        self.dispatch(user, query, info, request).await
     }
 
     async fn dispatch(

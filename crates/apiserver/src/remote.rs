@@ -139,7 +139,7 @@ impl Remote {
     /// # Errors
     /// [`RemoteError::Exchange`], [`RemoteError::Refused`].
     pub async fn get(&self, timeout: Duration) -> Result<Value, RemoteError> {
-        self.exchange(Method::GET, Bytes::new(), timeout).await
+        self.document(&self.exchange(Method::GET, Bytes::new(), timeout).await?)
     }
 
     /// POST of a document to the service's URL; the answer is a document.
@@ -147,10 +147,18 @@ impl Remote {
     /// # Errors
     /// [`RemoteError::Exchange`], [`RemoteError::Refused`].
     pub async fn post(&self, document: &Value, timeout: Duration) -> Result<Value, RemoteError> {
-        self.exchange(Method::POST, document.to_string().into(), timeout).await
+        self.document(&self.exchange(Method::POST, document.to_string().into(), timeout).await?)
     }
 
-    async fn exchange(&self, method: Method, body: Bytes, timeout: Duration) -> Result<Value, RemoteError> {
+    /// Sends it a document; what it answers besides the code does not matter.
+    ///
+    /// # Errors
+    /// There is no answer, or no code of success.
+    pub async fn tell(&self, document: Bytes, timeout: Duration) -> Result<(), RemoteError> {
+        self.exchange(Method::POST, document, timeout).await.map(drop)
+    }
+
+    async fn exchange(&self, method: Method, body: Bytes, timeout: Duration) -> Result<Bytes, RemoteError> {
         let failed = |why: &dyn Display| RemoteError::Exchange(self.uri.to_string(), why.to_string());
         let exchange = async {
             let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
@@ -170,7 +178,7 @@ impl Remote {
         }
     }
 
-    async fn send<S>(&self, stream: S, method: Method, body: Bytes) -> Result<Value, RemoteError>
+    async fn send<S>(&self, stream: S, method: Method, body: Bytes) -> Result<Bytes, RemoteError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -203,11 +211,16 @@ impl Remote {
         if !code.is_success() {
             return Err(RemoteError::Refused(self.uri.to_string(), code.as_u16()));
         }
+        Ok(body)
+    }
+
+    fn document(&self, body: &[u8]) -> Result<Value, RemoteError> {
         // Some answer with nothing.
-        match body.is_empty() {
-            true => Ok(Value::Null),
-            false => serde_json::from_slice(&body).map_err(|error| failed(&error)),
+        if body.is_empty() {
+            return Ok(Value::Null);
         }
+        serde_json::from_slice(body)
+            .map_err(|error| RemoteError::Exchange(self.uri.to_string(), error.to_string()))
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use coxswain_apiserver::{
-    Access, AccessConfig, AuditConfig, AuthorizationWebhookConfig, LogConfig, Mode, OidcConfig,
-    RequestHeaderConfig, TokenWebhookConfig,
+    Access, AccessConfig, Anonymous, AuditConfig, AuditWebhookConfig, AuthorizationWebhookConfig, LogConfig,
+    Mode, OidcConfig, RequestHeaderConfig, TokenWebhookConfig,
 };
 
 const MEGABYTE: u64 = 1 << 20;
@@ -15,6 +15,7 @@ const MEGABYTE: u64 = 1 << 20;
 /// Who may come in.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Authentication, authorization and audit")]
+#[command(group = clap::ArgGroup::new("audit_backend").multiple(true).args(["audit_log_path", "audit_webhook_config_file"]))]
 pub struct AccessArgs {
     /// Authorities of proxies that name users in headers.
     #[arg(long, env = "COX_REQUESTHEADER_CLIENT_CA_FILE", value_name = "FILE")]
@@ -63,6 +64,25 @@ pub struct AccessArgs {
         default_value = "X-Remote-Extra-"
     )]
     pub requestheader_extra_headers_prefix: Vec<String>,
+
+    /// Whether requests without credentials come in, as system:anonymous.
+    #[arg(long, env = "COX_ANONYMOUS_AUTH", value_parser = clap::value_parser!(bool), num_args = 0..=1, default_missing_value = "true", default_value = "true")]
+    pub anonymous_auth: bool,
+
+    /// Issuers of tokens and who may come without, as an AuthenticationConfiguration says, instead of OpenID Connect's flags.
+    #[arg(long, env = "COX_AUTHENTICATION_CONFIG", value_name = "FILE", conflicts_with_all = [
+        "anonymous_auth",
+        "oidc_issuer_url",
+        "oidc_client_id",
+        "oidc_username_claim",
+        "oidc_username_prefix",
+        "oidc_groups_claim",
+        "oidc_groups_prefix",
+        "oidc_ca_file",
+        "oidc_signing_algs",
+        "oidc_required_claim",
+    ])]
+    pub authentication_config: Option<PathBuf>,
 
     /// An OpenID Connect issuer whose ID tokens are taken.
     #[arg(long, env = "COX_OIDC_ISSUER_URL", value_name = "URL", requires = "oidc_client_id")]
@@ -128,6 +148,16 @@ pub struct AccessArgs {
     )]
     pub authorization_mode: Vec<AuthorizationMode>,
 
+    /// Who decides, as an AuthorizationConfiguration says, instead of the mode and the webhook's flags.
+    #[arg(long, env = "COX_AUTHORIZATION_CONFIG", value_name = "FILE", conflicts_with_all = [
+        "authorization_mode",
+        "authorization_webhook_config_file",
+        "authorization_webhook_version",
+        "authorization_webhook_cache_authorized_ttl",
+        "authorization_webhook_cache_unauthorized_ttl",
+    ])]
+    pub authorization_config: Option<PathBuf>,
+
     /// A webhook that decides: a file in the form of a kubeconfig.
     #[arg(long, env = "COX_AUTHORIZATION_WEBHOOK_CONFIG_FILE", value_name = "FILE")]
     pub authorization_webhook_config_file: Option<PathBuf>,
@@ -145,7 +175,7 @@ pub struct AccessArgs {
     pub authorization_webhook_cache_unauthorized_ttl: Duration,
 
     /// What is written down of which requests: an audit.k8s.io/v1 Policy.
-    #[arg(long, env = "COX_AUDIT_POLICY_FILE", value_name = "FILE", requires = "audit_log_path")]
+    #[arg(long, env = "COX_AUDIT_POLICY_FILE", value_name = "FILE", requires = "audit_backend")]
     pub audit_policy_file: Option<PathBuf>,
 
     /// Where it is written; `-` for standard output.
@@ -167,6 +197,35 @@ pub struct AccessArgs {
     /// An audit log is turned over at this size; 0 for 100.
     #[arg(long, env = "COX_AUDIT_LOG_MAXSIZE", value_name = "MB", default_value_t = 0)]
     pub audit_log_maxsize: u64,
+
+    /// Whom it is sent to: a file in the form of a kubeconfig.
+    #[arg(long, env = "COX_AUDIT_WEBHOOK_CONFIG_FILE", value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_webhook_config_file: Option<PathBuf>,
+
+    /// How it is sent: requests do not wait for it.
+    #[arg(long, env = "COX_AUDIT_WEBHOOK_MODE", value_name = "MODE", default_value = "batch", value_parser = ["batch"])]
+    pub audit_webhook_mode: String,
+
+    /// So many events wait to be sent; more are dropped.
+    #[arg(
+        long,
+        env = "COX_AUDIT_WEBHOOK_BATCH_BUFFER_SIZE",
+        value_name = "EVENTS",
+        default_value_t = 10_000
+    )]
+    pub audit_webhook_batch_buffer_size: usize,
+
+    /// So many are sent at once.
+    #[arg(long, env = "COX_AUDIT_WEBHOOK_BATCH_MAX_SIZE", value_name = "EVENTS", default_value_t = 400)]
+    pub audit_webhook_batch_max_size: usize,
+
+    /// How long they wait for others to be sent with.
+    #[arg(long, env = "COX_AUDIT_WEBHOOK_BATCH_MAX_WAIT", value_name = "SPAN", default_value = "30s", value_parser = span)]
+    pub audit_webhook_batch_max_wait: Duration,
+
+    /// How long is waited before they are sent again.
+    #[arg(long, env = "COX_AUDIT_WEBHOOK_INITIAL_BACKOFF", value_name = "SPAN", default_value = "10s", value_parser = span)]
+    pub audit_webhook_initial_backoff: Duration,
 
     /// How long requests may take that are no watches, streams or logs.
     #[arg(long, env = "COX_REQUEST_TIMEOUT", value_name = "SPAN", default_value = "60s", value_parser = span)]
@@ -248,6 +307,8 @@ impl AccessArgs {
             request_header: Some(self.request_header(own_proxy_ca)?),
             client_ca_pem: client_ca.to_owned(),
             oidc: self.oidc()?,
+            anonymous: if self.anonymous_auth { Anonymous::Everywhere } else { Anonymous::Nowhere },
+            authentication_file: self.authentication_config.clone(),
             token_webhook: self.authentication_token_webhook_config_file.clone().map(|file| {
                 TokenWebhookConfig {
                     file,
@@ -257,13 +318,14 @@ impl AccessArgs {
             }),
             modes: self.authorization_mode.iter().map(|mode| (*mode).into()).collect(),
             authorization_webhook: self.authorization_webhook_config_file.clone().map(|file| {
-                AuthorizationWebhookConfig {
+                AuthorizationWebhookConfig::new(
                     file,
-                    version: self.authorization_webhook_version.clone(),
-                    authorized_ttl: self.authorization_webhook_cache_authorized_ttl,
-                    unauthorized_ttl: self.authorization_webhook_cache_unauthorized_ttl,
-                }
+                    self.authorization_webhook_version.clone(),
+                    self.authorization_webhook_cache_authorized_ttl,
+                    self.authorization_webhook_cache_unauthorized_ttl,
+                )
             }),
+            authorization_file: self.authorization_config.clone(),
             audit: self.audit()?,
             request_timeout: self.request_timeout,
             max_requests_inflight: if self.enable_priority_and_fairness { seats } else { 0 },
@@ -306,16 +368,21 @@ impl AccessArgs {
     }
 
     fn audit(&self) -> anyhow::Result<Option<AuditConfig>> {
-        let (Some(policy), Some(path)) = (&self.audit_policy_file, &self.audit_log_path) else {
-            return Ok(None);
-        };
-        let log = LogConfig {
-            path: path.clone(),
+        let Some(policy) = &self.audit_policy_file else { return Ok(None) };
+        let log = self.audit_log_path.clone().map(|path| LogConfig {
+            path,
             max_age_days: self.audit_log_maxage,
             max_backups: self.audit_log_maxbackup,
             max_size_bytes: if self.audit_log_maxsize == 0 { 100 } else { self.audit_log_maxsize } * MEGABYTE,
-        };
-        Ok(Some(AuditConfig { policy: read(policy)?, log }))
+        });
+        let webhook = self.audit_webhook_config_file.clone().map(|file| AuditWebhookConfig {
+            file,
+            buffer_size: self.audit_webhook_batch_buffer_size,
+            batch_size: self.audit_webhook_batch_max_size,
+            max_wait: self.audit_webhook_batch_max_wait,
+            initial_backoff: self.audit_webhook_initial_backoff,
+        });
+        Ok(Some(AuditConfig { policy: read(policy)?, log, webhook }))
     }
 }
 
@@ -346,7 +413,19 @@ mod tests {
         assert_eq!(access.request_timeout, Duration::from_secs(90));
         let oidc = access.oidc().unwrap().unwrap();
         assert_eq!(oidc.required_claims, [("tenant".to_owned(), "a".to_owned())]);
-        for wrong in ["--authorization-mode=ABAC", "--audit-log-path=-", "--oidc-issuer-url=https://i"] {
+        for file in ["--authentication-config=a", "--authorization-config=a"] {
+            assert!(Line::try_parse_from(["cox", file]).is_ok(), "{file}");
+            let both = ["cox", file, "--authorization-mode=RBAC", "--oidc-client-id=a"];
+            assert!(Line::try_parse_from(both).is_err(), "{file}");
+        }
+        let sent = ["cox", "--audit-policy-file=a", "--audit-webhook-config-file=b"];
+        assert!(Line::try_parse_from(sent).is_ok(), "an audit webhook without a log");
+        for wrong in [
+            "--audit-policy-file=a",
+            "--authorization-mode=ABAC",
+            "--audit-log-path=-",
+            "--oidc-issuer-url=https://i",
+        ] {
             assert!(Line::try_parse_from(["cox", wrong]).is_err(), "{wrong}");
         }
     }

@@ -86,6 +86,9 @@ pub async fn serve(
     let port = listener.local_addr()?.port();
     let stopping = CancellationToken::new();
     let api = open_api_server(args, etcd.as_ref(), &pki, &node, port, stopping.clone()).await?;
+    if etcd.is_none() {
+        secrets::forget_older(&keys, &pki.sealing_key).context("the older keys of Secrets")?;
+    }
     let leaf = serving_certificate(&pki, &node, args.bind_address)?;
     let tasks = TaskTracker::new();
     let proxies = args.access.proxy_authorities(pki.front_proxy_ca())?;
@@ -123,10 +126,6 @@ pub async fn serve(
         let _ = ready.send(in_process(&api, "kubernetes-admin", &["system:masters"]));
     }
     tracing::info!(port, "the API server is ready");
-    let rewriting = secrets::rewrite(&api, &pki.sealing_key, &keys);
-    if let Some(Err(error)) = cancel.run_until_cancelled(rewriting).await {
-        tracing::warn!(error = format!("{error:#}"), "Secrets are not sealed with the newest key yet");
-    }
     cancel.cancelled().await;
     stopping.cancel();
     wind_up(&tasks).await;

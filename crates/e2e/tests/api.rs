@@ -20,13 +20,14 @@ fn an_api_server_without_a_node() -> anyhow::Result<()> {
     }
     let cluster = Cluster::start(Options { no_node: true, ..Options::default() })?;
     // A failed step panics, so that the log is shown.
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 8] = [
         ("kubectl creates, applies, patches and explains", kubectl_works),
         ("a watch tells of every change", watches),
         ("strangers and service accounts are refused", rbac_refuses),
         ("a machine with a bootstrap token gets its certificate", joins),
         ("quotas, limits and pod security of a namespace hold", namespace_policies_hold),
         ("what was acknowledged survives SIGKILL", acknowledged_survives),
+        ("Secrets are sealed anew by a new key, also when that is cut short", keys_are_renewed),
         ("SIGTERM ends it cleanly", ends_cleanly),
     ];
     for (name, step) in steps {
@@ -271,6 +272,50 @@ fn acknowledged_survives(cluster: &Cluster) -> anyhow::Result<()> {
     let lost: Vec<&String> = acknowledged.iter().filter(|name| !names.contains(&name.as_str())).collect();
     anyhow::ensure!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), acknowledged.len());
     eprintln!("    {} acknowledged objects are there after 3 kills", acknowledged.len());
+    Ok(())
+}
+
+fn keys_are_renewed(cluster: &Cluster) -> anyhow::Result<()> {
+    let path = "/api/v1/namespaces/default/secrets";
+    let api = cluster.api()?;
+    let before = api.get(path)?["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    let make = |name: String| {
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"a": name}});
+        api.write("POST", path, &secret).map(drop)
+    };
+    (0..50).try_for_each(|number| make(format!("sealed-{number}")))?;
+    let key = cluster.data_dir().join("server/pki/sealing.key");
+    let old = std::fs::read(&key)?;
+    let data_dir = cluster.data_dir().display().to_string();
+    let rotate = || cluster.cox(&["secrets", "rotate-key", "--data-dir", &data_dir]);
+    rotate()?;
+    // The server that runs does not notice, and seals on with the old key.
+    make("sealed-meanwhile".to_owned())?;
+    let list = || Ok::<_, anyhow::Error>(cluster.api()?.get(path)?["items"].clone());
+    let secrets = list()?;
+    for round in 0..8 {
+        cluster.kill_server()?;
+        rotate()?;
+        cluster.start_server()?;
+        // Somewhere between the start of the process and its end of work.
+        std::thread::sleep(Duration::from_millis(round * 40));
+    }
+    // The second start has but the newest key.
+    for _ in 0..2 {
+        cluster.wait_until_ready()?;
+        anyhow::ensure!(list()? == secrets, "the Secrets are what they were");
+        let now = std::fs::read(&key)?;
+        anyhow::ensure!(now.len() == 32 && now != old, "{} bytes of keys are left", now.len());
+        cluster.kill_server()?;
+        cluster.start_server()?;
+    }
+    cluster.wait_until_ready()?;
+    let mut first = None;
+    cluster.api()?.watch(path, &before, |event| {
+        first = event["object"]["metadata"]["name"].as_str().map(str::to_owned);
+        Ok(true)
+    })?;
+    anyhow::ensure!(first.as_deref() == Some("sealed-0"), "the history is sealed anew too: {first:?}");
     Ok(())
 }
 

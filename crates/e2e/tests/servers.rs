@@ -90,13 +90,14 @@ fn servers_on_one_etcd_are_one_cluster() -> anyhow::Result<()> {
     cluster.wait_until_ready()?;
     let mut other = Server::start(&cluster, "other", 6444, &arguments)?;
     let (here, there) = (cluster.api()?, other.api(&cluster)?);
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 8] = [
         ("what one acknowledged the other shows", seen_at_once),
         ("certificates and tokens of one are good for the other", trusted),
         ("addresses are given out once", addresses),
         ("the service kubernetes leads to both", both_lead),
         ("a member of etcd may be lost", member_lost),
         ("a wrong token is refused", wrong_token),
+        ("the key of Secrets stays, and that is said", key_stays),
         ("a backup of it is an embedded cluster", backed_up),
     ];
     for (name, step) in steps {
@@ -227,6 +228,17 @@ fn wrong_token(cluster: &Cluster, etcd: &Etcd, _: &Api, _: &Api) -> anyhow::Resu
         !status.success() && said.contains("token is not the one of the cluster"),
         "{status}: {said}"
     );
+    Ok(())
+}
+
+fn key_stays(cluster: &Cluster, _: &Etcd, _: &Api, _: &Api) -> anyhow::Result<()> {
+    let data_dir = cluster.data_dir();
+    let key = || std::fs::read(data_dir.join("server/pki/sealing.key"));
+    let (before, directory) = (key()?, data_dir.display().to_string());
+    let refused = cluster.cox(&["secrets", "rotate-key", "--data-dir", &directory]).err();
+    let refused = format!("{:#}", refused.context("it is refused")?);
+    anyhow::ensure!(refused.contains("is kept in an etcd"), "{refused}");
+    anyhow::ensure!(key()? == before, "nothing has changed");
     Ok(())
 }
 

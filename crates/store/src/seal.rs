@@ -73,20 +73,41 @@ impl Sealer {
         Ok([&nonce[..], &sealed].concat())
     }
 
+    /// Whether there are keys besides the newest.
+    pub fn has_older_keys(&self) -> bool {
+        self.keys.len() > 1
+    }
+
     /// The plain bytes of a sealed value.
     ///
     /// # Errors
     /// [`SealError::Open`].
     pub fn open(&self, key: &Key, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.open_by(key, sealed).map(|(plain, _)| plain)
+    }
+
+    /// A value sealed anew by the newest key; none where that one has sealed it.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn renew(&self, key: &Key, sealed: &[u8]) -> Result<Option<Vec<u8>>, SealError> {
+        match self.open_by(key, sealed)? {
+            (_, 0) => Ok(None),
+            (plain, _) => self.seal(key, &plain).map(Some),
+        }
+    }
+
+    /// The plain bytes, and which of the keys has sealed them.
+    fn open_by(&self, key: &Key, sealed: &[u8]) -> Result<(Vec<u8>, usize), SealError> {
         let refused = || SealError::Open(key.collection.to_string(), key.name.to_string());
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or_else(refused)?;
         let associated = associated(key);
-        let opened = self.keys.iter().find_map(|key| {
+        let opened = self.keys.iter().enumerate().find_map(|(number, key)| {
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
             let mut body = body.to_vec();
             let length = key.open_in_place(nonce, Aad::from(&associated), &mut body).ok()?.len();
             body.truncate(length);
-            Some(body)
+            Some((body, number))
         });
         opened.ok_or_else(refused)
     }
@@ -112,6 +133,9 @@ mod tests {
         assert_eq!(new.open(&key, &after).unwrap(), b"text");
         assert!(old.open(&key, &after).is_err() && new.open(&key, &before).is_err());
         assert!(both.open(&Key::new("secrets", "a/c"), &after).is_err());
+        let renewed = both.renew(&key, &before).unwrap().unwrap();
+        assert_eq!(new.open(&key, &renewed).unwrap(), b"text");
+        assert_eq!(both.renew(&key, &renewed).unwrap(), None);
         assert!(Sealer::new(&[], &[]).is_err() && Sealer::new(&[0; 33], &[]).is_err());
     }
 }

@@ -34,7 +34,7 @@ impl SqliteLog {
     /// The file cannot be opened or is no store.
     pub fn open(path: &Path, sealer: Option<Sealer>) -> Result<Self, LogError> {
         OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-        let connection = Connection::open(path)?;
+        let mut connection = Connection::open(path)?;
         make_shrinkable(&connection)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -45,6 +45,10 @@ impl SqliteLog {
              CREATE TABLE IF NOT EXISTS horizon (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL);
              INSERT OR IGNORE INTO horizon VALUES (1, 0);",
         )?;
+        if let Some(sealer) = sealer.as_ref().filter(|sealer| sealer.has_older_keys()) {
+            let count = renew(&mut connection, sealer)?;
+            tracing::info!(count, "what older keys had sealed is sealed by the newest");
+        }
         Ok(Self { connection, sealer, appends: 0 })
     }
 
@@ -79,6 +83,31 @@ impl SqliteLog {
         }
         Ok(())
     }
+}
+
+/// Seals by the newest key what older ones have sealed, history too, at once or not at all: then the older ones open nothing.
+fn renew(connection: &mut Connection, sealer: &Sealer) -> Result<usize, LogError> {
+    let transaction = connection.transaction()?;
+    let mut renewed = Vec::new();
+    {
+        let mut statement = transaction
+            .prepare("SELECT revision, collection, name, value FROM log WHERE value IS NOT NULL")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let key = Key::new(row.get::<_, String>(1)?, row.get::<_, String>(2)?);
+            if sealer.covers(&key)
+                && let Some(value) = sealer.renew(&key, row.get_ref(3)?.as_blob().unwrap_or_default())?
+            {
+                renewed.push((row.get::<_, u64>(0)?, value));
+            }
+        }
+        let mut update = transaction.prepare("UPDATE log SET value = ?2 WHERE revision = ?1")?;
+        for (revision, value) in &renewed {
+            update.execute(params![revision, value])?;
+        }
+    }
+    transaction.commit()?;
+    Ok(renewed.len())
 }
 
 /// Lets a file give pages back; one of an older version is rewritten for it, once.

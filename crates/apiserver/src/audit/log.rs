@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use jiff::tz::TimeZone;
 
 /// Events that wait to be written.
@@ -28,7 +29,7 @@ pub struct LogConfig {
 }
 
 /// The way into the log.
-pub struct Log(SyncSender<Vec<u8>>);
+pub struct Log(SyncSender<Bytes>);
 
 impl Log {
     /// Opens the file and starts the thread that writes it, which ends with the log.
@@ -43,7 +44,7 @@ impl Log {
     }
 
     /// Hands an event over; false where it had to be dropped.
-    pub fn write(&self, event: Vec<u8>) -> bool {
+    pub fn write(&self, event: Bytes) -> bool {
         self.0.try_send(event).is_ok()
     }
 }
@@ -63,7 +64,7 @@ impl Output {
         Ok(Self { config, file: BufWriter::new(Box::new(file)), size_bytes })
     }
 
-    fn run(&mut self, events: &Receiver<Vec<u8>>) {
+    fn run(&mut self, events: &Receiver<Bytes>) {
         while let Ok(event) = events.recv() {
             let written = self.write(&event).and_then(|()| {
                 // What came meanwhile goes with it: one call to the kernel for many events.

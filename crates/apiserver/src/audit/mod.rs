@@ -3,11 +3,11 @@
 
 mod log;
 mod policy;
+mod webhook;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,9 +25,13 @@ use serde_json::{Map, Value, json};
 use log::Log;
 pub use log::LogConfig;
 use policy::{Decision, Level, Policy, Stage, without_managed_fields};
+use tokio_util::sync::CancellationToken;
+pub use webhook::AuditWebhookConfig;
+use webhook::Webhook;
 
 use crate::authn::{Peer, UserInfo};
 use crate::handler::{document, read_body, read_yaml};
+use crate::remote::RemoteError;
 use crate::request::RequestInfo;
 use crate::respond::Outcome;
 
@@ -43,7 +47,9 @@ pub struct AuditConfig {
     /// The policy, YAML.
     pub policy: Vec<u8>,
     /// The log.
-    pub log: LogConfig,
+    pub log: Option<LogConfig>,
+    /// A service that is told.
+    pub webhook: Option<AuditWebhookConfig>,
 }
 
 /// Auditing cannot start.
@@ -55,15 +61,19 @@ pub enum AuditError {
     /// The log.
     #[error("the audit log {0}: {1}")]
     Log(String, std::io::Error),
+    /// The webhook.
+    #[error("the audit webhook: {0}")]
+    Webhook(#[from] RemoteError),
 }
 
 /// Writes events of the requests that its policy names.
 pub struct Auditor {
     policy: Policy,
-    log: Log,
-    /// Events that were handed to the log.
+    log: Option<Log>,
+    webhook: Option<Webhook>,
+    /// Events that were made.
     written: AtomicU64,
-    /// Events that the log could not take.
+    /// Events that the log or the webhook could not take.
     dropped: AtomicU64,
 }
 
@@ -122,9 +132,23 @@ impl Auditor {
     /// [`AuditError`].
     pub fn new(config: AuditConfig) -> Result<Self, AuditError> {
         let policy = Policy::parse(&config.policy).map_err(AuditError::Policy)?;
-        let shown = Path::display(&config.log.path).to_string();
-        let log = Log::open(config.log).map_err(|error| AuditError::Log(shown, error))?;
-        Ok(Self { policy, log, written: AtomicU64::new(0), dropped: AtomicU64::new(0) })
+        let open = |config: LogConfig| {
+            let shown = config.path.display().to_string();
+            Log::open(config).map_err(|error| AuditError::Log(shown, error))
+        };
+        let log = config.log.map(open).transpose()?;
+        let webhook = config.webhook.map(Webhook::new).transpose()?;
+        Ok(Self { policy, log, webhook, written: AtomicU64::new(0), dropped: AtomicU64::new(0) })
+    }
+
+    /// Sends events to the webhook until the server stops.
+    pub async fn run_webhook(&self, stop: &CancellationToken) {
+        if let Some(webhook) = &self.webhook {
+            let lost = |count: usize| {
+                self.dropped.fetch_add(count as u64, Ordering::Relaxed);
+            };
+            webhook.run(stop, lost).await;
+        }
     }
 
     /// Writes what happened, under upstream's names.
@@ -277,11 +301,14 @@ impl Record<'_> {
         event.insert("requestReceivedTimestamp".into(), self.received.as_str().into());
         let stamp = if stage == Stage::RequestReceived { self.received.clone() } else { now() };
         event.insert("stageTimestamp".into(), stamp.into());
-        let counter = match self.auditor.log.write(Value::Object(event).to_string().into_bytes()) {
-            true => &self.auditor.written,
-            false => &self.auditor.dropped,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        let (auditor, event) = (self.auditor, Bytes::from(Value::Object(event).to_string()));
+        let taken = [
+            auditor.log.as_ref().is_none_or(|log| log.write(event.clone())),
+            auditor.webhook.as_ref().is_none_or(|webhook| webhook.write(event)),
+        ];
+        auditor.written.fetch_add(1, Ordering::Relaxed);
+        let dropped = taken.iter().filter(|taken| !**taken).count();
+        auditor.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
     }
 
     fn failed(&mut self, status: &Status) {

@@ -3,8 +3,10 @@
 mod bootstrap;
 mod impersonation;
 mod jwks;
+mod mapping;
 mod oidc;
 mod request_header;
+mod structured;
 mod token;
 mod webhook;
 
@@ -22,6 +24,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub use oidc::{Oidc, OidcConfig, OidcError};
 pub use request_header::{Authorities, RequestHeaderConfig};
+pub use structured::{Anonymous, Authenticators};
 pub use token::{Claims, TokenAuthority, TokenError, epoch_seconds};
 pub use webhook::{TokenWebhook, TokenWebhookConfig};
 
@@ -127,7 +130,12 @@ impl Server {
     }
 
     /// The user of a request: whom a front proxy names, the connection's certificate, a bearer token, or else nobody.
-    pub(crate) async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<UserInfo, Status> {
+    pub(crate) async fn authenticate(
+        &self,
+        peer: &Peer,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<UserInfo, Status> {
         let proxies = self.config.access.proxies.as_ref().filter(|_| peer.is_proxy);
         if let Some(user) = proxies.and_then(|(proxy, ..)| request_header::user_of(proxy, headers)) {
             return Ok(user);
@@ -137,7 +145,10 @@ impl Server {
         }
         match bearer(headers) {
             Some(token) => self.user_of_token(&token, &[]).await.ok_or_else(Status::unauthorized),
-            None => Ok(UserInfo::anonymous()),
+            None if self.config.access.authenticators.get().anonymous.may_ask(path) => {
+                Ok(UserInfo::anonymous())
+            }
+            None => Err(Status::unauthorized()),
         }
     }
 
@@ -150,10 +161,11 @@ impl Server {
             return known;
         }
         let access = &self.config.access;
-        if let Some(oidc) = access.oidc.as_ref().filter(|_| for_server)
-            && let Some(user) = oidc.user_of(token).await
-        {
-            return Some(user);
+        let authenticators = access.authenticators.get();
+        for issuer in authenticators.issuers.iter().filter(|_| for_server) {
+            if let Some(user) = issuer.user_of(token).await {
+                return Some(user);
+            }
         }
         match &access.token_webhook {
             Some(webhook) => webhook.user_of(token, audiences).await,

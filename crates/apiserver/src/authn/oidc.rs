@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::sync::RwLock;
 
 use super::jwks::{ALGORITHMS, Jwt, KeySet};
+use super::mapping::{Mappings, Source};
 use super::{UserInfo, epoch_seconds};
 use crate::remote::{Remote, RemoteError};
 
@@ -60,9 +61,25 @@ pub enum OidcError {
     Discovery,
 }
 
+/// An issuer, and what its tokens must be and say.
+pub struct Trust {
+    /// `iss`.
+    pub issuer_url: String,
+    /// Where its discovery document is.
+    pub discovery_url: String,
+    /// Tokens have one of these.
+    pub audiences: Vec<String>,
+    /// The authority that the issuer is trusted by, PEM; the system's without it.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Algorithms that are taken.
+    pub signing_algs: Vec<String>,
+    /// What claims become.
+    pub mappings: Mappings,
+}
+
 /// The issuer, and the keys it was last known to sign with.
 pub struct Oidc {
-    config: OidcConfig,
+    trust: Trust,
     keys: RwLock<Fetched>,
 }
 
@@ -72,12 +89,17 @@ struct Fetched {
     fetches: Vec<Instant>,
 }
 
+/// The discovery document of an issuer.
+pub fn discovery_of(issuer_url: &str) -> String {
+    format!("{}/.well-known/openid-configuration", issuer_url.trim_end_matches('/'))
+}
+
 impl Oidc {
-    /// Checks the configuration; the issuer is asked when the first token comes.
+    /// Checks the configuration of flags.
     ///
     /// # Errors
     /// [`OidcError::Issuer`], [`OidcError::ClientId`], [`OidcError::Algorithm`], [`OidcError::Remote`].
-    pub fn new(mut config: OidcConfig) -> Result<Self, OidcError> {
+    pub fn new(config: OidcConfig) -> Result<Self, OidcError> {
         if !config.issuer_url.starts_with("https://") {
             return Err(OidcError::Issuer);
         }
@@ -87,31 +109,37 @@ impl Oidc {
         if let Some(other) = config.signing_algs.iter().find(|alg| !ALGORITHMS.contains(&alg.as_str())) {
             return Err(OidcError::Algorithm(other.clone()));
         }
-        config.username_prefix = match config.username_prefix.as_str() {
-            "-" => String::new(),
-            "" if config.username_claim != "email" => format!("{}#", config.issuer_url),
-            prefix => prefix.to_owned(),
-        };
-        Remote::new(&config.issuer_url, config.ca_pem.as_deref())?;
-        Ok(Self { config, keys: RwLock::default() })
+        Self::trusting(trust(config))
+    }
+
+    /// Takes tokens of an issuer; it is asked when the first token comes.
+    ///
+    /// # Errors
+    /// [`OidcError::Remote`].
+    pub fn trusting(trust: Trust) -> Result<Self, OidcError> {
+        Remote::new(&trust.discovery_url, trust.ca_pem.as_deref())?;
+        Ok(Self { trust, keys: RwLock::default() })
     }
 
     /// The user of a token of this issuer; none for all others.
     pub async fn user_of(&self, token: &str) -> Option<UserInfo> {
         let jwt = Jwt::parse(token)?;
         let ours =
-            jwt.claims["iss"] == *self.config.issuer_url && self.config.signing_algs.contains(&jwt.algorithm);
+            jwt.claims["iss"] == *self.trust.issuer_url && self.trust.signing_algs.contains(&jwt.algorithm);
         if !ours {
             return None;
         }
         if !self.keys.read().await.keys.knows(&jwt.key_id)
             && let Err(error) = self.fetch().await
         {
-            tracing::warn!(%error, issuer = self.config.issuer_url, "the issuer's keys cannot be read");
+            tracing::warn!(%error, issuer = self.trust.issuer_url, "the issuer's keys cannot be read");
         }
         let verified = self.keys.read().await.keys.verifies(&jwt);
-        let user =
-            if verified { user_of(&self.config, &jwt.claims, epoch_seconds()) } else { Err("signature") };
+        let user = if verified {
+            user_of(&self.trust, &jwt.claims, epoch_seconds())
+        } else {
+            Err("signature".to_owned())
+        };
         user.inspect_err(|why| tracing::debug!(why, "an ID token is refused")).ok()
     }
 
@@ -123,63 +151,56 @@ impl Oidc {
             return Ok(());
         }
         known.fetches.push(Instant::now());
-        let ca = self.config.ca_pem.as_deref();
-        let url =
-            format!("{}/.well-known/openid-configuration", self.config.issuer_url.trim_end_matches('/'));
-        let document = Remote::new(&url, ca)?.get(TIMEOUT).await?;
-        let keys = document["jwks_uri"].as_str().filter(|_| document["issuer"] == *self.config.issuer_url);
+        let ca = self.trust.ca_pem.as_deref();
+        let document = Remote::new(&self.trust.discovery_url, ca)?.get(TIMEOUT).await?;
+        let keys = document["jwks_uri"].as_str().filter(|_| document["issuer"] == *self.trust.issuer_url);
         let keys = Remote::new(keys.ok_or(OidcError::Discovery)?, ca)?.get(TIMEOUT).await?;
         known.keys = KeySet::of(&keys);
         Ok(())
     }
 }
 
+/// The flags as one issuer.
+fn trust(config: OidcConfig) -> Trust {
+    let prefix = match config.username_prefix.as_str() {
+        "-" => String::new(),
+        "" if config.username_claim != "email" => format!("{}#", config.issuer_url),
+        prefix => prefix.to_owned(),
+    };
+    let groups = !config.groups_claim.is_empty();
+    Trust {
+        discovery_url: discovery_of(&config.issuer_url),
+        issuer_url: config.issuer_url,
+        audiences: vec![config.client_id],
+        ca_pem: config.ca_pem,
+        signing_algs: config.signing_algs,
+        mappings: Mappings {
+            required: config.required_claims,
+            username: Source::Claim(config.username_claim, prefix),
+            groups: groups.then_some(Source::Claim(config.groups_claim, config.groups_prefix)),
+            ..Mappings::default()
+        },
+    }
+}
+
 /// The user of verified claims.
-fn user_of(config: &OidcConfig, claims: &Value, now: i64) -> Result<UserInfo, &'static str> {
+fn user_of(trust: &Trust, claims: &Value, now: i64) -> Result<UserInfo, String> {
+    let known = |audience: &Value| trust.audiences.iter().any(|known| *audience == **known);
     let meant = match &claims["aud"] {
-        Value::String(audience) => *audience == config.client_id,
-        Value::Array(audiences) => audiences.iter().any(|audience| *audience == *config.client_id),
-        _ => false,
+        Value::Array(audiences) => audiences.iter().any(known),
+        audience => known(audience),
     };
     if !meant {
-        return Err("audience");
+        return Err("audience".into());
     }
     let time = |claim: &str| claims[claim].as_f64();
     // Clocks differ: a token that is not valid yet is forgiven five minutes.
     if time("exp").is_none_or(|end| end <= now as f64)
         || time("nbf").is_some_and(|start| start > (now + 300) as f64)
     {
-        return Err("time");
+        return Err("time".into());
     }
-    if config.required_claims.iter().any(|(claim, value)| claims[claim] != **value) {
-        return Err("required claim");
-    }
-    let name = claims[&config.username_claim].as_str().filter(|name| !name.is_empty()).ok_or("username")?;
-    if config.username_claim == "email"
-        && claims.get("email_verified").is_some_and(|verified| verified != true)
-    {
-        return Err("email not verified");
-    }
-    let mut groups = Vec::new();
-    match &claims[&config.groups_claim] {
-        _ if config.groups_claim.is_empty() => {}
-        Value::Null => {}
-        Value::String(one) => groups.push(one.as_str()),
-        Value::Array(many) => {
-            for group in many {
-                groups.push(group.as_str().ok_or("groups")?);
-            }
-        }
-        _ => return Err("groups"),
-    }
-    let groups: Vec<String> = groups.iter().map(|group| format!("{}{group}", config.groups_prefix)).collect();
-    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-    let mut user = UserInfo::new(format!("{}{name}", config.username_prefix), &groups);
-    if let Some(jti) = claims["jti"].as_str() {
-        user.extra
-            .insert("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={jti}")]);
-    }
-    Ok(user)
+    trust.mappings.user_of(claims)
 }
 
 #[cfg(test)]
@@ -205,7 +226,7 @@ mod tests {
     #[test]
     fn claims_become_a_user() {
         let claims = json!({"aud": ["x", "cox"], "exp": 100, "sub": "me", "tenant": "a", "groups": ["dev"], "jti": "1"});
-        let user = user_of(&config(), &claims, 99).unwrap();
+        let user = user_of(&trust(config()), &claims, 99).unwrap();
         assert_eq!(user.name, "https://issuer#me");
         assert_eq!(user.groups, ["oidc:dev", "system:authenticated"]);
         assert_eq!(user.extra["authentication.kubernetes.io/credential-id"], ["JTI=1"]);
@@ -220,7 +241,7 @@ mod tests {
         ] {
             let mut claims = claims.clone();
             claims[field] = value.clone();
-            assert!(user_of(&config(), &claims, 99).is_err(), "{field}: {value}");
+            assert!(user_of(&trust(config()), &claims, 99).is_err(), "{field}: {value}");
         }
     }
 
@@ -229,8 +250,9 @@ mod tests {
         let config =
             OidcConfig { username_claim: "email".into(), username_prefix: String::new(), ..config() };
         let claims = |verified: Value| json!({"aud": "cox", "exp": 100, "tenant": "a", "email": "a@b", "email_verified": verified});
-        assert_eq!(user_of(&config, &claims(json!(true)), 1).unwrap().name, "a@b");
-        assert!(user_of(&config, &claims(json!(false)), 1).is_err());
+        let trust = trust(config);
+        assert_eq!(user_of(&trust, &claims(json!(true)), 1).unwrap().name, "a@b");
+        assert!(user_of(&trust, &claims(json!(false)), 1).is_err());
     }
 
     #[test]

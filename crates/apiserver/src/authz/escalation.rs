@@ -5,11 +5,16 @@ use std::collections::BTreeSet;
 
 use super::Rule;
 
+/// The rights in `wanted`, one verb on one thing each, that no single rule of `held` covers.
+pub fn uncovered(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
+    let rights = wanted.iter().flat_map(single_rights);
+    rights.filter(|right| !held.iter().any(|rule| covers(rule, right))).collect()
+}
+
 /// What of `wanted` no single rule of `held` covers, in upstream's words, one right a line and sorted; none where all is held.
 pub fn missing(held: &[Rule], wanted: &[Rule]) -> Option<String> {
-    let rights = wanted.iter().flat_map(single_rights);
     let mut lacking: Vec<Rule> = Vec::new();
-    for right in rights.filter(|right| !held.iter().any(|rule| covers(rule, right))) {
+    for right in uncovered(held, wanted) {
         // Rights on one resource are told together.
         let same = lacking.iter_mut().find(|other| {
             other.resource_names.is_empty()

@@ -1,5 +1,6 @@
 //! Who may do what: the node authorizer, role-based access control over the roles and bindings in the store, and a webhook.
 
+mod chain;
 pub mod escalation;
 pub mod node;
 mod rules;
@@ -10,10 +11,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use coxswain_meta::Status;
 use coxswain_store::{Revision, Store};
+use futures::FutureExt;
 use serde_json::Value;
 
+pub use chain::{Authorizer, Chain};
 pub use rules::{Rule, Verdict};
-pub use webhook::{AuthorizationWebhook, AuthorizationWebhookConfig};
+pub use webhook::{AuthorizationWebhook, AuthorizationWebhookConfig, WebhookError};
 
 use crate::authn::UserInfo;
 use crate::object::{Meta, ObjectView};
@@ -128,32 +131,33 @@ impl<'a> Attributes<'a> {
 }
 
 impl Server {
-    /// Whether a user may do it, and why, as far as this server alone can tell: a webhook is not asked.
+    /// Whether a user may do it, and why, where no future can wait. A webhook is waited for by this thread; others take
+    /// over its tasks.
     pub(crate) fn decide(&self, user: &UserInfo, asked: &Attributes) -> Verdict {
-        if user.groups.iter().any(|group| group == SUPERUSERS) {
-            return Verdict::allowed();
+        let chain = self.config.access.authorizers.get();
+        if chain.asks_others() && !is_superuser(user) {
+            let runtime = tokio::runtime::Handle::current();
+            return tokio::task::block_in_place(|| runtime.block_on(self.ask_chain(&chain, user, asked)));
         }
-        let mut verdict = Verdict::default();
-        for mode in &self.config.access.modes {
-            if verdict.follow(self.decide_by(*mode, user, asked)) {
-                break;
-            }
-        }
-        verdict
+        // Without webhooks, nothing of it waits.
+        self.ask_chain(&chain, user, asked).now_or_never().unwrap_or_default()
     }
 
     /// Whether a user may do it, and why.
     pub(crate) async fn ask(&self, user: &UserInfo, asked: &Attributes<'_>) -> Verdict {
-        let access = &self.config.access;
-        let Some(webhook) = &access.authorization_webhook else { return self.decide(user, asked) };
-        if user.groups.iter().any(|group| group == SUPERUSERS) {
+        let chain = self.config.access.authorizers.get();
+        self.ask_chain(&chain, user, asked).await
+    }
+
+    async fn ask_chain(&self, chain: &Chain, user: &UserInfo, asked: &Attributes<'_>) -> Verdict {
+        if is_superuser(user) {
             return Verdict::allowed();
         }
         let mut verdict = Verdict::default();
-        for mode in &access.modes {
-            let opinion = match mode {
-                Mode::Webhook => webhook.decide(user, asked).await,
-                mode => self.decide_by(*mode, user, asked),
+        for authorizer in chain.iter() {
+            let opinion = match authorizer {
+                Authorizer::Webhook(webhook) => webhook.decide(user, asked).await,
+                Authorizer::Local(mode) => self.decide_by(*mode, user, asked),
             };
             if verdict.follow(opinion) {
                 break;
@@ -178,23 +182,10 @@ impl Server {
         }
     }
 
-    /// Decides for a user, as of now, apart from the server.
-    pub(crate) fn decider(
-        &self,
-        user: &UserInfo,
-    ) -> impl Fn(&Attributes) -> (bool, String) + Send + Sync + 'static {
-        let (grants, subjects) = (self.rbac.grants(&self.store), subjects(user));
-        let super_user = user.groups.iter().any(|group| group == SUPERUSERS);
-        move |asked| {
-            let verdict = grants.decide(&subjects, asked);
-            (super_user || verdict.allowed, verdict.reason)
-        }
-    }
-
     /// The rules that hold for a user in a namespace.
     pub(crate) fn rules_of(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
         let mut rules = self.rbac.grants(&self.store).rules_of(&subjects(user), namespace);
-        if user.groups.iter().any(|group| group == SUPERUSERS) {
+        if is_superuser(user) {
             rules.extend(Rule::everything());
         }
         rules
@@ -226,6 +217,10 @@ impl Server {
         }
         Err(status)
     }
+}
+
+fn is_superuser(user: &UserInfo) -> bool {
+    user.groups.iter().any(|group| group == SUPERUSERS)
 }
 
 fn subjects(user: &UserInfo) -> Vec<Subject> {

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::{Attributes, Verdict};
 use crate::authn::UserInfo;
 use crate::cache::{Cache, question};
+use crate::cel::{Expression, Scope, of_json};
+use crate::configuration::ConfigurationError;
 use crate::remote::{Remote, RemoteError};
-
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the server is told of the webhook.
 #[derive(Clone, Debug)]
@@ -20,30 +20,77 @@ pub struct AuthorizationWebhookConfig {
     pub file: PathBuf,
     /// The version of SubjectAccessReview that it is sent.
     pub version: String,
-    /// How long it counts that something is allowed.
+    /// How long it counts that something is allowed; nothing is remembered for no time.
     pub authorized_ttl: Duration,
     /// How long it counts that something is not.
     pub unauthorized_ttl: Duration,
+    /// How long its answer is waited for.
+    pub timeout: Duration,
+    /// Whether nobody else is asked where it does not answer.
+    pub deny_on_failure: bool,
+    /// CEL over `request`, the SubjectAccessReview's spec: it is asked only where all hold.
+    pub conditions: Vec<String>,
+}
+
+impl AuthorizationWebhookConfig {
+    /// What holds for the webhook of flags.
+    pub fn new(file: PathBuf, version: String, authorized_ttl: Duration, unauthorized_ttl: Duration) -> Self {
+        Self {
+            file,
+            version,
+            authorized_ttl,
+            unauthorized_ttl,
+            timeout: Duration::from_secs(30),
+            deny_on_failure: false,
+            conditions: Vec::new(),
+        }
+    }
+}
+
+/// A webhook cannot be used as it is configured.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookError {
+    /// Its file.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// A condition.
+    #[error(transparent)]
+    Condition(#[from] ConfigurationError),
 }
 
 /// The webhook.
 pub struct AuthorizationWebhook {
     remote: Remote,
     config: AuthorizationWebhookConfig,
+    conditions: Vec<Expression>,
     cache: Cache<Verdict>,
 }
 
 impl AuthorizationWebhook {
-    /// Reads its file.
+    /// Compiles its conditions and reads its file.
     ///
     /// # Errors
-    /// [`RemoteError`].
-    pub fn new(config: AuthorizationWebhookConfig) -> Result<Self, RemoteError> {
-        Ok(Self { remote: Remote::from_kubeconfig(&config.file)?, config, cache: Cache::default() })
+    /// [`WebhookError`].
+    pub fn new(config: AuthorizationWebhookConfig) -> Result<Self, WebhookError> {
+        let compile = |source: &String| Expression::compile(source, &["request"]);
+        let conditions: Vec<Expression> = config.conditions.iter().map(compile).collect();
+        let faulty = conditions.iter().enumerate().find_map(|(number, one)| Some((number, one.fault()?)));
+        if let Some((number, fault)) = faulty {
+            let at = format!("matchConditions[{number}].expression");
+            return Err(ConfigurationError::at(&at, &format!("compilation failed: {fault}")).into());
+        }
+        let remote = Remote::from_kubeconfig(&config.file)?;
+        Ok(Self { remote, config, conditions, cache: Cache::default() })
     }
 
-    /// What it says; a webhook that does not answer has no opinion.
+    /// What it says. It has no opinion about what its conditions leave out; one that does not answer has the opinion that
+    /// its failure policy gives it.
     pub async fn decide(&self, user: &UserInfo, asked: &Attributes<'_>) -> Verdict {
+        match self.concerns(user, asked) {
+            Ok(true) => {}
+            Ok(false) => return Verdict::default(),
+            Err(why) => return self.failed(&why),
+        }
         let spec = spec(user, asked, &self.config.version);
         let key = question(&spec.to_string());
         if let Some(verdict) = self.cache.get(&key) {
@@ -52,20 +99,59 @@ impl AuthorizationWebhook {
         let review = json!({ "kind": "SubjectAccessReview", "spec": spec,
             "apiVersion": format!("authorization.k8s.io/{}", self.config.version),
             "metadata": { "creationTimestamp": null } });
-        match self.remote.post(&review, TIMEOUT).await {
+        match self.remote.post(&review, self.config.timeout).await {
             Ok(answer) => {
                 let verdict = verdict_in(&answer["status"]);
                 let life =
                     if verdict.allowed { self.config.authorized_ttl } else { self.config.unauthorized_ttl };
-                self.cache.put(key, verdict.clone(), life);
+                if !life.is_zero() {
+                    self.cache.put(key, verdict.clone(), life);
+                }
                 verdict
             }
-            Err(error) => {
-                tracing::warn!(%error, "the webhook of authorization did not answer");
-                Verdict::default()
-            }
+            Err(error) => self.failed(&error.to_string()),
         }
     }
+
+    /// Whether all conditions hold: one that does not outweighs errors of others.
+    fn concerns(&self, user: &UserInfo, asked: &Attributes) -> Result<bool, String> {
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        let mut scope = Scope::empty();
+        scope.set("request", of_json(&shown_to_conditions(user, asked)));
+        let mut failed = None;
+        for condition in &self.conditions {
+            match condition.is_true(&scope) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(why) => failed = failed.or(Some(format!("{}: {why}", condition.source()))),
+            }
+        }
+        failed.map_or(Ok(true), Err)
+    }
+
+    fn failed(&self, why: &str) -> Verdict {
+        tracing::warn!(why, "the webhook of authorization did not answer");
+        match self.config.deny_on_failure {
+            true => {
+                Verdict { denied: true, reason: "webhook authorizer failed".to_owned(), ..Verdict::default() }
+            }
+            false => Verdict::default(),
+        }
+    }
+}
+
+/// The spec of a SubjectAccessReview with all of its texts, also where they are empty.
+fn shown_to_conditions(user: &UserInfo, asked: &Attributes) -> Value {
+    let mut shown = json!({ "user": user.name, "groups": user.groups, "uid": user.uid, "extra": user.extra });
+    if asked.resource.is_empty() {
+        shown["nonResourceAttributes"] = json!({ "path": asked.path, "verb": asked.verb });
+    } else {
+        shown["resourceAttributes"] = json!({ "namespace": asked.namespace, "verb": asked.verb, "group": asked.group,
+            "version": asked.version, "resource": asked.resource, "subresource": asked.subresource, "name": asked.name });
+    }
+    shown
 }
 
 fn verdict_in(status: &Value) -> Verdict {

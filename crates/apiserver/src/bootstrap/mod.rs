@@ -3,6 +3,7 @@
 pub mod endpoints;
 mod flow;
 mod policy;
+mod reconcile;
 
 use std::sync::Arc;
 
@@ -12,12 +13,14 @@ use serde_json::{Value, json};
 
 use crate::Server;
 use crate::authn::{RequestHeaderConfig, UserInfo};
-use crate::handler::{Change, FieldManager, New, Part};
+use crate::handler::{Change, FieldManager, New, Options, Part};
 use crate::object::Meta;
 use crate::resource::Resource;
+use reconcile::Step;
 
 pub use policy::rules_of_role;
 
+const RBAC: &str = "rbac.authorization.k8s.io";
 const FLOW: &str = "flowcontrol.apiserver.k8s.io";
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -38,11 +41,8 @@ pub async fn ensure(server: &Arc<Server>) {
     };
     let namespaces = NAMESPACES.map(|name| create("", "namespaces", json!({ "metadata": { "name": name } })));
     futures::future::join_all(namespaces).await;
-    let rbac = "rbac.authorization.k8s.io";
-    futures::future::join_all(
-        policy::objects().into_iter().map(|(plural, object)| create(rbac, plural, object)),
-    )
-    .await;
+    let roles = policy::objects().into_iter();
+    futures::future::join_all(roles.map(|(plural, object)| reconcile(server, &user, plural, object))).await;
     for (name, value) in [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)]
     {
         let description = "Used for system critical pods.";
@@ -103,6 +103,46 @@ fn report(plural: &str, outcome: Result<(), Status>) {
     if let Err(status) = outcome {
         tracing::error!(plural, %status, "a default object could not be made");
     }
+}
+
+/// Creates a default role or binding, or gives it back what it lacks.
+async fn reconcile(server: &Arc<Server>, user: &UserInfo, plural: &'static str, object: Value) {
+    let Some(kind) = find(RBAC, plural) else { return };
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let step = |known: &Value| reconcile::step(known, &object);
+    let outcome = match server.read(RBAC, plural, &namespace, &name).as_ref().map(step) {
+        Some(Step::Keep) => Ok(()),
+        None => create(server, &kind, user, object).await,
+        Some(Step::Recreate) => {
+            let gone = server.delete(&kind, user, &namespace, &name, &Options::default()).await;
+            match gone {
+                Ok(_) => create(server, &kind, user, object).await,
+                Err(status) => Err(status),
+            }
+        }
+        Some(Step::Update(_)) => {
+            let change = Change {
+                kind: &kind,
+                user,
+                namespace: &namespace,
+                name: &name,
+                part: Part::Main,
+                dry_run: false,
+                manager: Some(FieldManager::server()),
+            };
+            let current = |old: &Value| {
+                let mut new = match step(old) {
+                    Step::Update(new) => new,
+                    Step::Keep | Step::Recreate => old.clone(),
+                };
+                new.meta_mut().remove("resourceVersion");
+                Ok(new)
+            };
+            server.update(&change, current).await.map(drop)
+        }
+    };
+    report(plural, outcome);
 }
 
 /// Creates an object, or brings one part of it up to date, unless somebody took it over.

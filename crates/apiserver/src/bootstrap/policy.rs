@@ -73,7 +73,17 @@ pub fn objects() -> Vec<(&'static str, Value)> {
             (false, ["bind", role]) => objects.push(("clusterrolebindings", unbound(role))),
             (false, ["bind", role, kind, subject]) => {
                 let plural = if home(role).0.is_some() { "rolebindings" } else { "clusterrolebindings" };
-                objects.push((plural, binding(role, kind, subject, &objects)));
+                let binding = binding(role, kind, subject);
+                let same = |(other, object): &&mut (&str, Value)| {
+                    let part = |field: &str| object["metadata"][field] == binding["metadata"][field];
+                    *other == plural && part("name") && part("namespace")
+                };
+                let known =
+                    objects.iter_mut().find(same).and_then(|(_, object)| object["subjects"].as_array_mut());
+                match (known, &binding["subjects"][0]) {
+                    (Some(subjects), subject) => subjects.push(subject.clone()),
+                    (None, _) => objects.push((plural, binding)),
+                }
             }
             _ => {}
         }
@@ -98,18 +108,14 @@ fn unbound(role: &str) -> Value {
     json!({ "metadata": metadata(role, None), "roleRef": { "apiGroup": GROUP, "kind": "ClusterRole", "name": role } })
 }
 
-/// Bindings are named after their role; one of the anonymous is a subject more of the same binding upstream.
-fn binding(role: &str, kind: &str, subject: &str, before: &[(&str, Value)]) -> Value {
+/// Bindings are named after their role.
+fn binding(role: &str, kind: &str, subject: &str) -> Value {
     let (namespace, role) = home(role);
-    let taken = before
-        .iter()
-        .any(|(plural, object)| plural.ends_with("bindings") && object["metadata"]["name"] == role);
-    let name = if taken { format!("{role}:{subject}") } else { role.to_owned() };
     let subject = match subject.split_once('/') {
         Some((namespace, name)) => json!({ "kind": kind, "namespace": namespace, "name": name }),
         None => json!({ "kind": kind, "apiGroup": GROUP, "name": subject }),
     };
-    let mut metadata = metadata(&name, None);
+    let mut metadata = metadata(role, None);
     if let Some(namespace) = namespace {
         metadata["namespace"] = namespace.into();
     }
@@ -132,6 +138,9 @@ mod tests {
             .lines()
             .filter(|line| ["role ", "bind ", "aggregate "].iter().any(|head| line.starts_with(head)))
             .count();
-        assert_eq!(heads, objects().len());
+        let more = |(_, object): &(&str, Value)| {
+            object["subjects"].as_array().map_or(0, |list| list.len().max(1) - 1)
+        };
+        assert_eq!(heads, objects().iter().map(|object| 1 + more(object)).sum::<usize>());
     }
 }

@@ -140,18 +140,23 @@ impl fmt::Debug for Authorizer {
 impl Authorizer {
     /// The authorizer for the user of a write.
     pub fn of(asked: &Asked<'_>) -> Self {
-        let decider = asked.server.decider(asked.user);
+        let (server, user) = (asked.server.this.clone(), asked.user.clone());
         let decide = move |question: &Authorizer| {
-            decider(&Attributes {
-                verb: &question.verb,
-                group: &question.group,
-                resource: &question.resource,
-                subresource: &question.subresource,
-                name: &question.name,
-                namespace: &question.namespace,
-                path: &question.path,
-                ..Attributes::default()
-            })
+            let Some(server) = server.upgrade() else { return (false, String::new()) };
+            let verdict = server.decide(
+                &user,
+                &Attributes {
+                    verb: &question.verb,
+                    group: &question.group,
+                    resource: &question.resource,
+                    subresource: &question.subresource,
+                    name: &question.name,
+                    namespace: &question.namespace,
+                    path: &question.path,
+                    ..Attributes::default()
+                },
+            );
+            (verdict.allowed, verdict.reason)
         };
         let empty = String::new;
         Self {

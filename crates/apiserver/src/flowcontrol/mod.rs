@@ -7,11 +7,12 @@
 mod demand;
 mod level;
 mod rules;
+pub mod status;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use coxswain_meta::Status;
@@ -103,7 +104,6 @@ impl Shared {
 pub struct Place {
     level: Arc<Shared>,
     counts: Arc<Counts>,
-    schema: HeaderValue,
     seats: u32,
     since: Instant,
     state: State,
@@ -157,12 +157,14 @@ impl FlowControl {
         &self,
         user: &UserInfo,
         info: &RequestInfo,
+        marks: &Marks,
         width: impl FnOnce() -> u32,
     ) -> Result<Option<Place>, Status> {
         let current = self.current();
         let Some(schema) = current.schemas.iter().find(|schema| schema.rules.matches(user, info)) else {
             return Ok(None);
         };
+        let _ = marks.0.set([schema.header.clone(), schema.level.header.clone()]);
         let mut place = schema.place();
         if schema.level.exempt {
             place.counts.dispatched.fetch_add(1, Ordering::Relaxed);
@@ -312,7 +314,6 @@ impl Schema {
         Place {
             level: self.level.clone(),
             counts: self.counts.clone(),
-            schema: self.header.clone(),
             seats: 1,
             since: Instant::now(),
             state: if self.level.exempt { State::Exempt } else { State::Left },
@@ -320,12 +321,18 @@ impl Schema {
     }
 }
 
-impl Place {
-    /// Tells in the answer which schema and level the request was of.
-    pub fn mark(&self, response: &mut Response<axum::body::Body>) {
-        let headers = response.headers_mut();
-        headers.insert("x-kubernetes-pf-flowschema-uid", self.schema.clone());
-        headers.insert("x-kubernetes-pf-prioritylevel-uid", self.level.header.clone());
+/// The uids of the schema and the level of a request, once they are known.
+#[derive(Default)]
+pub struct Marks(OnceLock<[HeaderValue; 2]>);
+
+impl Marks {
+    /// Tells them in the answer, whatever it is.
+    pub fn tell(self, response: &mut Response<axum::body::Body>) {
+        if let Some([schema, level]) = self.0.into_inner() {
+            let headers = response.headers_mut();
+            headers.insert("x-kubernetes-pf-flowschema-uid", schema);
+            headers.insert("x-kubernetes-pf-prioritylevel-uid", level);
+        }
     }
 }
 

@@ -199,7 +199,7 @@ impl Call {
                 Err(missing) if missing.code == 404 && self.info.subresource.is_empty() => {}
                 other => return other.map(|bytes| (StatusCode::OK, bytes)),
             }
-            self.may_create()?;
+            self.may_create().await?;
             let empty =
                 serde_json::json!({ "apiVersion": self.kind.api_version(), "kind": self.kind.kind() });
             let mut new = manager.apply(&self.kind, &empty, &configuration, force)?;
@@ -238,9 +238,9 @@ impl Call {
     }
 
     /// Who may patch may not therefore create.
-    fn may_create(&self) -> Result<(), Status> {
+    async fn may_create(&self) -> Result<(), Status> {
         let asked = Attributes { verb: "create", ..Attributes::of(&self.info) };
-        match self.server.decide(&self.user, &asked).allowed {
+        match self.server.ask(&self.user, &asked).await.allowed {
             true => Ok(()),
             false => Err(Status::forbidden_to_user(
                 &self.user.name,

@@ -143,7 +143,7 @@ async fn an_issuers_tokens_are_taken_and_its_new_keys_found() {
 }
 
 /// A file that leads to a webhook.
-fn kubeconfig(address: SocketAddr, bundle: &str) -> tempfile::NamedTempFile {
+pub fn kubeconfig(address: SocketAddr, bundle: &str) -> tempfile::NamedTempFile {
     let text = json!({"current-context": "w", "contexts": [{"name": "w", "context": {"cluster": "w", "user": "w"}}],
         "clusters": [{"name": "w", "cluster": {"server": format!("https://localhost:{}/ask", address.port()),
             "certificate-authority-data": bundle}}], "users": [{"name": "w", "user": {}}]});
@@ -173,12 +173,9 @@ async fn webhooks_know_tokens_and_decide_after_the_roles() {
         version: "v1".into(),
         cache_ttl: Duration::from_secs(60),
     };
-    let authorization_webhook = AuthorizationWebhookConfig {
-        file: file.path().to_owned(),
-        version: "v1".into(),
-        authorized_ttl: Duration::from_secs(60),
-        unauthorized_ttl: Duration::from_secs(60),
-    };
+    let minute = Duration::from_secs(60);
+    let authorization_webhook =
+        AuthorizationWebhookConfig::new(file.path().to_owned(), "v1".into(), minute, minute);
     let server = Fixture::start_with(AccessConfig {
         token_webhook: Some(token_webhook),
         modes: vec![Mode::Node, Mode::Rbac, Mode::Webhook],
@@ -198,4 +195,112 @@ async fn webhooks_know_tokens_and_decide_after_the_roles() {
     assert_eq!(get("opened", "/version").await.0, 200, "the roles are asked first");
     let alone = AccessConfig { modes: vec![Mode::Webhook], ..AccessConfig::default() };
     assert!(Access::new(alone).is_err(), "a mode without its webhook");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_chain_is_asked_by_admission_and_by_expressions() {
+    let (address, bundle) = start(|_, review| {
+        let spec = &review["spec"];
+        let verb = spec["resourceAttributes"]["verb"].as_str().unwrap_or_default();
+        json!({"status": {"allowed": spec["user"] == "ann" && verb != "bless", "reason": "so it is"}})
+    })
+    .await;
+    let file = kubeconfig(address, &bundle);
+    let minute = Duration::from_secs(60);
+    let webhook = AuthorizationWebhookConfig::new(file.path().to_owned(), "v1".into(), minute, minute);
+    let server = Fixture::start_with(AccessConfig {
+        modes: vec![Mode::Rbac, Mode::Webhook],
+        authorization_webhook: Some(webhook),
+        ..AccessConfig::default()
+    })
+    .await;
+    let ann = server.of("ann", &[]);
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let rules = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]);
+    let (code, made) = ann.post(roles, json!({"metadata": {"name": "all"}, "rules": rules})).await;
+    assert_eq!(code, 201, "the webhook lets ann escalate: {made}");
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    let binding = json!({"metadata": {"name": "all"}, "subjects": [{"kind": "User", "name": "bob"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}});
+    let (code, made) = ann.post(bindings, binding).await;
+    assert_eq!(code, 201, "and bind: {made}");
+
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let check = |verb: &str| format!("authorizer.group('').resource('configmaps').check('{verb}').allowed()");
+    let policy = json!({"metadata": {"name": "p"}, "spec": {
+        "matchConstraints": {"resourceRules": [
+            {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]},
+        "validations": [{"expression": format!("{} && !{}", check("praise"), check("bless")), "message": "not ann"}]}});
+    assert_eq!(server.post(&format!("{group}/validatingadmissionpolicies"), policy).await.0, 201);
+    let binding =
+        json!({"metadata": {"name": "p"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}});
+    assert_eq!(server.post(&format!("{group}/validatingadmissionpolicybindings"), binding).await.0, 201);
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let (code, made) = ann.post(maps, json!({"metadata": {"name": "a"}})).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, refused) = server.of("bob", &[]).post(maps, json!({"metadata": {"name": "b"}})).await;
+    assert_eq!(code, 422, "bob may do all by his role, also bless: {refused}");
+}
+
+fn authorizers(file: &std::path::Path, more: Value) -> String {
+    let mut webhook = json!({"timeout": "5s", "subjectAccessReviewVersion": "v1", "failurePolicy": "Deny",
+        "matchConditionSubjectAccessReviewVersion": "v1", "connectionInfo": {
+            "type": "KubeConfigFile", "kubeConfigFile": file}});
+    for (field, value) in more.as_object().into_iter().flatten() {
+        webhook[field] = value.clone();
+    }
+    json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthorizationConfiguration", "authorizers": [
+        {"type": "Webhook", "name": "hook.example.org", "webhook": webhook}, {"type": "RBAC", "name": "rbac"}]})
+    .to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_of_a_file_has_conditions_fails_closed_and_is_read_again() {
+    let (address, bundle) = start(|_, review| {
+        let name = &review["spec"]["resourceAttributes"]["resource"];
+        json!({"status": {"denied": name == "secrets", "reason": "the hook says no"}})
+    })
+    .await;
+    let webhook = kubeconfig(address, &bundle);
+    let nobody = kubeconfig("127.0.0.1:1".parse().expect("an address"), &bundle);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let write = |text: String| std::fs::write(file.path(), text).expect("a file");
+    let only = json!({"matchConditions": [{"expression":
+        "has(request.resourceAttributes) && request.resourceAttributes.namespace == 'default' && !('free' in request.groups)"}]});
+    write(authorizers(webhook.path(), only.clone()));
+    let access = AccessConfig { authorization_file: Some(file.path().to_owned()), ..AccessConfig::default() };
+    let server = Fixture::start_with(access).await;
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    let binding = json!({"metadata": {"name": "all"}, "subjects": [{"kind": "User", "name": "ann"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}});
+    assert_eq!(server.post(bindings, binding).await.0, 201);
+    let (ann, free) = (server.of("ann", &[]), server.of("ann", &["free"]));
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let (code, refused) = ann.get(secrets).await;
+    assert!(
+        code == 403 && refused["message"].as_str().is_some_and(|text| text.ends_with(": the hook says no")),
+        "{refused}"
+    );
+    assert_eq!(
+        ann.get("/api/v1/namespaces/default/configmaps").await.0,
+        200,
+        "it has no opinion: the roles decide"
+    );
+    assert_eq!(ann.get("/api/v1/namespaces/kube-system/secrets").await.0, 200, "no condition holds");
+    assert_eq!(free.get(secrets).await.0, 200);
+
+    let follow = async |wanted: u16, path: &str| {
+        tokio::time::timeout(Duration::from_secs(60), async {
+            while ann.get(path).await.0 != wanted {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await
+        .expect("the file is followed");
+    };
+    write("{}".to_owned());
+    write(authorizers(nobody.path(), only));
+    follow(403, "/api/v1/namespaces/default/configmaps").await;
+    write(authorizers(nobody.path(), json!({"failurePolicy": "NoOpinion"})));
+    follow(200, secrets).await;
 }

@@ -1,10 +1,12 @@
 //! The audit log, from a request to the lines of the file.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 
 use super::Fixture;
-use crate::{AccessConfig, AuditConfig, LogConfig};
+use crate::{AccessConfig, AuditConfig, AuditWebhookConfig, LogConfig};
 
 const POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
@@ -21,7 +23,7 @@ async fn what_the_policy_names_is_written_down() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("audit.log");
     let log = LogConfig { path: path.clone(), max_age_days: 0, max_backups: 0, max_size_bytes: 0 };
-    let audit = Some(AuditConfig { policy: POLICY.as_bytes().to_vec(), log });
+    let audit = Some(AuditConfig { policy: POLICY.as_bytes().to_vec(), log: Some(log), webhook: None });
     let server = Fixture::start_with(AccessConfig { audit, ..AccessConfig::default() }).await;
     let maps = "/api/v1/namespaces/default/configmaps";
     server.post(maps, json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await;
@@ -98,4 +100,66 @@ async fn lines(path: &std::path::Path, count: usize) -> Vec<Value> {
         }
     }
     panic!("{count} events do not come")
+}
+
+#[tokio::test]
+async fn events_are_sent_in_batches_and_again_where_that_fails() {
+    let (sender, mut batches) = tokio::sync::mpsc::unbounded_channel();
+    let (address, bundle) = super::webhook::start(move |_, list| {
+        let _ = sender.send(list);
+        Value::Null
+    })
+    .await;
+    let file = super::access::kubeconfig(address, &bundle);
+    let webhook = AuditWebhookConfig {
+        file: file.path().to_owned(),
+        buffer_size: 100,
+        batch_size: 2,
+        max_wait: Duration::from_millis(50),
+        initial_backoff: Duration::from_millis(1),
+    };
+    let audit = Some(AuditConfig { policy: POLICY.as_bytes().to_vec(), log: None, webhook: Some(webhook) });
+    let server = Fixture::start_with(AccessConfig { audit, ..AccessConfig::default() }).await;
+    for name in ["a", "b", "c"] {
+        server.get(&format!("/api/v1/namespaces/{name}")).await;
+    }
+    let mut uris = Vec::new();
+    while uris.len() < 3 {
+        let list = batches.recv().await.expect("a batch");
+        assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("EventList"), &json!("audit.k8s.io/v1")));
+        let items = list["items"].as_array().expect("events");
+        assert!(items.len() <= 2, "{list}");
+        uris.extend(items.iter().map(|event| event["requestURI"].as_str().unwrap_or_default().to_owned()));
+    }
+    assert_eq!(uris, ["/api/v1/namespaces/a", "/api/v1/namespaces/b", "/api/v1/namespaces/c"]);
+}
+
+#[tokio::test]
+async fn events_that_nobody_takes_are_counted() {
+    let (_, bundle) = super::webhook::start(|_, _| Value::Null).await;
+    let file = super::access::kubeconfig("127.0.0.1:1".parse().expect("an address"), &bundle);
+    let webhook = AuditWebhookConfig {
+        file: file.path().to_owned(),
+        buffer_size: 1,
+        batch_size: 1,
+        max_wait: Duration::ZERO,
+        initial_backoff: Duration::from_millis(1),
+    };
+    let audit = Some(AuditConfig { policy: POLICY.as_bytes().to_vec(), log: None, webhook: Some(webhook) });
+    let server = Fixture::start_with(AccessConfig { audit, ..AccessConfig::default() }).await;
+    let rejected = async || {
+        let request = http::Request::get("/metrics").body(axum::body::Body::empty()).expect("a request");
+        let answer = tower::ServiceExt::oneshot(server.client.clone(), request).await.expect("an answer");
+        let text = http_body_util::BodyExt::collect(answer.into_body()).await.expect("a body").to_bytes();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("apiserver_audit_requests_rejected_total "));
+        line.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let counted = tokio::time::timeout(Duration::from_secs(60), async {
+        while rejected().await < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    counted.await.expect("lost events are counted");
 }

@@ -45,6 +45,21 @@ async fn requests_are_classified_by_the_objects() {
     let own = (uid("flowschemas", "anns").await, uid("prioritylevelconfigurations", "few").await);
     assert_eq!(marks("ann", "/version").await, own);
     assert_eq!(marks("bob", "/version").await, default);
+    assert_eq!(marks("bob", "/api/v1/secrets").await, default, "what is refused is marked too");
+    let dangling = async |wanted: &str, reason: &str| {
+        let found = server
+            .until(&format!("{GROUP}/flowschemas/anns"), |(_, schema)| {
+                schema["status"]["conditions"][0]["status"] == wanted
+            })
+            .await;
+        let condition = &found.1["status"]["conditions"][0];
+        assert_eq!(
+            (&condition["type"], &condition["reason"]),
+            (&json!("Dangling"), &json!(reason)),
+            "{condition}"
+        );
+    };
+    dangling("False", "Found").await;
     let (_, metrics) = (0, server.server.clone());
     let request = Request::get("/metrics").body(Body::empty()).expect("a request");
     let admin = Peer::of(UserInfo::new("admin", &["system:masters"]));
@@ -54,6 +69,8 @@ async fn requests_are_classified_by_the_objects() {
     let line =
         "apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"anns\",priority_level=\"few\"} 1";
     assert!(text.lines().any(|have| have == line), "{text}");
+    server.send(Method::DELETE, &format!("{GROUP}/prioritylevelconfigurations/few"), "", "").await;
+    dangling("True", "NotFound").await;
 }
 
 #[tokio::test]
