@@ -12,7 +12,9 @@ fuzz_target!(|bytes: &[u8]| {
         let target = format!("{path}?fieldManager=fuzz&force=true");
         let apply = || server::send("PATCH", &target, "application/apply-patch+yaml", bytes).expect("a request");
         let (code, answer) = apply();
-        assert!(code < 500, "{code} {}", String::from_utf8_lossy(&answer));
+        let text = String::from_utf8_lossy(&answer);
+        // Upstream calls a field that it does not know an internal error.
+        assert!(code < 500 || text.contains("failed to create typed patch object"), "{code} {text}");
         if code >= 300 {
             continue;
         }
@@ -22,6 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
             answer["metadata"]["resourceVersion"].clone()
         };
         assert_eq!(version(&answer), version(&again), "applying the same again changes nothing");
+        // What finalizers keep would be gone with the next configuration, which does not have them.
         server::send("DELETE", path, "", b"");
+        server::send("PATCH", path, "application/merge-patch+json", br#"{"metadata":{"finalizers":null}}"#);
     }
 });

@@ -177,20 +177,23 @@ fn nanos(digits: &str, exponent: i32, factor: i128) -> Option<i128> {
     if magnitude < -30 {
         return Some(1);
     }
-    // Digits beyond the 38 that fit are far below one nano; they only matter for rounding up.
-    let kept = digits.len().min(27);
-    let truncated = digits[kept..].bytes().any(|b| b != b'0');
-    let mantissa: i128 = digits[..kept].parse().ok()?;
-    let exponent = exponent + 9 + (digits.len() - kept) as i32;
+    // Digits beyond the 38 that fit, and those that stand 38 places behind the nanos, only matter for rounding up.
+    let behind = (i64::from(exponent) + 9).saturating_neg();
+    let dropped = (digits.len() as i64 - 38).max(behind - 38).max(0);
+    let kept = digits.len().saturating_sub(dropped as usize);
+    let truncated = i128::from(digits[kept..].bytes().any(|b| b != b'0'));
+    let mantissa: i128 = if kept == 0 { 0 } else { digits[..kept].parse().ok()? };
+    let exponent = dropped - behind;
     if exponent >= 0 {
-        let scale = 10i128.checked_pow(exponent as u32)?;
-        let product = mantissa.checked_mul(scale)?.checked_mul(factor)?;
-        Some(product + i128::from(truncated))
-    } else {
-        let product = mantissa.checked_mul(factor)?;
-        let unit = 10i128.checked_pow(exponent.unsigned_abs()).unwrap_or(i128::MAX);
-        Some(round_up(product, unit).max(i128::from(truncated)))
+        let scale = 10i128.checked_pow(u32::try_from(exponent).ok()?)?;
+        return mantissa.checked_mul(scale)?.checked_mul(factor)?.checked_add(truncated);
     }
+    // Whole units and the rest apart, without the powers of two that cancel out: nothing below the cap overflows.
+    let places = u32::try_from(-exponent).ok()?;
+    let common = factor.trailing_zeros().min(places);
+    let (factor, unit) = (factor >> common, 10i128.checked_pow(places)? >> common);
+    let rest = round_up((mantissa % unit).checked_mul(factor)?.checked_add(truncated)?, unit);
+    (mantissa / unit).checked_mul(factor)?.checked_add(rest)
 }
 
 impl FromStr for Quantity {
@@ -333,5 +336,21 @@ mod tests {
         assert_eq!(q("1500u").milli_value(), 2);
         assert_eq!(q("1.2").value(), 2);
         assert_eq!(q("250m").milli_value(), 250);
+    }
+
+    #[test]
+    fn long_numbers_are_exact() {
+        let nanos = |text: &str| text.parse::<Quantity>().unwrap().nanos;
+        assert_eq!(nanos("1000799917193433547556383622n"), 1_000_799_917_193_433_547_556_383_622);
+        for (long, short) in [
+            ("1.0000000000000000000000000000Pi", "1Pi"),
+            ("0.50000000000000000000000000000000000000000000Ei", "512Pi"),
+            ("1000000000000000000000000000000000000000e-39", "1"),
+        ] {
+            assert_eq!(nanos(long), nanos(short), "{long}");
+        }
+        assert_eq!(nanos("0.00000000000000000000000000000000000000000001Ki"), 1);
+        let shown = "888.88888888888Pi".parse::<Quantity>().unwrap();
+        assert_eq!(nanos(&shown.to_string()), shown.nanos);
     }
 }
