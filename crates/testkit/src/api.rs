@@ -217,6 +217,14 @@ impl Api {
         self.isolation.connect(self.address)
     }
 
+    /// Many such connections at once.
+    ///
+    /// # Errors
+    /// The server does not take one.
+    pub fn sockets(&self, count: usize) -> std::io::Result<Vec<TcpStream>> {
+        self.isolation.connect_many(self.address, count)
+    }
+
     fn connect(&self, tls: &Arc<ClientConfig>) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
         let stream = self.isolation.connect(self.address)?;
         stream.set_read_timeout(Some(READ))?;

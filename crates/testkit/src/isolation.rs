@@ -131,6 +131,14 @@ impl Isolation {
         self.inside(move || TcpStream::connect_timeout(&address, Duration::from_secs(5)))
     }
 
+    /// Many connections from inside.
+    ///
+    /// # Errors
+    /// Nobody answers one of them.
+    pub fn connect_many(&self, address: SocketAddr, count: usize) -> std::io::Result<Vec<TcpStream>> {
+        self.inside(move || (0..count).map(|_| TcpStream::connect(address)).collect())
+    }
+
     /// A listener inside.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod update;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -41,6 +42,7 @@ use crate::{Server, warnings};
 const LARGEST_BODY_BYTES: usize = 3 << 20;
 /// A client that sends more than this after what is refused finds the connection closed.
 const MOST_DISCARDED_BYTES: usize = 128 << 20;
+const LONGEST_DISCARD: Duration = Duration::from_secs(10);
 
 /// A request on a resource, authorized.
 #[derive(Clone)]
@@ -166,7 +168,8 @@ pub async fn read_body(request: Request<Body>) -> Result<Bytes, Status> {
             }
         }
     }
-    discard(body).await;
+    // Who is slower than that is answered while he still sends.
+    let _ = tokio::time::timeout(LONGEST_DISCARD, discard(body)).await;
     Err(Status::too_large(LARGEST_BODY_BYTES as u64))
 }
 
