@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::catalogue::{Column, Hooks, Kind, kind};
 use crate::check::required_one_of;
 use crate::prepare;
-use crate::table::{AGE, NAME, age, boolean, count, name, number, wide};
+use crate::table::{AGE, NAME, age, boolean, column, count, name, number};
 use crate::value::{flag, has, int, set, text};
 
 /// Priorities above are the system's own.
@@ -45,7 +45,7 @@ const COLUMNS: &[Column] = &[
     count("Value", "The priority."),
     boolean("Global-Default", "Whether pods without a class get it."),
     AGE,
-    wide("PreemptionPolicy", "Whether its pods push others out."),
+    column("PreemptionPolicy", "Whether its pods push others out."),
 ];
 
 fn validate(class: &Value) -> ErrorList {

@@ -15,6 +15,9 @@ const RECENT: &[&str] = &[
     "VolumeMount.bindMountOptions",
     "KeyToPath.user",
     "DownwardAPIVolumeFile.user",
+    "ServiceAccountTokenProjection.user",
+    "ClusterTrustBundleProjection.user",
+    "PodCertificateProjection.user",
     "EmptyDirVolumeSource.mode",
 ];
 /// Lines around a change.
@@ -155,7 +158,7 @@ fn collect(object: &Value, target: TypeRef, tagged: bool, out: &mut Vec<(String,
     for field in target.declared().filter(|field| field.numbers[0] != 0) {
         let mut value = object.get(field.name).cloned().unwrap_or_default();
         let recent = |known: &&str| known.split_once('.') == Some((target.short_name(), field.name));
-        if value.is_null() && (field.name == "defaultUser" || RECENT.iter().any(|known| recent(known))) {
+        if value.is_null() && (field.name == "defaultUser" || RECENT.iter().any(recent)) {
             continue;
         }
         if pod_spec && (field.name == "serviceAccount" || OF_THE_HOST.contains(&field.name)) {
@@ -168,7 +171,7 @@ fn collect(object: &Value, target: TypeRef, tagged: bool, out: &mut Vec<(String,
         if tagged {
             let empty = value.as_object().is_some_and(serde_json::Map::is_empty)
                 || value.as_array().is_some_and(Vec::is_empty);
-            if !value.is_null() && !(empty && field.omits_zero) {
+            if !(value.is_null() || empty && field.omits_zero) {
                 out.push((field.name.to_owned(), value, field));
             }
             continue;

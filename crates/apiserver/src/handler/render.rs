@@ -145,8 +145,6 @@ pub fn list(
         }
         (Shape::Metadata, encoding) => {
             let items: Vec<Value> = documents().map(|object| metadata(kind, &object)).collect();
-            // No items are none in Go.
-            let items = if items.is_empty() { Value::Null } else { items.into() };
             let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
                 "metadata": list_meta, "items": items });
             value(StatusCode::OK, encoding, &list)
@@ -178,8 +176,9 @@ pub const OUTLINE: &str = r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.
 
 /// The metadata of a stored object, as JSON.
 pub fn metadata_bytes(kind: &Resource, stored: &Bytes) -> Bytes {
-    let derived = || document(kind, stored).meta().to_string().into();
-    object::metadata(stored).unwrap_or_else(derived)
+    let derived = || metadata(kind, &document(kind, stored)).meta().to_string().into();
+    let whole = kind.row_of_catalogue().is_none_or(|row| row.own_annotations.is_empty());
+    object::metadata(stored).filter(|_| whole).unwrap_or_else(derived)
 }
 
 /// A list of metadata in JSON out of the stored bytes.
