@@ -17,7 +17,7 @@ const CONNECTIONS: usize = 10_000;
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const LARGE: usize = 100 << 20;
 /// What the server may come to hold besides, for all connections, or for all bodies.
-const GROWTH_KIB: u64 = 256 << 10;
+const GROWTH_KIB: u64 = 320 << 10;
 
 type Step = fn(&Cluster) -> anyhow::Result<()>;
 
