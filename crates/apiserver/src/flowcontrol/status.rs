@@ -71,8 +71,7 @@ fn has(schema: &Value, wanted: &Value) -> bool {
 async fn settle(server: &Arc<Server>, name: &str, wanted: &Value) -> Result<(), Status> {
     let Some(kind) = Resource::built_in(GROUP, "v1", "flowschemas") else { return Ok(()) };
     let user = UserInfo::new("system:apiserver", &["system:masters"]);
-    let manager =
-        FieldManager { name: MANAGER.into(), subresource: "status".into(), ..FieldManager::server() };
+    let manager = FieldManager { name: MANAGER.into(), subresource: "status".into() };
     let change = Change {
         kind: &kind,
         user: &user,
