@@ -154,7 +154,7 @@ fn fields() -> Vec<Case> {
                 "metadata:\n  name: x\ndata:\n  a: b\n  a: c\n",
             ),
             code: 400,
-            fragments: &["strict decoding error", "\"data.a\""],
+            fragments: &["strict decoding error", "line 5: key \"a\" already set in map"],
         },
         Case {
             name: "a wrong type",
