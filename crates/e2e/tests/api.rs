@@ -20,7 +20,7 @@ fn an_api_server_without_a_node() -> anyhow::Result<()> {
     }
     let cluster = Cluster::start(Options { no_node: true, ..Options::default() })?;
     // A failed step panics, so that the log is shown.
-    let steps: [(&str, Step); 8] = [
+    let steps: [(&str, Step); 9] = [
         ("kubectl creates, applies, patches and explains", kubectl_works),
         ("a watch tells of every change", watches),
         ("strangers and service accounts are refused", rbac_refuses),
@@ -28,6 +28,7 @@ fn an_api_server_without_a_node() -> anyhow::Result<()> {
         ("quotas, limits and pod security of a namespace hold", namespace_policies_hold),
         ("what was acknowledged survives SIGKILL", acknowledged_survives),
         ("Secrets are sealed anew by a new key, also when that is cut short", keys_are_renewed),
+        ("default roles get back what they lack", defaults_come_back),
         ("SIGTERM ends it cleanly", ends_cleanly),
     ];
     for (name, step) in steps {
@@ -316,6 +317,25 @@ fn keys_are_renewed(cluster: &Cluster) -> anyhow::Result<()> {
         Ok(true)
     })?;
     anyhow::ensure!(first.as_deref() == Some("sealed-0"), "the history is sealed anew too: {first:?}");
+    Ok(())
+}
+
+fn defaults_come_back(cluster: &Cluster) -> anyhow::Result<()> {
+    let rules = |role| cluster.kubectl(&["get", "clusterrole", role, "-o", "jsonpath={.rules}"]);
+    let (kept, left_alone) = ("system:basic-user", "system:discovery");
+    for role in [kept, left_alone] {
+        cluster.kubectl(&["patch", "clusterrole", role, "--type=merge", "-p", r#"{"rules":[]}"#])?;
+    }
+    let nobodys = "rbac.authorization.kubernetes.io/autoupdate=false";
+    cluster.kubectl(&["annotate", "clusterrole", left_alone, "--overwrite", nobodys])?;
+    cluster.kill_server()?;
+    cluster.start_server()?;
+    cluster.wait_until_ready()?;
+    let now = rules(kept)?;
+    let all = ["selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"];
+    anyhow::ensure!(all.iter().all(|one| now.contains(one)), "what was taken away is there again: {now}");
+    let now = rules(left_alone)?;
+    anyhow::ensure!(!now.contains("nonResourceURLs"), "what is no default any more stays: {now}");
     Ok(())
 }
 

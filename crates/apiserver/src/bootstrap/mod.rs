@@ -122,24 +122,11 @@ async fn reconcile(server: &Arc<Server>, user: &UserInfo, plural: &'static str, 
             }
         }
         Some(Step::Update(_)) => {
-            let change = Change {
-                kind: &kind,
-                user,
-                namespace: &namespace,
-                name: &name,
-                part: Part::Main,
-                dry_run: false,
-                manager: Some(FieldManager::server()),
+            let edit = |old: &Value| match step(old) {
+                Step::Update(new) => new,
+                Step::Keep | Step::Recreate => old.clone(),
             };
-            let current = |old: &Value| {
-                let mut new = match step(old) {
-                    Step::Update(new) => new,
-                    Step::Keep | Step::Recreate => old.clone(),
-                };
-                new.meta_mut().remove("resourceVersion");
-                Ok(new)
-            };
-            server.update(&change, current).await.map(drop)
+            edited(server, &kind, user, &object, edit).await
         }
     };
     report(plural, outcome);
@@ -164,22 +151,38 @@ async fn maintain(
     if taken_over || known[part] == object[part] {
         return;
     }
+    let edit = |old: &Value| {
+        let mut new = old.clone();
+        new[part] = object[part].clone();
+        new
+    };
+    report(plural, edited(server, &kind, user, &object, edit).await);
+}
+
+/// Changes the object that has the name of a default, as it is now.
+async fn edited(
+    server: &Server,
+    kind: &Resource,
+    user: &UserInfo,
+    default: &Value,
+    edit: impl Fn(&Value) -> Value,
+) -> Result<(), Status> {
+    let text = |field: &str| default["metadata"][field].as_str().unwrap_or_default();
     let change = Change {
-        kind: &kind,
+        kind,
         user,
-        namespace: &namespace,
-        name: &name,
+        namespace: text("namespace"),
+        name: text("name"),
         part: Part::Main,
         dry_run: false,
         manager: Some(FieldManager::server()),
     };
     let current = |old: &Value| {
-        let mut new = old.clone();
-        new[part] = object[part].clone();
+        let mut new = edit(old);
         new.meta_mut().remove("resourceVersion");
         Ok(new)
     };
-    report(plural, server.update(&change, current).await.map(drop));
+    server.update(&change, current).await.map(drop)
 }
 
 /// Creates an object unless it is there.
