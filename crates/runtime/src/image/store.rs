@@ -279,17 +279,14 @@ impl ImageStore {
             let record = files::read_json::<LayerUser>(&container.join("record.json"));
             used.extend(record.ok().flatten().into_iter().flat_map(|user| user.layers));
         }
-        for path in files::entries(&self.layers_dir()) {
+        let unused = files::entries(&self.layers_dir()).into_iter().filter(|path| {
             let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-            if used.iter().any(|layer| layer == name) {
-                continue;
-            }
-            if path.extension().is_some() {
-                std::fs::remove_file(&path)?;
-            } else {
-                files::remove_tree(&path)?;
-            }
-        }
+            used.iter().all(|layer| layer != name)
+        });
+        let (marks, layers): (Vec<_>, Vec<_>) = unused.partition(|path| path.extension().is_some());
+        // Whatever cuts this short, no mark stands for a layer that is not whole.
+        marks.iter().try_for_each(std::fs::remove_file)?;
+        layers.iter().try_for_each(|layer| files::remove_tree(layer))?;
         for path in files::entries(&self.ingest_dir()) {
             files::remove_tree(&path)?;
         }
@@ -388,5 +385,17 @@ mod tests {
             all.into_iter().map(|one| one.join().expect("no panic")).collect()
         });
         assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
+    }
+    #[test]
+    fn a_removal_that_is_cut_short_leaves_no_mark() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = ImageStore::open(dir.path()).expect("a store");
+        for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+            // Not a directory: its removal fails.
+            std::fs::write(store.layers_dir().join(name), "").expect("a file");
+            std::fs::write(store.layers_dir().join(format!("{name}.json")), "7").expect("a mark");
+        }
+        store.collect().expect_err("a layer cannot be removed");
+        assert!(files::entries(&store.layers_dir()).iter().all(|path| path.extension().is_none()));
     }
 }
