@@ -67,7 +67,14 @@ impl Span {
 /// What a file says, as of when it was last right.
 pub struct Followed<T> {
     current: RwLock<Arc<T>>,
-    source: Option<(PathBuf, Parser<T>)>,
+    source: Option<Source<T>>,
+}
+
+struct Source<T> {
+    path: PathBuf,
+    parse: Parser<T>,
+    /// What the first value was read from.
+    text: Vec<u8>,
 }
 
 type Parser<T> = fn(&[u8]) -> Result<T, ConfigurationError>;
@@ -87,7 +94,8 @@ impl<T> Followed<T> {
             .map_err(|error| ConfigurationError::at(&path.display().to_string(), &error.to_string()))?;
         let value = parse(&text)
             .map_err(|error| ConfigurationError::at(&path.display().to_string(), &error.to_string()))?;
-        Ok(Self { current: RwLock::new(Arc::new(value)), source: Some((path.to_owned(), parse)) })
+        let source = Source { path: path.to_owned(), parse, text };
+        Ok(Self { current: RwLock::new(Arc::new(value)), source: Some(source) })
     }
 
     /// What holds now.
@@ -97,12 +105,12 @@ impl<T> Followed<T> {
 
     /// Follows the file until the server stops; what is not right changes nothing.
     pub async fn follow(&self, stop: &CancellationToken) {
-        let Some((path, parse)) = &self.source else { return };
-        let mut known = tokio::fs::read(path).await.ok();
+        let Some(Source { path, parse, text }) = &self.source else { return };
+        let mut known = text.clone();
         let mut ticks = tokio::time::interval(INTERVAL);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let Ok(text) = tokio::fs::read(path).await else { continue };
-            if known.as_ref() == Some(&text) {
+            if known == text {
                 continue;
             }
             match parse(&text) {
@@ -114,7 +122,7 @@ impl<T> Followed<T> {
                     tracing::error!(file = %path.display(), %error, "the changed configuration is not taken")
                 }
             }
-            known = Some(text);
+            known = text;
         }
     }
 }
