@@ -1,5 +1,8 @@
 //! The catalogue: one row a kind. Built-in resources exist by being listed here and nowhere else.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use coxswain_meta::{ErrorList, Status};
 use serde_json::Value;
 
@@ -198,6 +201,11 @@ impl Kind {
         }
     }
 
+    /// Whether objects are stored as this row serves them.
+    pub fn is_stored(&self) -> bool {
+        self.storage == (self.group, self.plural) && stored(self.group, self.plural) == Some(self.version)
+    }
+
     /// The schema type of the kind.
     pub fn schema(&self) -> Option<crate::schema::TypeRef> {
         crate::schema::by_gvk(self.group, self.version, self.kind)
@@ -370,9 +378,21 @@ pub static KINDS: &[Kind] = &[
     storage::ATTRIBUTES,
 ];
 
+/// The rows of a group and plural, the stored version first.
+static BY_PATH: LazyLock<HashMap<(&str, &str), Vec<&Kind>>> = LazyLock::new(|| {
+    let mut rows: HashMap<_, Vec<_>> = HashMap::new();
+    KINDS.iter().for_each(|kind| rows.entry((kind.group, kind.plural)).or_default().push(kind));
+    rows
+});
+
+/// The version that the objects of a group and plural are stored in.
+fn stored(group: &str, plural: &str) -> Option<&'static str> {
+    Some(BY_PATH.get(&(group, plural))?.first()?.version)
+}
+
 /// The row that serves a path's group, version and plural.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    KINDS.iter().find(|k| k.plural == plural && k.group == group && k.version == version)
+    BY_PATH.get(&(group, plural))?.iter().find(|kind| kind.version == version).copied()
 }
 
 /// The row of a kind.

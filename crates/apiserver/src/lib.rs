@@ -233,7 +233,8 @@ impl ApiServer {
         let limit = info.time_limit(&query, self.0.config.access.request_timeout);
         let marks = Marks::default();
         let answer = async {
-            let answer = self.answer(peer, query, info, &id, &marks, request);
+            // Boxed, for every layer around it moves what it is given.
+            let answer = Box::pin(self.answer(peer, query, info, &id, &marks, request));
             let answer = match limit {
                 Ok(Some(limit)) => tokio::time::timeout(limit, answer)
                     .await
@@ -307,13 +308,13 @@ impl ApiServer {
     ) -> Outcome {
         if let Some(backend) = self.0.backend_of(&info) {
             let path = request.uri().path_and_query().map_or_else(|| info.path.clone(), ToString::to_string);
-            return backend.pass(&self.0, &user, &path, request).await;
+            return Box::pin(backend.pass(&self.0, &user, &path, request)).await;
         }
         if !info.is_resource {
             return plain::answer(&self.0, &info, request);
         }
         if let Some(review) = subresource::review::find(&info) {
-            return review.answer(&self.0, &user, &info, request).await;
+            return Box::pin(review.answer(&self.0, &user, &info, request)).await;
         }
         // Who asks for any version takes what is here; all others see what any server has acknowledged.
         if query.get("resourceVersion") != Some("0") {
@@ -325,7 +326,7 @@ impl ApiServer {
         {
             return call.run(request).await;
         }
-        subresource::answer(&call, request).await
+        Box::pin(subresource::answer(&call, request)).await
     }
 }
 

@@ -172,7 +172,7 @@ impl Remote {
                 }
             }
         };
-        match tokio::time::timeout(timeout, exchange).await {
+        match tokio::time::timeout(timeout, Box::pin(exchange)).await {
             Ok(answer) => answer,
             Err(_) => Err(failed(&"timed out")),
         }

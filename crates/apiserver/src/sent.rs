@@ -41,7 +41,9 @@ fn collect<'a>(value: &'a Value, at: &mut Vec<Step<'a>>, out: &mut Empties) {
             items.iter().enumerate().for_each(|(i, item)| below(Step::Index(i), item));
         }
         Value::Object(map) if !map.is_empty() => {
-            map.iter().for_each(|(key, item)| below(Step::Key(key), item))
+            // What managers own is a tree of nothing but empty maps.
+            let shown = map.iter().filter(|(key, _)| *key != "managedFields");
+            shown.for_each(|(key, item)| below(Step::Key(key), item));
         }
         Value::Array(_) | Value::Object(_) => {
             out.push((at.iter().map(Step::pointer).collect(), value.clone()))

@@ -111,10 +111,13 @@ pub fn impersonated(user: &UserInfo) {
 /// The id that a client gave its request, or a new one.
 pub fn id_of(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(AUDIT_ID).filter(|id| !id.is_empty() && id.len() <= 64).cloned();
-    given.unwrap_or_else(|| {
+    let mut id = given.unwrap_or_else(|| {
         let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
         HeaderValue::try_from(id.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
-    })
+    });
+    // No secret, but never the same twice: HTTP/2 shall not remember it to compress the next.
+    id.set_sensitive(true);
+    id
 }
 
 /// One request, as its events tell of it.

@@ -101,11 +101,12 @@ impl Call {
             "get" => self.get().await,
             "list" => self.list().await,
             "watch" => self.watch().await,
-            "create" => self.post(request).await,
-            "update" => self.put(request).await,
-            "patch" => self.patch(request).await,
-            "delete" => self.delete(request).await,
-            "deletecollection" => self.delete_collection(request).await,
+            // Reads shall not carry the room that writes need.
+            "create" => Box::pin(self.post(request)).await,
+            "update" => Box::pin(self.put(request)).await,
+            "patch" => Box::pin(self.patch(request)).await,
+            "delete" => Box::pin(self.delete(request)).await,
+            "deletecollection" => Box::pin(self.delete_collection(request)).await,
             _ => Err(Status::method_not_allowed_here()),
         }
     }

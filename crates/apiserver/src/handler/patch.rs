@@ -77,11 +77,13 @@ impl Patch {
     }
 
     /// 422 for what the patch makes of an object where that cannot be decoded.
-    fn undecodable(&self, call: &Call, patched: &Value, why: &Status) -> Status {
+    fn undecodable(&self, call: &Call, old: &Value, why: &Status) -> Result<Status, Status> {
+        let mut patched = self.apply(call, old)?;
+        check_type(&call.kind, &mut patched)?;
         let strict = why.message.find("strict decoding error: ").map(|at| &why.message[at..]);
         let (value, detail) = match (self.dialect, call.kind.schema()) {
             (Dialect::Strategic, Some(schema)) => {
-                let converted = schema::conversion_error(patched, schema);
+                let converted = schema::conversion_error(&patched, schema);
                 let plain = || strict.map_or_else(|| undecorated(&why.message), str::to_owned);
                 (shown(&self.body), converted.unwrap_or_else(plain))
             }
@@ -89,7 +91,7 @@ impl Patch {
         };
         let mut errors = ErrorList::new();
         errors.push(FieldError::invalid(&Path::new("patch"), value, detail));
-        Status::invalid("", "", "", &errors)
+        Ok(Status::invalid("", "", "", &errors))
     }
 
     /// A patch insists on a resourceVersion only by naming one.
@@ -147,10 +149,9 @@ impl Call {
             .update(&self.change(self.part())?, |old| {
                 let mut new = patch.apply(self, old)?;
                 check_type(&self.kind, &mut new)?;
-                let patched = new.clone();
                 *warnings = self
                     .decode(&mut new, patch.duplicates.clone())
-                    .map_err(|why| patch.undecodable(self, &patched, &why))?;
+                    .or_else(|why| Err(patch.undecodable(self, old, &why)?))?;
                 self.check_patched(&mut new, old)?;
                 Ok(new)
             })

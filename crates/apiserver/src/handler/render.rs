@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
-use coxswain_api::schema;
+use coxswain_api::{Kind, schema};
 use coxswain_meta::Status;
 use coxswain_store::{Object, Revision};
 use http::{HeaderMap, Response, StatusCode};
@@ -37,12 +37,7 @@ pub fn document(kind: &Resource, bytes: &[u8]) -> Value {
 
 /// Whether a row serves objects as they are stored.
 pub fn is_storage(kind: &Resource) -> bool {
-    kind.custom().is_some()
-        || kind.storage() == (kind.group(), kind.plural())
-            && coxswain_api::catalogue::KINDS
-                .iter()
-                .find(|k| (k.group, k.plural) == kind.storage())
-                .is_none_or(|k| k.version == kind.version())
+    kind.row_of_catalogue().is_none_or(Kind::is_stored)
 }
 
 /// A stored object in the version of a row, as bytes; the stored bytes themselves wherever that is the stored version.

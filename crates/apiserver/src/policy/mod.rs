@@ -83,7 +83,7 @@ impl Server {
         let policies = self.policies.mutating.current(self);
         if !policies.is_empty() && !asked.is_exempt() && object.is_object() {
             for (policy, bindings) in policies.iter() {
-                policy.mutate(bindings, asked, object, old).await?;
+                Box::pin(policy.mutate(bindings, asked, object, old)).await?;
             }
         }
         self.mutate_by_webhooks(asked, object, old).await
@@ -99,7 +99,7 @@ impl Server {
         let policies = self.policies.validating.current(self);
         if !policies.is_empty() && !asked.is_exempt() {
             for (policy, bindings) in policies.iter() {
-                policy.validate(bindings, asked, object, old).await?;
+                Box::pin(policy.validate(bindings, asked, object, old)).await?;
             }
         }
         self.validate_by_webhooks(asked, object, old).await

@@ -333,14 +333,13 @@ impl Resource {
     fn check_schemas(&self, new: &Value, old: Option<&Value>) -> ErrorList {
         let is_definition =
             self.plural() == "customresourcedefinitions" && self.group() == "apiextensions.k8s.io";
-        let versions = |definition: &Value| definition["spec"]["versions"].clone();
-        if is_definition && old.is_none_or(|old| versions(old) != versions(new)) {
+        let differs = |part: &str| old.is_none_or(|old| old.pointer(part) != new.pointer(part));
+        if is_definition && differs("/spec/versions") {
             return definition::check_schemas(new);
         }
-        let part = |object: &Value| (object["webhooks"].clone(), object["spec"].clone());
-        match old.is_some_and(|old| part(old) == part(new)) {
-            true => ErrorList::new(),
-            false => cel::check::expressions(self.group(), self.plural(), new),
+        match differs("/webhooks") || differs("/spec") {
+            true => cel::check::expressions(self.group(), self.plural(), new),
+            false => ErrorList::new(),
         }
     }
 

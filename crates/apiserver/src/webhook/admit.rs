@@ -197,7 +197,7 @@ impl Server {
         }
         let mut changed_after = vec![false; hooks.len()];
         for (at, hook) in hooks.iter().enumerate() {
-            if self.mutate_by(hook, asked, object, old).await? {
+            if Box::pin(self.mutate_by(hook, asked, object, old)).await? {
                 changed_after[..at].fill(true);
             }
         }
@@ -205,7 +205,7 @@ impl Server {
         for (hook, _) in
             hooks.iter().zip(&changed_after).filter(|(hook, changed)| hook.reinvoked && **changed)
         {
-            self.mutate_by(hook, asked, object, old).await?;
+            Box::pin(self.mutate_by(hook, asked, object, old)).await?;
         }
         Ok(())
     }
