@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 
-use axum::body::Body;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coxswain_api::catalogue::{ALL_VERBS, KINDS};
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::Server;
 use crate::aggregation::Backend;
+use crate::body::Body;
 use crate::resource::Resource;
 use crate::respond;
 use crate::subresource::review;

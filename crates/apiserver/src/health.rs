@@ -3,11 +3,11 @@
 
 use std::sync::atomic::Ordering;
 
-use axum::body::Body;
 use coxswain_meta::Status;
 use http::{Response, StatusCode};
 
 use crate::Server;
+use crate::body::Body;
 use crate::request::Query;
 use crate::respond::{self, Outcome};
 

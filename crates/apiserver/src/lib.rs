@@ -14,6 +14,7 @@ mod allocate;
 mod audit;
 mod authn;
 mod authz;
+mod body;
 mod bootstrap;
 mod cache;
 mod cel;
@@ -50,11 +51,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
-use axum::body::Body;
 use coxswain_meta::Status;
 use coxswain_store::{Etcd, EtcdLog, LogError, MemoryLog, Sealer, Store};
 use futures::future::BoxFuture;
-use http::header::{HeaderValue, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +71,7 @@ pub use serve::{ServeError, serve};
 
 use aggregation::Backends;
 use authz::Rbac;
+use body::{Body, BoxError, Joined};
 use flowcontrol::{FlowControl, Marks};
 use handler::Call;
 use object::ObjectView;
@@ -224,8 +225,8 @@ impl ApiServer {
 
     /// Answers a request: the layers in their order.
     pub async fn handle(&self, peer: &Peer, request: Request<Body>) -> Response<Body> {
-        let accept = request.headers().get(http::header::ACCEPT).cloned();
-        let accept = || accept.map(|value| (http::header::ACCEPT, value)).into_iter().collect();
+        let [accept, coding] = [ACCEPT, ACCEPT_ENCODING].map(|name| request.headers().get(name).cloned());
+        let accept = || accept.map(|value| (ACCEPT, value)).into_iter().collect();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
         let running = self.0.metrics.begin(&info);
@@ -244,7 +245,7 @@ impl ApiServer {
             };
             answer.unwrap_or_else(|status| handler::render::failure(&accept(), &status))
         };
-        let mut response = warnings::collect(answer).await;
+        let mut response = respond::compress(coding.as_ref(), warnings::collect(answer).await);
         response.headers_mut().insert(audit::AUDIT_ID, id);
         marks.tell(&mut response);
         running.end(response.status());
@@ -340,9 +341,9 @@ pub struct InProcess {
 impl<B> tower::Service<Request<B>> for InProcess
 where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<axum::BoxError>,
+    B::Error: Into<BoxError>,
 {
-    type Response = Response<Body>;
+    type Response = Response<Joined>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
@@ -359,6 +360,6 @@ where
         if let (false, Some(agent)) = (request.headers().contains_key(USER_AGENT), agent) {
             request.headers_mut().insert(USER_AGENT, agent);
         }
-        Box::pin(async move { Ok(server.handle(&peer, request).await) })
+        Box::pin(async move { Ok(server.handle(&peer, request).await.map(Body::joined)) })
     }
 }

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -17,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::Server;
+use crate::body::Body;
 use crate::request::RequestInfo;
 use crate::respond;
 

@@ -1,6 +1,5 @@
 //! Paths that are no resources: health, version, discovery, OpenAPI and the keys of service account tokens.
 
-use axum::body::Body;
 use bytes::Bytes;
 use coxswain_api::openapi::{self, CustomKind};
 use coxswain_meta::Status;
@@ -10,6 +9,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 use crate::Server;
+use crate::body::Body;
 use crate::discovery;
 use crate::health;
 use crate::metrics;

@@ -1,15 +1,10 @@
-//! Responses: JSON bodies, bodies in pieces, and the one place where a failure becomes an HTTP answer.
+//! Responses: JSON bodies, compression, and the one place where a failure becomes an HTTP answer.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use axum::body::Body;
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::body::Body;
+use bytes::Bytes;
 use coxswain_meta::Status;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY};
 use http::{Response, StatusCode};
-use http_body::{Frame, SizeHint};
 use serde::Serialize;
 
 /// The answer of a handler.
@@ -28,53 +23,26 @@ pub fn json_bytes(code: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> {
     self::bytes(code, "application/json", bytes)
 }
 
-/// A long answer whose parts are joined as they are sent: the whole is never in memory at once.
+/// A long answer out of parts.
 pub fn parts(media: &'static str, parts: Vec<Bytes>) -> Response<Body> {
-    let left = parts.iter().map(Bytes::len).sum();
-    let mut response = Response::new(Body::new(Parts { parts: parts.into_iter(), rest: Bytes::new(), left }));
+    let mut response = Response::new(Body::from_parts(parts));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response
 }
 
-/// A body that is told in parts and sent in frames of one size.
-struct Parts {
-    parts: std::vec::IntoIter<Bytes>,
-    /// What the last frame had no room for.
-    rest: Bytes,
-    left: usize,
-}
-
-/// With its header, a frame fills one record of TLS.
-const FRAME_BYTES: usize = (16 << 10) - 9;
-
-impl http_body::Body for Parts {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let mut frame = BytesMut::with_capacity(self.left.min(FRAME_BYTES));
-        while frame.len() < FRAME_BYTES {
-            if self.rest.is_empty() {
-                let Some(next) = self.parts.next() else { break };
-                self.rest = next;
-            }
-            let length = self.rest.len().min(FRAME_BYTES - frame.len());
-            frame.put(self.rest.split_to(length));
-        }
-        self.left -= frame.len();
-        Poll::Ready((!frame.is_empty()).then(|| Ok(Frame::data(frame.freeze()))))
+/// Compresses an answer for a client that takes gzip, as its `Accept-Encoding` says.
+pub fn compress(accepted: Option<&HeaderValue>, response: Response<Body>) -> Response<Body> {
+    let accepted = accepted.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let codings = accepted.split(',').filter_map(|coding| coding.split(';').next());
+    if !codings.map(str::trim).any(|coding| coding == "gzip") {
+        return response;
     }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left as u64)
-    }
+    let (mut head, body) = response.into_parts();
+    let body = body.compressed().inspect(|_| {
+        head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        head.headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    });
+    Response::from_parts(head, body.unwrap_or_else(|body| body))
 }
 
 /// A value as JSON.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ApiServer;
+use crate::body::Body;
 use crate::gather::{Gathered, Streams};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ async fn connection(
     address: SocketAddr,
     acceptor: TlsAcceptor,
     cancel: CancellationToken,
-) -> Result<(), axum::BoxError> {
+) -> Result<(), crate::body::BoxError> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     let (stream, session) = stream.into_inner();

@@ -4,9 +4,9 @@
 use std::cell::RefCell;
 use std::future::Future;
 
-use axum::body::Body;
 use http::Response;
 
+use crate::body::Body;
 use crate::respond;
 use crate::sent::Empties;
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use coxswain_api::catalogue::KINDS;
 use coxswain_meta::Status;
 use http::Request;
@@ -13,6 +12,7 @@ use serde_json::{Value, json};
 use super::{COLLECTION, GROUP};
 use crate::Server;
 use crate::authn::UserInfo;
+use crate::body::Body;
 use crate::definitions::set_condition;
 use crate::handler::{Change, FieldManager, New, Options, Part};
 use crate::object::Meta;

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use axum::body::Body;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coxswain_meta::Status;
@@ -22,6 +21,7 @@ use tokio::net::TcpStream;
 
 use crate::Server;
 use crate::authn::UserInfo;
+use crate::body::Body;
 use crate::object::Meta;
 use crate::request::RequestInfo;
 use crate::respond::Outcome;

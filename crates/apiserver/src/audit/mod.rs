@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use axum::body::Body;
 use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::Status;
@@ -30,6 +29,7 @@ pub use webhook::AuditWebhookConfig;
 use webhook::Webhook;
 
 use crate::authn::{Peer, UserInfo};
+use crate::body::{Body, BoxError, Joined};
 use crate::handler::{document, read_body, read_yaml};
 use crate::remote::RemoteError;
 use crate::request::RequestInfo;
@@ -290,7 +290,7 @@ impl Auditor {
         let (auditor, Record { decision, event, received, .. }) = (self.clone(), record);
         let end =
             move || Record { auditor: &auditor, decision, event, received }.emit(Stage::ResponseComplete);
-        response.map(|body| Body::new(Ending { body, end: Some(Box::new(end)) }))
+        response.map(|body| Body::new(Ending { body: body.joined(), end: Some(Box::new(end)) }))
     }
 }
 
@@ -395,18 +395,18 @@ fn now() -> String {
 
 /// A body that tells when it ends, whichever way.
 struct Ending {
-    body: Body,
+    body: Joined,
     end: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl http_body::Body for Ending {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 

@@ -327,7 +327,7 @@ pub struct Marks(OnceLock<[HeaderValue; 2]>);
 
 impl Marks {
     /// Tells them in the answer, whatever it is.
-    pub fn tell(self, response: &mut Response<axum::body::Body>) {
+    pub fn tell(self, response: &mut Response<crate::body::Body>) {
         if let Some([schema, level]) = self.0.into_inner() {
             let headers = response.headers_mut();
             headers.insert("x-kubernetes-pf-flowschema-uid", schema);

@@ -1,6 +1,5 @@
 //! Create: decode, default, admit, validate, commit.
 
-use axum::body::Body;
 use bytes::Bytes;
 use coxswain_meta::Status;
 use coxswain_store::{CommitError, Expect, Write};
@@ -12,6 +11,7 @@ use uuid::Uuid;
 use super::{Call, FieldManager, check_type, display_name, key, read_document, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
+use crate::body::Body;
 use crate::object::{Meta, attributes, encode, now};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};

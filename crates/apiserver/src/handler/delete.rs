@@ -1,6 +1,5 @@
 //! Delete: preconditions, propagation, finalizers and grace, then the commit.
 
-use axum::body::Body;
 use bytes::Bytes;
 use coxswain_meta::Status;
 use coxswain_meta::status::{Details, OBJECT_MODIFIED};
@@ -14,6 +13,7 @@ use super::update::finished;
 use super::{Call, Stored, document, key, read_body, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
+use crate::body::Body;
 use crate::object::{Meta, attributes, encode, now, same_content, time_after};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};

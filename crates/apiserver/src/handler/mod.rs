@@ -13,8 +13,7 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use coxswain_api::schema;
 use coxswain_meta::Status;
 use coxswain_store::{Collection, Key, LogError};
@@ -32,6 +31,7 @@ pub use render::Stored;
 pub use update::{Change, Part};
 
 use crate::authn::UserInfo;
+use crate::body::Body;
 use crate::object::{self, Attributes, Meta};
 use crate::request::{Query, RequestInfo};
 use crate::resource::Resource;
@@ -178,7 +178,7 @@ pub async fn read_body(request: Request<Body>) -> Result<Bytes, Status> {
 async fn discard(mut body: Body) {
     let mut left = MOST_DISCARDED_BYTES;
     while let Some(Ok(frame)) = body.frame().await {
-        let length = frame.data_ref().map_or(0, Bytes::len);
+        let length = frame.data_ref().map_or(0, Buf::remaining);
         match left.checked_sub(length) {
             Some(rest) => left = rest,
             None => return,

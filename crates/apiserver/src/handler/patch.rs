@@ -1,6 +1,5 @@
 //! Patch: JSON patch, merge patch, strategic merge patch and apply on the current object.
 
-use axum::body::Body;
 use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::Status;
@@ -13,6 +12,7 @@ use serde_json::Value;
 
 use super::{Call, FieldManager, check_type, parse, read_body, read_yaml, render};
 use crate::authz::Attributes;
+use crate::body::Body;
 use crate::object::Meta;
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use bytes::Bytes;
 use coxswain_api::{Kind, schema};
 use coxswain_meta::Status;
@@ -12,7 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::negotiate::{Encoding, Form, Shape};
 use crate::authn::epoch_seconds;
-use crate::object::{self, Attributes, Meta, list_item};
+use crate::body::Body;
+use crate::object::{self, Attributes, Meta};
 use crate::resource::Resource;
 use crate::respond;
 
@@ -45,7 +45,7 @@ pub fn bytes(kind: &Resource, stored: &Bytes) -> Bytes {
     if is_storage(kind) {
         return stored.clone();
     }
-    serde_json::to_vec(&document(kind, stored)).unwrap_or_default().into()
+    object::encode_versioned(&document(kind, stored))
 }
 
 /// What makes protobuf messages of stored objects; none where the kind has no such form. A message is derived once where the
@@ -154,13 +154,18 @@ fn items(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<Bytes> {
     let mut parts = Vec::with_capacity(3 * objects.len() + 2);
     parts.push(head.into());
     let as_stored = is_storage(kind);
+    // Items of custom resources keep their types.
+    let types = kind.row_of_catalogue().map(|row| object::types(&version, row.kind));
     for (at, stored) in objects.iter().enumerate() {
         let bytes = if as_stored { stored.bytes.clone() } else { bytes(kind, &stored.bytes) };
-        // Items of custom resources keep their types.
-        let (open, item) = if kind.custom().is_some() { (&b""[..], bytes) } else { list_item(&bytes) };
-        parts.push(Bytes::from_static(if at > 0 { b"," } else { b"" }));
-        parts.push(Bytes::from_static(open));
-        parts.push(item);
+        let types = types.as_ref().filter(|types| bytes.starts_with(types.as_bytes())).map(String::len);
+        parts.push(Bytes::from_static(match (at > 0, types.is_some()) {
+            (true, true) => b",{",
+            (true, false) => b",",
+            (false, true) => b"{",
+            (false, false) => b"",
+        }));
+        parts.push(bytes.slice(types.unwrap_or(0)..));
     }
     parts.push(Bytes::from_static(b"]}"));
     parts
@@ -281,6 +286,26 @@ mod tests {
             let bytes = protobuf(&kind, &object).expect("a message");
             let told = schema::decode_protobuf(&bytes).expect("decodes");
             assert_eq!(told["metadata"]["resourceVersion"], object.revision.to_string());
+        }
+    }
+
+    #[tokio::test]
+    async fn items_of_a_list_are_whole_in_every_version() {
+        let store = Store::open(Box::new(MemoryLog), ObjectView, Default::default()).expect("a store");
+        let event = json!({"apiVersion": "v1", "kind": "Event", "action": "a", "involvedObject": {}, "reason": "r",
+            "metadata": {"name": "x", "namespace": "n"}, "message": "m"});
+        let stored = catalogue::find("", "v1", "events").map(Resource::BuiltIn).expect("the kind");
+        let key = Key::new("events", "n/x");
+        let put = store.put(key, Expect::Absent, encode(&event), attributes(&stored, &event)).await;
+        let objects = [put.expect("written")];
+        for (group, message) in [("", "message"), ("events.k8s.io", "note")] {
+            let kind = catalogue::find(group, "v1", "events").map(Resource::BuiltIn).expect("the kind");
+            let list = items(&kind, &objects, &json!({})).concat();
+            let list: Value = serde_json::from_slice(&list).expect("JSON");
+            let item = &list["items"][0];
+            assert_eq!((&item["action"], &item[message]), (&json!("a"), &json!("m")), "{list}");
+            assert_eq!(item["metadata"]["resourceVersion"], "1");
+            assert!(item["kind"].is_null() && item["apiVersion"].is_null());
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Update: the guarded read-modify-write that PUT, PATCH and subresources share.
 
-use axum::body::Body;
 use bytes::Bytes;
 use coxswain_meta::status::OBJECT_MODIFIED;
 use coxswain_meta::{ErrorList, Status};
@@ -12,6 +11,7 @@ use super::create::unavailable;
 use super::{Call, FieldManager, Stored, check_type, key, read_document, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
+use crate::body::Body;
 use crate::object::{Attributes, Meta, ObjectView, attributes, encode, same_content};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};

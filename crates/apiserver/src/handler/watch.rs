@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use coxswain_api::schema;
 use coxswain_meta::Status;
@@ -17,6 +16,7 @@ use tokio::time::Instant;
 use super::negotiate::{Encoding, Form, Shape};
 use super::read::{Selection, parse_version};
 use super::{Call, Stored, render};
+use crate::body::Body;
 use crate::object::Attributes;
 use crate::resource::{DEFINITIONS, Resource};
 use crate::respond::Outcome;
@@ -61,7 +61,7 @@ impl Call {
             _ => stream.start(send_initial).await,
         }
         let body = Body::from_stream(stream::unfold(stream, |mut stream| async move {
-            stream.next().await.map(|bytes| (Ok::<Bytes, std::convert::Infallible>(bytes), stream))
+            stream.next().await.map(|bytes| (bytes, stream))
         }));
         let mut response = Response::new(body);
         let media = match form.encoding {

@@ -1,11 +1,11 @@
 //! Approval of certificate signing requests: only the conditions of the status change. Who may is admission's to say.
 
-use axum::body::Body;
 use coxswain_meta::Status;
 use coxswain_meta::field::{ErrorList, FieldError, Path};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
+use crate::body::Body;
 use crate::handler::{Call, Part, Patch, check_type, read_document, render};
 use crate::object::{Meta, now};
 use crate::respond::{self, Outcome};

@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 
-use axum::body::Body;
 use coxswain_meta::Status;
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -16,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::websocket;
 use crate::Server;
+use crate::body::Body;
 use crate::handler::Call;
 use crate::respond::Outcome;
 

@@ -12,12 +12,12 @@ mod websocket;
 pub use kubelet::forward;
 pub use proxy::endpoint;
 
-use axum::body::Body;
 use coxswain_meta::Status;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use crate::admission::{Admission, Operation};
+use crate::body::Body;
 use crate::handler::{Call, check_type, read_document, render};
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};

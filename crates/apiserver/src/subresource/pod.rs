@@ -1,6 +1,5 @@
 //! Binding, eviction and the parts of a pod that are written by subresources of their own.
 
-use axum::body::Body;
 use coxswain_meta::labels::Selector;
 use coxswain_meta::status::Cause;
 use coxswain_meta::{ErrorList, Status};
@@ -9,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{admit, read_option_document};
+use crate::body::Body;
 use crate::handler::{Call, Change, Deleted, Options, Part, Patch, check_type, read_document, render};
 use crate::object::{Meta, now};
 use crate::respond::{self, Outcome};

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::Bytes;
 use coxswain_meta::Status;
 use html5gum::{DefaultEmitter, Token, Tokenizer};
@@ -16,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::kubelet::{address_of, forward, to_kubelet, with_query};
 use crate::Server;
+use crate::body::Body;
 use crate::handler::Call;
 use crate::respond::Outcome;
 use crate::webhook::trusting;

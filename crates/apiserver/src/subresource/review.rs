@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use coxswain_meta::Status;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -13,6 +12,7 @@ use super::read_option_document;
 use crate::Server;
 use crate::authn::UserInfo;
 use crate::authz::Attributes;
+use crate::body::Body;
 use crate::handler::{Form, Shape, render};
 use crate::request::RequestInfo;
 use crate::respond::{self, Outcome};

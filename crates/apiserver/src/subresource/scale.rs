@@ -1,11 +1,11 @@
 //! The scale subresource, the same for every kind that has one.
 
-use axum::body::Body;
 use coxswain_api::scale;
 use coxswain_meta::Status;
 use http::{Request, StatusCode};
 use serde_json::Value;
 
+use crate::body::Body;
 use crate::handler::{Call, Part, Patch, read_document, render};
 use crate::respond::{self, Outcome};
 

@@ -1,6 +1,5 @@
 //! TokenRequest: short-lived tokens of a service account, bound to an object.
 
-use axum::body::Body;
 use coxswain_meta::Status;
 use coxswain_meta::field::{ErrorList, FieldError, Path};
 use http::{Request, StatusCode};
@@ -9,6 +8,7 @@ use uuid::Uuid;
 
 use super::read_option_document;
 use crate::authn::{Claims, epoch_seconds};
+use crate::body::Body;
 use crate::handler::Call;
 use crate::object::{Meta, time_after};
 use crate::respond::{self, Outcome};

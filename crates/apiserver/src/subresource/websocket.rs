@@ -1,18 +1,19 @@
 //! A stream that a client reads as messages of a WebSocket: logs, for browsers.
 
-use axum::body::Body;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coxswain_meta::Status;
 use futures::{SinkExt, StreamExt};
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use crate::body::Body;
 use crate::respond::Outcome;
 
 const KEY: &str = "sec-websocket-key";
@@ -69,7 +70,7 @@ where
 {
     let socket = WebSocketStream::from_raw_socket(connection, Role::Server, None).await;
     let (mut messages, mut client) = socket.split();
-    let mut parts = body.into_data_stream();
+    let mut parts = body.joined().into_data_stream();
     loop {
         let message = tokio::select! {
             part = parts.next() => match part {

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use axum::body::Body;
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use http::{Method, Request};
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 use super::webhook::start;
 use super::{Answer, Fixture, read};
 use crate::authn::epoch_seconds;
+use crate::body::Body;
 use crate::{
     Access, AccessConfig, AuthorizationWebhookConfig, Mode, OidcConfig, Peer, RequestHeaderConfig,
     TokenWebhookConfig,

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Method, Request};
 use serde_json::json;
 
 use super::{Fixture, read};
+use crate::body::Body;
 use crate::{AccessConfig, Peer, UserInfo};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Request};
 use serde_json::json;
 
 use super::{Fixture, read};
+use crate::body::Body;
 use crate::{AccessConfig, Peer, UserInfo};
 
 const GROUP: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";

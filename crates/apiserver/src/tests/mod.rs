@@ -13,7 +13,6 @@ mod webhook;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use axum::body::Body;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use ring::rand::SystemRandom;
@@ -22,6 +21,7 @@ use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
+use crate::body::Body;
 use crate::{
     Access, AccessConfig, ApiServer, Config, Datastore, InProcess, Peer, ServiceRange, TokenAuthority,
     UserInfo,

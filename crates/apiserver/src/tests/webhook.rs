@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use axum::body::Body;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::{Request, Response};
@@ -18,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::Fixture;
+use crate::body::Body;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 

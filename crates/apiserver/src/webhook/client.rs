@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::body::Body;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::{Request, Uri, header};
@@ -19,6 +18,7 @@ use tokio::net::TcpStream;
 
 use super::trust::trusting;
 use crate::Server;
+use crate::body::Body;
 use crate::subresource::endpoint;
 
 const LARGEST_ANSWER_BYTES: usize = 8 << 20;
