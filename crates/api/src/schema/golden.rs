@@ -62,7 +62,7 @@ fn decode(bytes: &[u8], type_ref: TypeRef) -> Result<Value, String> {
 
 fn encode(object: &Value, type_ref: TypeRef) -> Vec<u8> {
     let text = |key: &str| object[key].as_str().unwrap_or_default();
-    wire::envelope(text("apiVersion"), text("kind"), &wire::encode_message(object, type_ref))
+    wire::envelope(text("apiVersion"), text("kind"), &wire::message_field(object, type_ref))
 }
 
 fn read(path: Option<&PathBuf>) -> Vec<u8> {

@@ -30,8 +30,8 @@ pub use protobuf::{decode as decode_protobuf, decode_message as decode_protobuf_
 pub use shown::{changes, internal, internal_list};
 pub use typed::{conversion_error, typed_errors};
 pub use wire::{
-    encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, envelope_around,
-    field as write_field, field_head,
+    encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, envelope_of,
+    field as write_field, field_head, message_field as encode_protobuf_field,
 };
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| Table::load(include_str!("../../schema/types.txt")));

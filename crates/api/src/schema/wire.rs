@@ -21,23 +21,39 @@ pub fn encode(object: &Value) -> Option<Vec<u8>> {
     let (api_version, kind) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let type_ref = by_gvk(group, version, kind)?;
-    Some(envelope(api_version, kind, &encode_message(object, type_ref)))
+    Some(envelope(api_version, kind, &message_field(object, type_ref)))
 }
 
-/// Wraps an encoded message: `k8s\0` and a `runtime.Unknown`.
+/// The number of an envelope's message, and of the items of every list.
+const MESSAGE: u64 = 2;
+
+/// An object as a message of a type, in the field that it is in envelopes and in lists alike.
+pub fn message_field(object: &Value, type_ref: TypeRef) -> Vec<u8> {
+    let message = encode_message(object, type_ref);
+    let mut out = field_head(MESSAGE, message.len());
+    out.extend(message);
+    out
+}
+
+/// Wraps the field of a message: `k8s\0` and a `runtime.Unknown`.
 pub fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
-    let (head, tail) = envelope_around(api_version, kind, message.len());
+    let (head, tail) = envelope_around(api_version, kind);
     [&head, message, &tail].concat()
 }
 
-/// What stands before and behind a message of some length in its envelope.
-pub fn envelope_around(api_version: &str, kind: &str, length: usize) -> (Vec<u8>, Vec<u8>) {
+/// Wraps a message of some length: what stands before and behind it.
+pub fn envelope_of(api_version: &str, kind: &str, length: usize) -> (Vec<u8>, Vec<u8>) {
+    let (mut head, tail) = envelope_around(api_version, kind);
+    head.extend(field_head(MESSAGE, length));
+    (head, tail)
+}
+
+fn envelope_around(api_version: &str, kind: &str) -> (Vec<u8>, Vec<u8>) {
     let (mut head, mut tail) = (MAGIC.to_vec(), Vec::new());
     nested(&mut head, 1, |out| {
         field(out, 1, api_version.as_bytes());
         field(out, 2, kind.as_bytes());
     });
-    head.extend(field_head(2, length));
     field(&mut tail, 3, b"");
     field(&mut tail, 4, b"");
     (head, tail)

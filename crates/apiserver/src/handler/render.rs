@@ -48,13 +48,13 @@ pub fn bytes(kind: &Resource, stored: &Bytes) -> Bytes {
     object::encode_versioned(&document(kind, stored))
 }
 
-/// What makes protobuf messages of stored objects; none where the kind has no such form. A message is derived once where the
-/// row is the stored version.
+/// What makes protobuf messages of stored objects, as the field that they are everywhere; none where the kind has no such form.
+/// A message is derived once where the row is the stored version.
 fn messenger(kind: &Resource) -> Option<impl Fn(&Stored) -> Bytes> {
     let (type_ref, as_stored) = (kind.schema()?, is_storage(kind));
     Some(move |object: &Stored| {
         let derive =
-            || Bytes::from(schema::encode_protobuf_message(&document(kind, &object.bytes), type_ref));
+            || Bytes::from(schema::encode_protobuf_field(&document(kind, &object.bytes), type_ref));
         if as_stored { object.attributes.message.at(object.revision, derive) } else { derive() }
     })
 }
@@ -201,16 +201,12 @@ fn outlines(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<Bytes
 fn messages(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<Bytes> {
     let meta = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta");
     let meta = meta.map(|t| schema::encode_protobuf_message(list_meta, t)).unwrap_or_default();
-    let mut parts = Vec::with_capacity(2 * objects.len() + 3);
-    parts.push(schema::field_head(1, meta.len()).into());
-    parts.push(meta.into());
-    for message in messenger(kind).iter().flat_map(|message| objects.iter().map(message)) {
-        parts.push(schema::field_head(2, message.len()).into());
-        parts.push(message);
-    }
+    let mut parts = Vec::with_capacity(objects.len() + 4);
+    parts.extend([Bytes::new(), schema::field_head(1, meta.len()).into(), meta.into()]);
+    parts.extend(messenger(kind).iter().flat_map(|message| objects.iter().map(message)));
     let length = parts.iter().map(Bytes::len).sum();
-    let (head, tail) = schema::envelope_around(&kind.api_version(), kind.list_kind(), length);
-    parts.insert(0, head.into());
+    let (head, tail) = schema::envelope_of(&kind.api_version(), kind.list_kind(), length);
+    parts[0] = head.into();
     parts.push(tail.into());
     parts
 }
