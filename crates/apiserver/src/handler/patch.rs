@@ -8,7 +8,7 @@ use coxswain_meta::patch::{json_patch, merge_patch, strategic};
 use coxswain_meta::{ErrorList, FieldError, Path};
 use http::header::CONTENT_TYPE;
 use http::{Request, StatusCode};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Call, FieldManager, check_type, parse, read_body, read_yaml, render};
 use crate::authz::Attributes;
@@ -108,6 +108,17 @@ fn undecorated(message: &str) -> String {
     message.split_once(": ").map_or(message, |(_, rest)| rest).to_owned()
 }
 
+/// Takes the parts of a document out that another has too, but for those that say what it is.
+fn take_same(document: &mut Value, other: &Value) -> Map<String, Value> {
+    let is_same = |name: &str, value: &Value| {
+        !matches!(name, "apiVersion" | "kind" | "metadata") && other.get(name) == Some(value)
+    };
+    let members = document.as_object_mut().map(std::mem::take).unwrap_or_default();
+    let (same, others) = members.into_iter().partition(|(name, value)| is_same(name, value));
+    *document = Value::Object(others);
+    same
+}
+
 impl Call {
     /// PATCH of an object or its status.
     pub async fn patch(&self, request: Request<Body>) -> Outcome {
@@ -149,9 +160,12 @@ impl Call {
             .update(&self.change(self.part())?, |old| {
                 let mut new = patch.apply(self, old)?;
                 check_type(&self.kind, &mut new)?;
+                // What the patch left alone has the form of its schema already.
+                let mut same = if self.kind.schema().is_some() { take_same(&mut new, old) } else { Map::new() };
                 *warnings = self
                     .decode(&mut new, patch.duplicates.clone())
                     .or_else(|why| Err(patch.undecodable(self, old, &why)?))?;
+                new.as_object_mut().into_iter().for_each(|new| new.append(&mut same));
                 self.check_patched(&mut new, old)?;
                 Ok(new)
             })

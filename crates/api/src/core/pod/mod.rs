@@ -79,6 +79,7 @@ pub(crate) const KIND: Kind = Kind {
         prepare_create,
         prepare_update: prepare::update_counted,
         validate,
+        validate_new: |pod| validate_spec(&pod["spec"]),
         validate_update: update::validate_update,
         validate_status: update::validate_status,
         selectable,
@@ -138,7 +139,6 @@ fn prepare_create(pod: &mut Value) {
 
 fn validate(pod: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
-    let path = Path::new("spec");
     let annotations = &pod["metadata"]["annotations"];
     let deletion_cost = "controller.kubernetes.io/pod-deletion-cost";
     if let Some(cost) = annotations.get(deletion_cost).and_then(Value::as_str)
@@ -147,8 +147,13 @@ fn validate(pod: &Value) -> ErrorList {
         let at = Path::new("metadata").child("annotations").key(deletion_cost);
         errors.push(FieldError::invalid(&at, cost, "must be a 32bit integer"));
     }
-    spec::validate(&mut errors, &pod["spec"], &path, true);
-    if filled(&pod["spec"], "schedulingGates") && !text(&pod["spec"], "nodeName").is_empty() {
+    errors
+}
+
+fn validate_spec(spec: &Value) -> ErrorList {
+    let (mut errors, path) = (ErrorList::new(), Path::new("spec"));
+    spec::validate(&mut errors, spec, &path, true);
+    if filled(spec, "schedulingGates") && !text(spec, "nodeName").is_empty() {
         let rule = "cannot be set until all schedulingGates have been cleared";
         errors.push(FieldError::forbidden(&path.child("nodeName"), rule));
     }

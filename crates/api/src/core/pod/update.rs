@@ -13,9 +13,12 @@ const CHANGEABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].ima
 
 /// Checks a change of the main resource.
 pub(super) fn validate_update(new: &Value, old: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
     let path = Path::new("spec");
     let (new, old) = (&new["spec"], &old["spec"]);
+    if new == old {
+        return ErrorList::new();
+    }
+    let mut errors = super::validate_spec(new);
     for list in ["containers", "initContainers"] {
         if items(new, list).len() != items(old, list).len() {
             let rule = "pod updates may not add or remove containers";
