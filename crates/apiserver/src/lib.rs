@@ -233,9 +233,9 @@ impl ApiServer {
         let id = audit::id_of(request.headers());
         let limit = info.time_limit(&query, self.0.config.access.request_timeout);
         let marks = Marks::default();
+        // Boxed, for every layer around it moves what it is given.
+        let answer = Box::pin(self.answer(peer, query, info, &id, &marks, request));
         let answer = async {
-            // Boxed, for every layer around it moves what it is given.
-            let answer = Box::pin(self.answer(peer, query, info, &id, &marks, request));
             let answer = match limit {
                 Ok(Some(limit)) => tokio::time::timeout(limit, answer)
                     .await

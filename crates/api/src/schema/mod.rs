@@ -53,7 +53,7 @@ struct TypeDef {
 }
 
 /// A type in the fact table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TypeRef(u16);
 
 /// What a field holds.

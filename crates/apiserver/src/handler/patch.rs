@@ -161,7 +161,8 @@ impl Call {
                 let mut new = patch.apply(self, old)?;
                 check_type(&self.kind, &mut new)?;
                 // What the patch left alone has the form of its schema already.
-                let mut same = if self.kind.schema().is_some() { take_same(&mut new, old) } else { Map::new() };
+                let mut same =
+                    if self.kind.schema().is_some() { take_same(&mut new, old) } else { Map::new() };
                 *warnings = self
                     .decode(&mut new, patch.duplicates.clone())
                     .or_else(|why| Err(patch.undecodable(self, old, &why)?))?;

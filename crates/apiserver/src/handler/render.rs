@@ -53,8 +53,7 @@ pub fn bytes(kind: &Resource, stored: &Bytes) -> Bytes {
 fn messenger(kind: &Resource) -> Option<impl Fn(&Stored) -> Bytes> {
     let (type_ref, as_stored) = (kind.schema()?, is_storage(kind));
     Some(move |object: &Stored| {
-        let derive =
-            || Bytes::from(schema::encode_protobuf_field(&document(kind, &object.bytes), type_ref));
+        let derive = || Bytes::from(schema::encode_protobuf_field(&document(kind, &object.bytes), type_ref));
         if as_stored { object.attributes.message.at(object.revision, derive) } else { derive() }
     })
 }

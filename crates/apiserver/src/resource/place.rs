@@ -1,5 +1,8 @@
 //! The places of an object as server-side apply walks them: one view of built-in types and structural schemas.
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
 use coxswain_api::schema::{self, Field, Type, TypeRef};
 use coxswain_meta::apply::{Member, Node, Relation};
 use coxswain_meta::structural::{self, Structural};
@@ -38,6 +41,9 @@ const ATOMIC: &[&str] = &[
     "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector",
     "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference",
 ];
+
+static ATOMIC_TYPES: LazyLock<HashSet<TypeRef>> =
+    LazyLock::new(|| ATOMIC.iter().filter_map(|name| schema::by_name(name)).collect());
 
 /// Fields with a free map that merges as a whole.
 const ATOMIC_MAPS: [&str; 3] = ["nodeSelector", "selector", "allocatedResourceStatuses"];
@@ -85,10 +91,7 @@ fn deduced(value: &Value) -> Relation {
 impl Node for Place<'_> {
     fn relation(self, value: &Value) -> Relation {
         if let Some(type_ref) = self.of_type() {
-            return match ATOMIC.binary_search(&type_ref.name()) {
-                Ok(_) => Relation::Atomic,
-                Err(_) => Relation::Map,
-            };
+            return if ATOMIC_TYPES.contains(&type_ref) { Relation::Atomic } else { Relation::Map };
         }
         match self {
             Self::Unknown | Self::Object(_) => deduced(value),

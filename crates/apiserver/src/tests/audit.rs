@@ -34,9 +34,8 @@ async fn what_the_policy_names_is_written_down() {
         .await;
     let as_bob = [("impersonate-user", "bob".to_owned())];
     let admin = server.server.as_user(crate::UserInfo::new("tester", &["system:masters"]));
-    let request = http::Request::get("/api/v1/namespaces")
-        .header(as_bob[0].0, &as_bob[0].1)
-        .body(crate::body::Body::empty());
+    let request =
+        http::Request::get("/api/v1/namespaces").header(as_bob[0].0, &as_bob[0].1).body(String::new());
     let _ = tower::ServiceExt::oneshot(admin, request.expect("a request")).await;
     let events = lines(&path, 4).await;
     let [made, refused, stranger, as_bob] = &events[..] else { panic!("{events:#?}") };
@@ -148,7 +147,7 @@ async fn events_that_nobody_takes_are_counted() {
     let audit = Some(AuditConfig { policy: POLICY.as_bytes().to_vec(), log: None, webhook: Some(webhook) });
     let server = Fixture::start_with(AccessConfig { audit, ..AccessConfig::default() }).await;
     let rejected = async || {
-        let request = http::Request::get("/metrics").body(crate::body::Body::empty()).expect("a request");
+        let request = http::Request::get("/metrics").body(String::new()).expect("a request");
         let answer = tower::ServiceExt::oneshot(server.client.clone(), request).await.expect("an answer");
         let text = http_body_util::BodyExt::collect(answer.into_body()).await.expect("a body").to_bytes();
         let text = String::from_utf8_lossy(&text).into_owned();

@@ -88,7 +88,7 @@ async fn requests_wait_for_a_seat_and_not_for_ever() {
     assert_eq!(server.post(rbac, all).await.0, 201);
     let api = server.server.clone();
     let stuck = tokio::spawn(async move {
-        let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let body = Body::from_stream(futures::stream::pending());
         let request = Request::post("/api/v1/namespaces/default/configmaps").body(body).expect("a request");
         read(api.handle(&Peer::of(UserInfo::new("ann", &[])), request).await).await.0
     });

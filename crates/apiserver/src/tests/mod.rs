@@ -82,7 +82,7 @@ impl Fixture {
             .uri(path)
             .header("content-type", media)
             .header("accept", accept)
-            .body(Body::from(body.to_string()))
+            .body(body.to_string())
             .expect("a request");
         read(self.client.clone().oneshot(request).await.expect("an answer")).await
     }
@@ -142,7 +142,10 @@ impl Fixture {
     }
 }
 
-async fn read(response: Response<Body>) -> Answer {
+async fn read<B>(response: Response<B>) -> Answer
+where
+    B: http_body::Body<Error: std::fmt::Debug>,
+{
     let code = response.status().as_u16();
     let body = response.into_body().collect().await.expect("a body").to_bytes();
     (code, serde_json::from_slice(&body).unwrap_or_default())

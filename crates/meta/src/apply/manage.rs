@@ -79,7 +79,9 @@ fn edit(entry: &mut Value, change: impl FnOnce(&mut Set)) -> bool {
 
 fn entry(manager: &Manager, operation: &str, set: Set) -> Value {
     let mut entry = json!({"manager": manager.name, "operation": operation, "apiVersion": manager.api_version,
-        "time": manager.now, "fieldsType": "FieldsV1", "fieldsV1": set.into_json()});
+        "time": manager.now, "fieldsType": "FieldsV1"});
+    // Moved in, where the macro would copy.
+    entry["fieldsV1"] = set.into_json();
     if !manager.subresource.is_empty() {
         entry["subresource"] = manager.subresource.into();
     }
