@@ -27,6 +27,9 @@ const MOST_PIECES: usize = 16;
 /// Upstream's bound: shorter answers are not compressed.
 const LEAST_COMPRESSED_BYTES: u64 = 128 << 10;
 
+/// So much is compressed in one turn.
+const MOST_COMPRESSED_AT_ONCE: usize = 256 << 10;
+
 /// What a frame of a body has: pieces of other things' memory.
 #[derive(Default)]
 pub struct Data {
@@ -140,7 +143,11 @@ impl Body {
             return Err(self);
         }
         let encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        Ok(Self(Content::Compressed(Box::new(Compressed { body: self, encoder: Some(encoder) }))))
+        Ok(Self(Content::Compressed(Box::new(Compressed {
+            body: self,
+            encoder: Some(encoder),
+            rests: false,
+        }))))
     }
 
     /// The body in frames of one piece each.
@@ -238,10 +245,17 @@ struct Compressed {
     body: Body,
     /// None once all was told.
     encoder: Option<GzEncoder<Vec<u8>>>,
+    /// Whether the other streams of the connection come first.
+    rests: bool,
 }
 
 impl Compressed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Data>, BoxError>>> {
+        if std::mem::take(&mut self.rests) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut taken = 0;
         loop {
             let Some(encoder) = &mut self.encoder else { return Poll::Ready(None) };
             let next = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
@@ -253,12 +267,14 @@ impl Compressed {
                 let end = self.encoder.take().map(GzEncoder::finish).transpose()?;
                 return Poll::Ready(end.map(|end| Ok(Frame::data(Data::from(Bytes::from(end))))));
             };
+            taken += data.remaining();
             while data.has_remaining() {
                 let written = encoder.write(data.chunk())?;
                 data.advance(written);
             }
-            if encoder.get_ref().len() >= FRAME_BYTES {
+            if encoder.get_ref().len() >= FRAME_BYTES || taken >= MOST_COMPRESSED_AT_ONCE {
                 let frame = std::mem::take(encoder.get_mut());
+                self.rests = true;
                 return Poll::Ready(Some(Ok(Frame::data(Data::from(Bytes::from(frame))))));
             }
         }
