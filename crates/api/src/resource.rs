@@ -17,6 +17,8 @@ const GROUP: &str = "resource.k8s.io";
 const MOST_REQUESTS: usize = 32;
 const MOST_DEVICES: usize = 128;
 const CLAIM_SPEC: &str = "io.k8s.api.resource.v1.ResourceClaimSpec";
+/// What the parser of expressions says of none.
+const NO_EXPRESSION: &str = "compilation failed: ERROR: <input>:1:0: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 const TEMPLATE_SPEC: &str = "io.k8s.api.resource.v1.ResourceClaimTemplateSpec";
 
 pub(crate) const CLASS: Kind = Kind {
@@ -28,6 +30,10 @@ pub(crate) const CLASS: Kind = Kind {
             let mut errors = ErrorList::new();
             selectors(&mut errors, &v["spec"], &Path::new("spec"));
             configurations(&mut errors, &v["spec"], &Path::new("spec"), None);
+            if let Some(name) = v["spec"]["extendedResourceName"].as_str().filter(|name| !is_extended(name)) {
+                let at = Path::new("spec.extendedResourceName");
+                errors.push(FieldError::invalid(&at, name, "must be a valid extended resource name"));
+            }
             errors
         },
         ..Hooks::PLAIN
@@ -41,7 +47,7 @@ pub(crate) const CLAIM: Kind = Kind {
     columns: &[NAME, column("State", "Whether it is allocated and reserved."), AGE],
     hooks: Hooks {
         default: |v| present(v, "spec").into_iter().for_each(default_claim),
-        validate: |v| {
+        validate_new: |v| {
             let mut errors = ErrorList::new();
             validate_claim(&mut errors, &v["spec"], &Path::new("spec"));
             errors
@@ -63,7 +69,7 @@ pub(crate) const TEMPLATE: Kind = Kind {
             let spec = present(v, "spec").and_then(|spec| present(spec, "spec"));
             spec.into_iter().for_each(default_claim);
         },
-        validate: |v| {
+        validate_new: |v| {
             let mut errors = ErrorList::new();
             let (spec, path) = (&v["spec"], Path::new("spec"));
             objectmeta::labels(&mut errors, &spec["metadata"], "labels", &path.child("metadata"));
@@ -249,11 +255,22 @@ fn exact(errors: &mut ErrorList, request: &Value, path: &Path) {
     }
 }
 
+/// Whether a name is one of a resource that plugins advertise, of which there may be quotas.
+fn is_extended(name: &str) -> bool {
+    name.contains('/')
+        && !name.contains("kubernetes.io/")
+        && !name.starts_with("requests.")
+        && names::qualified_name(&format!("requests.{name}")).is_empty()
+}
+
 /// What an expression means is checked where it is compiled.
 fn selectors(errors: &mut ErrorList, object: &Value, path: &Path) {
     for (i, selector) in items(object, "selectors").iter().enumerate() {
         if !has(selector, "cel") {
             errors.push(FieldError::required(&path.child("selectors").index(i).child("cel"), ""));
+        } else if text(&selector["cel"], "expression").is_empty() {
+            let at = path.child("selectors").index(i).child("cel.expression");
+            errors.push(FieldError::invalid(&at, "", NO_EXPRESSION));
         }
     }
 }

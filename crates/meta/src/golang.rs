@@ -36,6 +36,46 @@ pub fn sorted(map: &Map<String, Value>) -> Vec<(&String, &Value)> {
     entries
 }
 
+/// What typed values say of a value that is no map.
+pub fn expected_map(value: &Value) -> String {
+    format!("expected map, got &{{{}}}", shown(value))
+}
+
+/// What they say of a value that is no list.
+pub fn expected_list(value: &Value) -> String {
+    format!("expected list, got &{{{}}}", shown(value))
+}
+
+/// What they say of a value where a scalar of a kind is wanted (`string`, `integer`, `number`, `boolean`, `any scalar`), if they
+/// mind it.
+pub fn expected_scalar(kind: &str, value: &Value) -> Option<String> {
+    let taken = match kind {
+        "string" => value.is_string(),
+        "integer" | "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "any scalar" => !value.is_object() && !value.is_array(),
+        _ => true,
+    };
+    (!taken).then(|| match kind {
+        "string" => format!("expected string, got &value.valueUnstructured{{Value:{}}}", syntax(value)),
+        "integer" | "number" => format!("expected numeric (int or float), got {}", type_of(value)),
+        kind => format!("expected {kind}, got &{{{}}}", shown(value)),
+    })
+}
+
+/// A value as Go's `%#v` shows it.
+fn syntax(value: &Value) -> String {
+    let within = match value {
+        Value::Null => return "interface {}(nil)".to_owned(),
+        Value::Array(items) => items.iter().map(syntax).collect::<Vec<_>>(),
+        Value::Object(map) => {
+            sorted(map).into_iter().map(|(key, value)| format!("{key:?}:{}", syntax(value))).collect()
+        }
+        scalar => return scalar.to_string(),
+    };
+    format!("{}{{{}}}", type_of(value), within.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -355,7 +355,7 @@ fn int_or_string(any_of: &Value) -> bool {
 /// What makes a schema structural.
 fn invariants(errors: &mut ErrorList, schema: &Value, level: Level, path: &Path) {
     let (kind, at) = (text(schema, "type"), path.child("type"));
-    if kind == "array" && !has(schema, "items") {
+    if kind == "array" && !schema["items"].is_object() {
         errors.push(FieldError::required(&path.child("items"), "must be specified"));
     }
     if schema["items"].is_object() {

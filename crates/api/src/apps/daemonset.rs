@@ -48,6 +48,10 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn default(set: &mut Value) {
+    // Upstream decodes an annotation into every set.
+    if let Some(annotations) = child(set, "metadata").and_then(|m| child(m, "annotations")) {
+        set_default(annotations, TEMPLATE_GENERATION, "0");
+    }
     let Some(spec) = child(set, "spec") else { return };
     set_default(spec, "revisionHistoryLimit", 10);
     if let Some(strategy) = child(spec, "updateStrategy") {

@@ -23,6 +23,10 @@ pub(crate) const JOB: Kind = Kind {
     hooks: Hooks {
         default: default_job,
         prepare_create: prepare_job,
+        prepare_update: |new, old| {
+            share_labels(new);
+            (Hooks::COUNTED.prepare_update)(new, old);
+        },
         validate: validate::job,
         validate_new: validate::new_job,
         validate_update: validate::job_update,
@@ -42,6 +46,10 @@ const JOB_COLUMNS: &[Column] = &[
     IMAGES,
     SELECTOR,
 ];
+
+/// What labels of jobs begin with, besides the old ones without it.
+const PREFIX: &str = "batch.kubernetes.io/";
+const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 
 pub(crate) const CRON_JOB: Kind = Kind {
     short_names: &["cj"],
@@ -72,12 +80,6 @@ const CRON_COLUMNS: &[Column] = &[
 ];
 
 fn default_job(job: &mut Value) {
-    let template_labels = job["spec"]["template"]["metadata"].get("labels").cloned();
-    if let Some(labels) = template_labels.filter(Value::is_object)
-        && let Some(metadata) = child(job, "metadata").filter(|m| !filled(m, "labels"))
-    {
-        set(metadata, "labels", labels);
-    }
     if let Some(spec) = child(job, "spec") {
         if !has(spec, "completions") && !has(spec, "parallelism") {
             set(spec, "completions", 1);
@@ -111,22 +113,31 @@ fn prepare_job(job: &mut Value) {
     let Some(spec) = child(job, "spec").filter(|s| !flag(s, "manualSelector") && !uid.is_empty()) else {
         return;
     };
-    set(spec, "selector", json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
-    let labels = child(spec, "template").and_then(|t| child(t, "metadata")).and_then(|m| child(m, "labels"));
-    if let Some(labels) = labels {
-        for prefix in ["", "batch.kubernetes.io/"] {
-            set(labels, &format!("{prefix}controller-uid"), uid.as_str());
-            set(labels, &format!("{prefix}job-name"), job_name.as_str());
+    // What a client says of these labels itself is checked, not overwritten.
+    set_default(spec, "selector", json!({}));
+    if let Some(selector) = child(spec, "selector") {
+        set_default(selector, "matchLabels", json!({}));
+        let selected = child(selector, "matchLabels");
+        selected.into_iter().for_each(|labels| set_default(labels, UID_LABEL, uid.as_str()));
+    }
+    if let Some(metadata) = child(spec, "template").and_then(|template| child(template, "metadata")) {
+        set_default(metadata, "labels", json!({}));
+        let (uid, name) = (("controller-uid", &uid), ("job-name", &job_name));
+        for ((label, value), prefix) in [(uid, ""), (uid, PREFIX), (name, ""), (name, PREFIX)] {
+            let labels = child(metadata, "labels");
+            labels.into_iter().for_each(|l| set_default(l, &format!("{prefix}{label}"), value.as_str()));
         }
     }
-    // The job gets its pods' labels where it had none of its own: upstream shares one map.
-    let labels = job["spec"]["template"]["metadata"]["labels"].clone();
-    if let Some(metadata) = child(job, "metadata") {
-        let own = metadata.get("labels").and_then(Value::as_object);
-        let shared = own.is_none_or(|own| own.iter().all(|(key, value)| labels.get(key) == Some(value)));
-        if shared {
-            set(metadata, "labels", labels);
-        }
+    share_labels(job);
+}
+
+/// A job without labels of its own has its pods' labels: upstream shares one map.
+fn share_labels(job: &mut Value) {
+    let labels = job["spec"]["template"]["metadata"].get("labels").cloned();
+    if let Some(labels) = labels.filter(Value::is_object)
+        && let Some(metadata) = child(job, "metadata").filter(|m| !filled(m, "labels"))
+    {
+        set(metadata, "labels", labels);
     }
 }
 

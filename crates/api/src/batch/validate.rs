@@ -41,6 +41,9 @@ pub(super) fn job(job: &Value) -> ErrorList {
 pub(super) fn new_job(job: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let (spec, name) = (&job["spec"], crate::value::name(job));
+    if !flag(spec, "manualSelector") {
+        generated_selector(&mut errors, job, name);
+    }
     if let Some(last) = int(spec, "completions").filter(|n| *n > 0)
         && text(spec, "completionMode") == "Indexed"
     {
@@ -51,6 +54,29 @@ pub(super) fn new_job(job: &Value) -> ErrorList {
         }
     }
     errors
+}
+
+/// What the selector is made of may be contradicted by labels that the client wrote itself.
+fn generated_selector(errors: &mut ErrorList, job: &Value, name: &str) {
+    let (spec, uid) = (&job["spec"], text(&job["metadata"], "uid"));
+    let labels = &spec["template"]["metadata"]["labels"];
+    let wanted = [("controller-uid", uid), ("job-name", name)]
+        .into_iter()
+        .flat_map(|(label, value)| ["", super::PREFIX].map(|prefix| (format!("{prefix}{label}"), value)));
+    let mut expected = serde_json::Map::new();
+    for (label, value) in wanted {
+        let at = Path::new("spec.template.metadata.labels").key(&label);
+        if labels[&label] != value {
+            errors.push(FieldError::invalid(&at, labels.clone(), format!("must be '{value}'")));
+        }
+        expected.insert(label, value.into());
+    }
+    let expected = Value::Object(expected);
+    let selector = Selector::from_label_selector(&spec["selector"]);
+    if selector.is_ok_and(|selector| !selector.matches_json(&expected)) {
+        let rule = "`selector` not auto-generated";
+        errors.push(FieldError::invalid(&Path::new("spec.selector"), spec["selector"].clone(), rule));
+    }
 }
 
 fn job_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {

@@ -29,9 +29,10 @@ pub(crate) const SECRET: Kind = Kind {
     columns: SECRET_COLUMNS,
     selectable: &["type"],
     hooks: Hooks {
-        default: |v| set_default(v, "type", "Opaque"),
-        prepare_create: merge_string_data,
-        prepare_update: |new, _| merge_string_data(new),
+        default: |v| {
+            merge_string_data(v);
+            set_default(v, "type", "Opaque");
+        },
         validate: validate_secret,
         validate_update: validate_secret_update,
         selectable: |v| vec![("type", text(v, "type").to_owned())],

@@ -266,6 +266,11 @@ pub fn normalise(object: &mut Value, type_ref: TypeRef) {
     }
 }
 
+/// An object of the type that nobody has filled, as Go writes it.
+pub fn zero_object(type_ref: TypeRef) -> Value {
+    zero(&Type::Ref(type_ref))
+}
+
 /// The same for the value of a field.
 pub fn normalise_field(value: &mut Value, field: &Field) {
     normalise_value(value, &field.ty);

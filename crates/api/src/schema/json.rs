@@ -6,8 +6,15 @@ use super::{Alternative, Type, TypeRef};
 
 /// The object as JSON with two spaces of indentation, fields in Go's order.
 pub fn write(object: &Value, type_ref: TypeRef) -> String {
-    let mut writer = Writer { out: String::new(), depth: 0 };
+    let mut writer = Writer { out: String::new(), depth: Some(0) };
     writer.value(object, &Type::Ref(type_ref));
+    writer.out
+}
+
+/// A value as JSON on one line, fields in Go's order.
+pub(super) fn compact(value: &Value, ty: &Type) -> String {
+    let mut writer = Writer { out: String::new(), depth: None };
+    writer.value(value, ty);
     writer.out
 }
 
@@ -18,7 +25,8 @@ pub fn yaml(object: &Value) -> String {
 
 struct Writer {
     out: String,
-    depth: usize,
+    /// How deep the line is; none where all is on one line.
+    depth: Option<usize>,
 }
 
 impl Writer {
@@ -49,7 +57,7 @@ impl Writer {
 
     fn member(&mut self, name: &str, value: &Value, ty: &Type) {
         self.out.push_str(&escaped(&name.into()));
-        self.out.push_str(": ");
+        self.out.push_str(if self.depth.is_some() { ": " } else { ":" });
         self.value(value, ty);
     }
 
@@ -61,7 +69,7 @@ impl Writer {
         mut write: impl FnMut(&mut Self, T),
     ) {
         self.out.push(open);
-        self.depth += 1;
+        self.depth = self.depth.map(|depth| depth + 1);
         let mut empty = true;
         for item in items {
             if !std::mem::take(&mut empty) {
@@ -70,7 +78,7 @@ impl Writer {
             self.line();
             write(self, item);
         }
-        self.depth -= 1;
+        self.depth = self.depth.map(|depth| depth - 1);
         if !empty {
             self.line();
         }
@@ -78,12 +86,14 @@ impl Writer {
     }
 
     fn line(&mut self) {
-        self.out.push('\n');
-        self.out.extend(std::iter::repeat_n("  ", self.depth));
+        if let Some(depth) = self.depth {
+            self.out.push('\n');
+            self.out.extend(std::iter::repeat_n("  ", depth));
+        }
     }
 }
 
 /// A scalar; Go escapes what HTML would misunderstand.
-fn escaped(scalar: &Value) -> String {
+pub(super) fn escaped(scalar: &Value) -> String {
     scalar.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }

@@ -12,6 +12,7 @@
 mod decode;
 mod json;
 mod parse;
+mod patched;
 mod protobuf;
 mod shown;
 mod typed;
@@ -23,12 +24,13 @@ use std::sync::LazyLock;
 use coxswain_meta::Status;
 use coxswain_meta::patch::strategic::{self, SchemaNode};
 
-pub use decode::{Decoded, check, forget_unnoticed, normalise, normalise_field};
+pub use decode::{Decoded, check, forget_unnoticed, normalise, normalise_field, zero_object};
 pub use json::{write as write_json, yaml as write_yaml};
 pub use parse::{parse_json_strict, parse_yaml_strict};
+pub use patched::patched;
 pub use protobuf::{decode as decode_protobuf, decode_message as decode_protobuf_message};
 pub use shown::{changes, internal, internal_list};
-pub use typed::{conversion_error, typed_errors};
+pub use typed::{conversion_error, in_own_words, typed_errors};
 pub use wire::{
     encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, envelope_of,
     field as write_field, field_head, message_field as encode_protobuf_field,

@@ -19,6 +19,8 @@ const RECENT: &[&str] = &[
     "ClusterTrustBundleProjection.user",
     "PodCertificateProjection.user",
     "EmptyDirVolumeSource.mode",
+    "ExactDeviceRequest.derivedAttributes",
+    "DeviceSubRequest.derivedAttributes",
 ];
 /// Lines around a change.
 const CONTEXT: usize = 3;

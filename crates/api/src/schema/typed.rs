@@ -1,7 +1,7 @@
 //! Wrong types in the words of what reads a document that is no text any more: apply's typed values, and the conversion of a
 //! document that a strategic merge patch has changed.
 
-use coxswain_meta::golang::{shown, sorted, type_of as go_type};
+use coxswain_meta::golang::{expected_list, expected_map, expected_scalar, type_of as go_type};
 use serde_json::Value;
 
 use super::{Field, ListType, Type, TypeRef};
@@ -14,7 +14,7 @@ pub fn typed_errors(configuration: &Value, type_ref: TypeRef) -> Vec<String> {
 }
 
 fn typed(value: &Value, ty: &Type, field: Option<&Field>, at: &str, out: &mut Vec<String>) {
-    let mut wrong = |what: &str| out.push(format!("{at}: {what}"));
+    let mut wrong = |what: String| out.push(format!("{at}: {what}"));
     match (ty, value) {
         (_, Value::Null) | (Type::Any | Type::Either(..), _) => {}
         (Type::Ref(target), Value::Object(map)) => {
@@ -30,23 +30,17 @@ fn typed(value: &Value, ty: &Type, field: Option<&Field>, at: &str, out: &mut Ve
             map.iter().for_each(|(key, item)| typed(item, inner, None, &format!("{at}.{key}"), out));
         }
         (Type::List(inner), Value::Array(items)) => typed_items(items, inner, field, at, out),
-        (Type::Ref(_) | Type::Map(_), _) => wrong(&format!("expected map, got &{{{}}}", shown(value))),
-        (Type::List(_), _) => wrong(&format!("expected list, got &{{{}}}", shown(value))),
-        (Type::String | Type::Bytes, Value::String(_))
-        | (Type::Int32 | Type::Int64 | Type::Number, Value::Number(_))
-        | (Type::Bool, Value::Bool(_)) => {}
-        (Type::String | Type::Bytes, _) => {
-            let written = format!("&value.valueUnstructured{{Value:{}}}", go_syntax(value));
-            wrong(&format!("expected string, got {written}"));
+        (Type::Ref(_) | Type::Map(_), _) => wrong(expected_map(value)),
+        (Type::List(_), _) => wrong(expected_list(value)),
+        (ty, _) => {
+            let kind = match ty {
+                Type::String | Type::Bytes => "string",
+                Type::Int32 | Type::Int64 | Type::Number => "number",
+                Type::Bool => "boolean",
+                _ => "any scalar",
+            };
+            expected_scalar(kind, value).into_iter().for_each(wrong);
         }
-        (Type::Int32 | Type::Int64 | Type::Number, _) => {
-            wrong(&format!("expected numeric (int or float), got {}", go_type(value)));
-        }
-        (Type::Bool, _) => wrong(&format!("expected boolean, got &{{{}}}", shown(value))),
-        (_, Value::Object(_) | Value::Array(_)) => {
-            wrong(&format!("expected any scalar, got &{{{}}}", shown(value)));
-        }
-        _ => {}
     }
 }
 
@@ -57,7 +51,9 @@ fn typed_items(items: &[Value], inner: &Type, field: Option<&Field>, at: &str, o
     for (i, item) in items.iter().enumerate() {
         let place = match list {
             ListType::Map if item.is_object() => {
-                let key = |key| Some(format!("{key}={}", item.get(key)?));
+                let key = |key: &str| {
+                    Some(format!("{key}={}", item.get(key).cloned().or_else(|| unset(inner, key))?))
+                };
                 format!("[{}]", keys().filter_map(key).collect::<Vec<_>>().join(","))
             }
             ListType::Map => {
@@ -75,6 +71,30 @@ fn typed_items(items: &[Value], inner: &Type, field: Option<&Field>, at: &str, o
         typed(item, inner, None, &format!("{at}{place}"), out);
         seen.push(place);
     }
+}
+
+/// What an item has as its key where it says nothing.
+fn unset(ty: &Type, key: &str) -> Option<Value> {
+    let Type::Ref(target) = ty else { return None };
+    match target.get(key)?.ty {
+        _ if key == "protocol" => Some("TCP".into()),
+        Type::String => Some("".into()),
+        Type::Int32 | Type::Int64 => Some(0.into()),
+        _ => None,
+    }
+}
+
+/// What is wrong with a value that decodes itself, said of the type in it alone: a schema begins anew below every alternative.
+pub fn in_own_words(message: &str) -> String {
+    let Some((head, place)) = message.split_once(" into Go struct field ") else { return message.to_owned() };
+    let Some((place, ty)) = place.split_once(" of type ") else { return message.to_owned() };
+    let Some(path) = place.strip_prefix("JSONSchemaProps.") else {
+        return format!("{head} into Go value of type {ty}");
+    };
+    let path = path.strip_prefix("spec.versions.schema.openAPIV3Schema.").unwrap_or(path);
+    let alternatives = [".items.", ".additionalProperties.", ".additionalItems.", ".dependencies."];
+    let start = alternatives.iter().filter_map(|name| path.rfind(name).map(|at| at + name.len())).max();
+    format!("{head} into Go struct field JSONSchemaProps.{} of type {ty}", &path[start.unwrap_or(0)..])
 }
 
 /// What the conversion of a document into Go's types stumbles over first.
@@ -96,7 +116,9 @@ fn converted(value: &Value, ty: &Type, field: Option<&Field>) -> Option<String> 
         (Type::List(inner), Value::Array(items)) => {
             items.iter().find_map(|item| converted(item, inner, None))
         }
-        (Type::Bytes, Value::String(text)) => crate::base64::check(text).err(),
+        (Type::Bytes, Value::String(text)) => {
+            crate::base64::check(text).err().map(|why| format!("error decoding from json: {why}"))
+        }
         (Type::List(_) | Type::Bytes, _) => Some(format!("cannot restore slice from {kind}")),
         (Type::String | Type::Int32 | Type::Int64 | Type::Number | Type::Bool, _) => {
             let (want, takes) = match ty {
@@ -134,19 +156,6 @@ fn go_kind(value: &Value) -> &'static str {
         Value::Array(_) => "slice",
         other => go_type(other),
     }
-}
-
-/// A value as Go's `%#v` shows it.
-fn go_syntax(value: &Value) -> String {
-    let within = match value {
-        Value::Null => return "interface {}(nil)".to_owned(),
-        Value::Array(items) => items.iter().map(go_syntax).collect::<Vec<_>>(),
-        Value::Object(map) => {
-            sorted(map).into_iter().map(|(key, value)| format!("{key:?}:{}", go_syntax(value))).collect()
-        }
-        scalar => return scalar.to_string(),
-    };
-    format!("{}{{{}}}", go_type(value), within.join(", "))
 }
 
 #[cfg(test)]

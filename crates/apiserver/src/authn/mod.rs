@@ -97,7 +97,12 @@ fn from_certificate(der: &[u8]) -> Option<UserInfo> {
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;
     let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
-    Some(UserInfo::new(name, &groups))
+    let mut user = UserInfo::new(name, &groups);
+    let print = ring::digest::digest(&ring::digest::SHA256, der);
+    let print: String = print.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    user.extra
+        .insert("authentication.kubernetes.io/credential-id".into(), vec![format!("X509SHA256={print}")]);
+    Some(user)
 }
 
 /// The bearer token of a request; browsers, which cannot set headers of WebSockets, offer it as a protocol.

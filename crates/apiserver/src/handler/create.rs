@@ -172,7 +172,7 @@ impl Server {
             self.admit_validating(&asked, &object, &Value::Null).await?;
             if versioned && !dry_run {
                 let why = "resourceVersion should not be set on objects to be created";
-                return Err(Status::bad_request(why));
+                return Err(Status::failure(500, "", why));
             }
             // What is not stored is told as it was sent, in its version.
             let told = (dry_run && kind.custom().is_some()).then(|| encode(&object));

@@ -1,5 +1,6 @@
 //! Field managers: who wrote what, kept in `metadata.managedFields` (server-side apply, KEP-555).
 
+use coxswain_api::schema;
 use coxswain_meta::Status;
 use coxswain_meta::apply::{self, Conflict, Manager, Set};
 use coxswain_meta::status::{Cause, Details};
@@ -59,7 +60,10 @@ impl FieldManager {
     pub fn record(&self, kind: &Resource, old: &Value, new: &mut Value) {
         let (version, now) = (kind.api_version(), now());
         let mut entries = take_sent(new).unwrap_or_else(|| entries(old));
-        let changes = apply::changes(Place::root(kind), old, new);
+        let changes = match old.as_object().is_some_and(serde_json::Map::is_empty) {
+            true => apply::changes(Place::root(kind), &blank(kind), new),
+            false => apply::changes(Place::root(kind), old, new),
+        };
         apply::update(&mut entries, changes, &self.reset(kind, new), &self.manager(&version, &now));
         store(new, entries);
     }
@@ -79,7 +83,14 @@ impl FieldManager {
             bare.meta_mut().remove("managedFields");
             let manager = self.manager(&version, &now);
             let place = Place::root(kind);
-            let applied = apply::apply(place, &bare, configuration, &mut entries, &manager, (&reset, force));
+            let applied = apply::apply(
+                place,
+                (&bare, &blank(kind)),
+                configuration,
+                &mut entries,
+                &manager,
+                (&reset, force),
+            );
             applied.map(|mut object| {
                 store(&mut object, entries);
                 object
@@ -108,6 +119,11 @@ impl FieldManager {
         let written = apply::changes(Place::root(kind), &json!({}), &last).written.paths();
         conflicts.iter().all(|conflict| written.contains(&conflict.path))
     }
+}
+
+/// An object that nobody has filled: its structs are there already.
+fn blank(kind: &Resource) -> Value {
+    kind.schema().map_or_else(|| json!({}), schema::zero_object)
 }
 
 /// The entries of an object.

@@ -84,10 +84,14 @@ impl Patch {
         let (value, detail) = match (self.dialect, call.kind.schema()) {
             (Dialect::Strategic, Some(schema)) => {
                 let converted = schema::conversion_error(&patched, schema);
-                let plain = || strict.map_or_else(|| undecorated(&why.message), str::to_owned);
+                let own = || schema::in_own_words(&undecorated(&why.message));
+                let plain = || strict.map_or_else(own, str::to_owned);
                 (shown(&self.body), converted.unwrap_or_else(plain))
             }
-            _ => (patched.to_string(), strict.map_or_else(|| undecorated(&why.message), str::to_owned)),
+            (_, schema) => (
+                schema::patched(old, schema, &self.body),
+                strict.map_or_else(|| undecorated(&why.message), str::to_owned),
+            ),
         };
         let mut errors = ErrorList::new();
         errors.push(FieldError::invalid(&Path::new("patch"), value, detail));
@@ -190,13 +194,16 @@ impl Call {
         let mut configuration = patch.body;
         let sent_to = configuration.namespace().to_owned();
         self.check_configuration(&mut configuration)?;
-        let mut checked = configuration.clone();
-        *warnings = self.decode_configuration(&mut checked, &sent_to)?;
+        self.check_shape(&configuration, &sent_to)?;
         let repeated = self.repeated(&patch.duplicates, warnings)?;
         let manager = FieldManager::of(self);
         let force = self.query.is_true("force");
         let mut change = self.change(self.part())?;
         change.manager = None;
+        let convert = |new: &mut Value| {
+            let decoded = self.kind.decode(new, Vec::new(), super::Validation::Ignore);
+            decoded.map(drop).map_err(|why| self.inconvertible(&sent_to, &why))
+        };
         loop {
             let live = self.server.update(&change, |old| {
                 let mut new = manager.apply(&self.kind, old, &configuration, force)?;
@@ -207,7 +214,7 @@ impl Call {
                     Some(version) => new.meta_mut().insert("resourceVersion".into(), version),
                     None => new.meta_mut().remove("resourceVersion"),
                 };
-                self.kind.decode(&mut new, Vec::new(), super::Validation::Ignore)?;
+                convert(&mut new)?;
                 self.check_patched(&mut new, old)?;
                 Ok(new)
             });
@@ -220,8 +227,15 @@ impl Call {
                 serde_json::json!({ "apiVersion": self.kind.api_version(), "kind": self.kind.kind() });
             let mut new = manager.apply(&self.kind, &empty, &configuration, force)?;
             repeated.clone()?;
-            self.kind.decode(&mut new, Vec::new(), super::Validation::Ignore)?;
+            convert(&mut new)?;
             self.place(&mut new)?;
+            let uid = configuration.meta_str("uid");
+            if !uid.is_empty() {
+                let why = format!(
+                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                );
+                return Err(Status::conflict(self.kind.group(), self.kind.plural(), &self.info.name, &why));
+            }
             match self.server.create(self.new_object(None)?, new).await {
                 // Somebody was faster: what they made is changed instead.
                 Err(exists) if exists.reason == "AlreadyExists" && !self.dry_run()? => {}
@@ -301,29 +315,37 @@ impl Call {
     }
 
     /// Checks a configuration against the schema; built-in kinds refuse what they do not know, whatever the client asks.
-    fn decode_configuration(&self, configuration: &mut Value, sent_to: &str) -> Result<Vec<String>, Status> {
+    fn check_shape(&self, configuration: &Value, sent_to: &str) -> Result<(), Status> {
         let errors: Vec<String> = match (&self.kind, self.kind.schema()) {
-            (Resource::Custom(custom), _) => {
-                let mut unknown = custom.prune(&mut configuration.clone())?;
-                unknown.extend(custom.check_metadata(&mut configuration.clone())?);
-                let path = |field: &String| {
-                    let path = field.trim_start_matches("unknown field \"").trim_end_matches('"');
-                    format!(".{path}: field not declared in schema")
-                };
-                unknown.iter().map(path).collect()
-            }
+            (Resource::Custom(custom), _) => custom.typed_errors(configuration),
             (_, Some(type_ref)) => schema::typed_errors(configuration, type_ref),
             _ => Vec::new(),
         };
         let what = match errors.as_slice() {
-            [] => return self.decode(configuration, Vec::new()),
+            [] => return Ok(()),
             [only] => only.clone(),
             many => format!("errors:\n  {}", many.join("\n  ")),
         };
-        let place = format!("{sent_to}/{}", self.info.name);
-        let (version, kind) = (format!("{}/{}", self.kind.group(), self.kind.version()), self.kind.kind());
-        let message =
-            format!("failed to create typed patch object ({place}; {version}, Kind={kind}): {what}");
-        Err(Status::failure(500, "", message))
+        let named = self.named(sent_to);
+        Err(Status::failure(500, "", format!("failed to create typed patch object ({named}): {what}")))
+    }
+
+    /// 500 for a configuration that has the right shape, yet makes an object whose values cannot be decoded.
+    fn inconvertible(&self, sent_to: &str, why: &Status) -> Status {
+        let (named, what) = (self.named(sent_to), schema::in_own_words(&undecorated(&why.message)));
+        let (version, kind) = (self.kind.api_version(), self.kind.kind());
+        Status::failure(
+            500,
+            "",
+            format!(
+                "failed to convert new object ({named}) to proper version: unable to convert unstructured object to {version}, Kind={kind}: {what}"
+            ),
+        )
+    }
+
+    /// A configuration as messages name it: its own namespace, and group, version and kind.
+    fn named(&self, sent_to: &str) -> String {
+        let (group, version, kind) = (self.kind.group(), self.kind.version(), self.kind.kind());
+        format!("{sent_to}/{}; {group}/{version}, Kind={kind}", self.info.name)
     }
 }

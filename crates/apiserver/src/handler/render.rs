@@ -185,6 +185,10 @@ fn outlines(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<Bytes
     let head = format!(
         r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{list_meta},"items":["#
     );
+    if objects.is_empty() {
+        // As upstream writes it, unlike the lists of whole objects.
+        return vec![format!("{}null}}", head.trim_end_matches('[')).into()];
+    }
     let mut parts = Vec::with_capacity(4 * objects.len() + 2);
     parts.push(head.into());
     for (at, stored) in objects.iter().enumerate() {
@@ -192,7 +196,7 @@ fn outlines(kind: &Resource, objects: &[Stored], list_meta: &Value) -> Vec<Bytes
         parts.push(Bytes::from_static(OUTLINE.as_bytes()));
         parts.push(metadata_bytes(kind, &stored.bytes));
     }
-    parts.push(Bytes::from_static(if objects.is_empty() { b"]}" } else { b"}]}" }));
+    parts.push(Bytes::from_static(b"}]}"));
     parts
 }
 
@@ -255,7 +259,10 @@ pub fn table(kind: &Resource, objects: &[Value], include: &str, list_meta: Value
     table.insert("apiVersion".into(), "meta.k8s.io/v1".into());
     table.insert("metadata".into(), list_meta);
     table.insert("columnDefinitions".into(), columns.into());
-    table.insert("rows".into(), rows.into());
+    // The printer of kinds that have none of their own makes no list of no rows.
+    let generic = || kind.column_definitions().iter().any(|column| column["name"] == "Created At");
+    let none = rows.is_empty() && generic();
+    table.insert("rows".into(), if none { Value::Null } else { rows.into() });
     Value::Object(table)
 }
 

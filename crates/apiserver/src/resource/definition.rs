@@ -230,6 +230,7 @@ impl Version {
 }
 
 /// What upstream says of rules that a broken object keeps from being tried.
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
 
 /// What is wrong with the rules of a definition.
@@ -295,9 +296,18 @@ impl Custom {
         Ok(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")).collect())
     }
 
+    /// What an applied configuration has that does not fit the schema, or the type of metadata.
+    pub fn typed_errors(&self, configuration: &Value) -> Vec<String> {
+        let meta = schema::by_name(OBJECT_META);
+        let of_metadata = meta.map(|meta| schema::typed_errors(&configuration["metadata"], meta));
+        let mut errors = structural::typed_errors(configuration, self.schema());
+        errors.extend(of_metadata.into_iter().flatten().map(|error| format!(".metadata{error}")));
+        errors
+    }
+
     /// Checks the metadata of an object against its type and drops what that does not know; wrong types are refused.
     pub fn check_metadata(&self, object: &mut Value) -> Result<Vec<String>, Status> {
-        let Some(meta) = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") else {
+        let Some(meta) = schema::by_name(OBJECT_META) else {
             return Ok(Vec::new());
         };
         let mut unknown = Vec::new();

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use coxswain_testkit::Response;
+use regex::Regex;
 use serde_json::Value;
 
 /// Differences that are meant, `<text that the question or difference contains>: <reason>` a line.
@@ -20,6 +22,32 @@ impl Answer {
     pub fn of(response: Response) -> Self {
         let text = || Value::from(response.text());
         Self { code: response.code, body: serde_json::from_slice(&response.body).unwrap_or_else(|_| text()) }
+    }
+
+    /// The answer without what is random or counts in the texts of a refusal: messages may show whole objects.
+    fn neutral(&self) -> Self {
+        let body = if self.body["kind"] == "Status" { neutral(&self.body) } else { self.body.clone() };
+        Self { code: self.code, body }
+    }
+}
+
+/// Identities, times, versions and addresses in a text, however often its quotes are escaped.
+static OWN_IN_TEXT: LazyLock<Regex> = LazyLock::new(|| {
+    let parts = [
+        r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z",
+        r#"resourceVersion[\\":]+\d+"#,
+        r"10\.43\.\d+\.\d+",
+    ];
+    Regex::new(&parts.join("|")).expect("a fixed expression")
+});
+
+fn neutral(value: &Value) -> Value {
+    match value {
+        Value::String(text) => OWN_IN_TEXT.replace_all(text, "<own>").into_owned().into(),
+        Value::Array(items) => items.iter().map(neutral).collect(),
+        Value::Object(map) => map.iter().map(|(key, inner)| (key.clone(), neutral(inner))).collect(),
+        other => other.clone(),
     }
 }
 
@@ -111,6 +139,7 @@ fn differences_of(ours: &Answer, theirs: &Answer) -> String {
             let _ = writeln!(out, "    {what}\n      ours   {}\n      theirs {}", short(a), short(b));
         }
     };
+    let (ours, theirs) = (&ours.neutral(), &theirs.neutral());
     differ("code", &ours.code.into(), &theirs.code.into());
     if theirs.body["kind"] == "Status" || ours.body["kind"] == "Status" {
         differ("reason", &ours.body["reason"], &theirs.body["reason"]);
@@ -202,6 +231,11 @@ fn walk(at: &str, a: &Value, b: &Value, differ: &mut impl FnMut(&str, &Value, &V
 }
 
 fn short(value: &Value) -> String {
+    const LONGEST: usize = 6000;
     let text = value.to_string();
-    if text.chars().count() > 900 { text.chars().take(900).chain("…".chars()).collect() } else { text }
+    if text.chars().count() > LONGEST {
+        text.chars().take(LONGEST).chain("…".chars()).collect()
+    } else {
+        text
+    }
 }

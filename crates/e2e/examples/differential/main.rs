@@ -1,6 +1,6 @@
 //! The differential test: the same questions to `cox server --no-node` and to upstream's kube-apiserver.
 //!
-//! `cargo run -p coxswain-e2e --example differential [-- --seed N --mutations N --only KIND --manifests DIR --report FILE]` prints
+//! `cargo run -p coxswain-e2e --example differential [-- --seed N --mutations N --only KIND --manifests DIR --report FILE --surface true]` prints
 //! the share of equal answers and every difference by kind. Known differences and their reasons are in `known.txt`. It needs root
 //! and Go; without either it says so and ends well. `COX_BIN` names the binary, `COX_ORACLE_DIR` ready-made oracle binaries.
 #![allow(missing_docs)]
@@ -10,6 +10,7 @@ mod corpus;
 mod mutate;
 mod oracle;
 mod questions;
+mod surface;
 
 use std::path::PathBuf;
 
@@ -24,13 +25,15 @@ pub struct Arguments {
     only: Option<String>,
     manifests: PathBuf,
     report: Option<PathBuf>,
+    /// Whether to ask about every path of every kind too.
+    surface: bool,
 }
 
 impl Arguments {
     fn parse() -> anyhow::Result<Self> {
         let manifests =
             PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/differential/manifests"));
-        let mut out = Self { seed: 1, mutations: 12, only: None, manifests, report: None };
+        let mut out = Self { seed: 1, mutations: 12, only: None, manifests, report: None, surface: false };
         let mut arguments = std::env::args().skip(1);
         while let Some(flag) = arguments.next() {
             let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{flag} wants a value"))?;
@@ -39,6 +42,7 @@ impl Arguments {
                 "--mutations" => out.mutations = value.parse()?,
                 "--only" => out.only = Some(value),
                 "--manifests" => out.manifests = value.into(),
+                "--surface" => out.surface = value.parse()?,
                 "--report" => out.report = Some(value.into()),
                 other => anyhow::bail!("unknown flag {other}"),
             }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::Arguments;
 use crate::compare::{Answer, Question, Report};
 use crate::mutate::mutations;
+use crate::surface;
 
 /// Ours and upstream's.
 pub struct Sides {
@@ -16,10 +17,11 @@ pub struct Sides {
     pub theirs: Api,
 }
 
-const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
+pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
 impl Sides {
-    fn both(&self, request: &Request) -> anyhow::Result<(Answer, Answer)> {
+    /// The answers of both to the same request.
+    pub fn both(&self, request: &Request) -> anyhow::Result<(Answer, Answer)> {
         let ours = self.ours.send(request).with_context(|| format!("{} {}", request.method, request.path))?;
         Ok((Answer::of(ours), Answer::of(self.theirs.send(request)?)))
     }
@@ -28,7 +30,6 @@ impl Sides {
 /// Where objects of a kind are, as upstream's discovery says.
 struct Place {
     collection: String,
-    namespaced: bool,
 }
 
 fn place(sides: &Sides, document: &Value) -> anyhow::Result<Option<Place>> {
@@ -50,7 +51,7 @@ fn place(sides: &Sides, document: &Value) -> anyhow::Result<Option<Place>> {
         } else {
             format!("{root}/{name}")
         };
-        Place { collection, namespaced }
+        Place { collection }
     }))
 }
 
@@ -85,10 +86,15 @@ pub fn ask(
             ask.patches(report)?;
             ask.seeded_patches(document, seed, report)?;
         }
-        let _ = place.namespaced;
+        if arguments.surface {
+            surface::object(sides, kind, document, &place.collection, report)?;
+        }
     }
     for (kind, collection) in &collections {
         reads(sides, kind, collection, report)?;
+        if arguments.surface {
+            surface::collection(sides, kind, collection, report)?;
+        }
     }
     discovery(sides, report)
 }

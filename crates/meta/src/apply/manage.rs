@@ -127,20 +127,21 @@ pub fn update(entries: &mut Vec<Value>, changes: Changes, reset: &Set, manager: 
     sort(entries);
 }
 
-/// Applies a configuration to the live object and records who owns what; returns the new object.
+/// Applies a configuration to the live object and records who owns what; returns the new object. What the live object has beyond
+/// a `blank` one counts as written before, where nobody is known to have written anything.
 ///
 /// # Errors
 /// The fields that others own with other values, unless `force` takes them over.
 pub fn apply<N: Node>(
     node: N,
-    live: &Value,
+    (live, blank): (&Value, &Value),
     configuration: &Value,
     entries: &mut Vec<Value>,
     manager: &Manager,
     (reset, force): (&Set, bool),
 ) -> Result<Value, Vec<Conflict>> {
     if entries.is_empty() {
-        let before = ownable(changes(node, &json!({}), live), reset).written;
+        let before = ownable(changes(node, blank, live), reset).written;
         if !before.is_empty() {
             entries.push(entry(&Manager { name: BEFORE_FIRST_APPLY, ..*manager }, UPDATE, before));
         }

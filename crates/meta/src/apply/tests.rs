@@ -72,7 +72,14 @@ impl Scenario {
 
     fn apply(&mut self, name: &str, configuration: Value, force: bool) -> Vec<String> {
         let (entries, who) = (&mut self.entries, manager(name));
-        match apply(Place::Root, &self.live, &configuration, entries, &who, (&Set::default(), force)) {
+        match apply(
+            Place::Root,
+            (&self.live, &json!({})),
+            &configuration,
+            entries,
+            &who,
+            (&Set::default(), force),
+        ) {
             Ok(new) => {
                 self.live = new;
                 Vec::new()

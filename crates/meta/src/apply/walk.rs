@@ -152,7 +152,7 @@ fn member<N: Node>(node: N, key: String, old: Option<&Value>, new: Option<&Value
                 &mut below,
             );
             out.removed.put(key.clone(), below.removed, false);
-            out.written.put(key, below.written, before != after);
+            out.written.put(key, below.written, before != after && !old.is_null() && !new.is_null());
         }
         (Some(_), Some(_)) => out.written.put(key, Set::default(), true),
         (None, Some(new)) => out.written.put(key, all(node, new), true),
@@ -174,6 +174,10 @@ fn all<N: Node>(node: N, value: &Value) -> Set {
 
 /// The object that an applied configuration makes of the live one: what it says wins, what it does not say stays.
 pub fn merge<N: Node>(node: N, live: &mut Value, applied: &Value) {
+    // Nothing where there is a list or a map says nothing of what is in it.
+    if applied.is_null() && !is_leaf(node, live) {
+        return;
+    }
     if is_leaf(node, applied) || is_leaf(node, live) {
         *live = applied.clone();
         return;

@@ -88,8 +88,38 @@ pub fn merge_patch(doc: &mut Value, patch: &Value) -> Result<(), Status> {
             "error decoding patch: json: cannot unmarshal {found} into {what}"
         )));
     }
-    json_patch::merge(doc, patch);
+    merge(doc, patch);
     Ok(())
+}
+
+fn merge(doc: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *doc = patch.clone();
+        return;
+    };
+    if !doc.is_object() {
+        *doc = Value::Object(serde_json::Map::new());
+    }
+    let Value::Object(members) = doc else { return };
+    for (name, value) in patch {
+        match members.get_mut(name) {
+            _ if value.is_null() => drop(members.remove(name)),
+            Some(known) if !known.is_null() => merge(known, value),
+            _ => drop(members.insert(name.clone(), without_nulls(value))),
+        }
+    }
+}
+
+/// A value that comes with a merge patch: nulls in it are nothing, those of structs in new lists too.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let left = map.iter().filter(|(_, value)| !value.is_null());
+            left.map(|(name, value)| (name.clone(), without_nulls(value))).collect()
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        scalar => scalar.clone(),
+    }
 }
 
 #[cfg(test)]

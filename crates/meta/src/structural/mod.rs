@@ -3,6 +3,7 @@
 mod default;
 mod format;
 mod prune;
+mod typed;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use crate::field::{ErrorList, FieldError, Path};
 
 pub use default::{default, drop_nulls};
 pub use prune::prune;
+pub use typed::typed_errors;
 pub use validate::{validate, validate_embedded_members};
 
 /// How a list merges and what is unique in it, by `x-kubernetes-list-type`.

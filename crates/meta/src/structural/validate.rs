@@ -150,14 +150,13 @@ impl Structural {
 
 fn check_text(text: &str, schema: &Structural, path: &Path, errors: &mut ErrorList) {
     let length = text.chars().count();
+    // Of these three, upstream reports the first that does not hold.
     if let Some(most) = schema.limit("maxLength").filter(|most| length > *most) {
         errors.push(FieldError::too_long(path, most));
-    }
-    if let Some(least) = schema.limit("minLength").filter(|least| length < *least) {
+    } else if let Some(least) = schema.limit("minLength").filter(|least| length < *least) {
         let rule = body(path, &format!("should be at least {least} chars long"));
         errors.push(FieldError::invalid(path, text, rule));
-    }
-    if let Some((pattern, Some(regex))) = &schema.checks.pattern
+    } else if let Some((pattern, Some(regex))) = &schema.checks.pattern
         && !regex.is_match(text)
     {
         errors.push(FieldError::invalid(path, text, body(path, &format!("should match '{pattern}'"))));

@@ -1,5 +1,6 @@
 //! Pod, and the pod templates of everything that makes pods.
 
+mod claims;
 mod containers;
 mod defaults;
 mod env;

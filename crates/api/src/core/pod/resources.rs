@@ -3,7 +3,8 @@
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
 use serde_json::Value;
 
-use crate::value::{entries, items, text};
+use super::claims;
+use crate::value::entries;
 
 /// Whether a name is one of the resources containers have by nature.
 fn is_standard(name: &str) -> bool {
@@ -52,14 +53,7 @@ pub(super) fn validate(errors: &mut ErrorList, resources: &Value, path: &Path, c
     if huge && !has("cpu") && !has("memory") {
         errors.push(FieldError::forbidden(path, "HugePages require cpu or memory"));
     }
-    for (i, claim) in items(resources, "claims").iter().enumerate() {
-        let (name, at) = (text(claim, "name"), path.child("claims").index(i));
-        if name.is_empty() {
-            errors.push(FieldError::required(&at, ""));
-        } else if !claims.contains(&name) {
-            errors.push(FieldError::not_found(&at, name));
-        }
-    }
+    claims::validate_used(errors, resources, &path.child("claims"), claims);
 }
 
 /// Extended resources and huge pages cannot be promised twice.

@@ -115,13 +115,16 @@ pub(super) fn validate_container(errors: &mut ErrorList, context: &Value, at: &P
     }
     profile(errors, &context["seccompProfile"], &at.child("seccompProfile"));
     if context["allowPrivilegeEscalation"] == false {
+        let shown = crate::schema::internal(context, "io.k8s.api.core.v1.SecurityContext");
+        let mut contradiction = |other: &str| {
+            let rule = format!("{shown}: cannot set `allowPrivilegeEscalation` to false and {other}");
+            errors.push(FieldError::invalid_without_value(at, rule));
+        };
         if flag(context, "privileged") {
-            let rule = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.push(FieldError::invalid(at, context.clone(), rule));
+            contradiction("`privileged` to true");
         }
         if items(&context["capabilities"], "add").iter().any(|c| c == "CAP_SYS_ADMIN") {
-            let rule = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(FieldError::invalid(at, context.clone(), rule));
+            contradiction("`capabilities.Add` CAP_SYS_ADMIN");
         }
     }
 }

@@ -3,7 +3,7 @@
 use coxswain_meta::{ErrorList, FieldError, Path, names};
 use serde_json::Value;
 
-use super::{containers, names_of, placement, resources, security, volumes};
+use super::{claims, containers, names_of, placement, resources, security, volumes};
 use crate::net;
 use crate::objectmeta;
 use crate::value::{filled, flag, has, int, items, text};
@@ -15,6 +15,7 @@ const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 pub(super) fn validate(errors: &mut ErrorList, spec: &Value, path: &Path, is_pod: bool) {
     let volumes = volumes::validate(errors, spec, &path.child("volumes"));
     let scope = containers::Scope::new(spec, volumes, is_pod);
+    claims::validate(errors, spec, path);
     containers::validate_all(errors, spec, path, &scope);
     one_of(errors, spec, "restartPolicy", RESTART_POLICIES, path);
     one_of(errors, spec, "dnsPolicy", DNS_POLICIES, path);
