@@ -27,7 +27,7 @@ pub struct BackupArgs {
 
 /// The sealer of a store by the keys of its cluster.
 pub fn sealer(keys: &Keys) -> anyhow::Result<Sealer> {
-    let key = keys.get("sealing.key").context("the sealing key is missing")?;
+    let key = keys.get(datastore::SEALING).context("the sealing key is missing")?;
     Ok(Sealer::new(key, &["secrets"])?)
 }
 

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::Args;
-use coxswain_store::{Etcd, EtcdConfig};
+use coxswain_store::{Etcd, EtcdConfig, Keyring};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::pbkdf2;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -22,6 +23,8 @@ use crate::pki::Pki;
 
 /// What the keys are called in etcd.
 const SHARED: &str = "keys";
+/// The file, and the shared key, of the keys that seal Secrets.
+pub const SEALING: &str = "sealing.key";
 /// OWASP's advice for PBKDF2 with SHA-256.
 const ITERATIONS: u32 = 600_000;
 const SALT_LEN: usize = 16;
@@ -71,7 +74,50 @@ impl DatastoreArgs {
         if let (Some(certificate), Some(key)) = (&self.datastore_certfile, &self.datastore_keyfile) {
             config.identity_pem = Some((read(certificate)?, read(key)?));
         }
-        Ok(Some((Etcd::new(&config)?, token)))
+        Ok(Some((Etcd::new(&config)?.with_keys(SHARED, TokenKeyring::new(token)), token)))
+    }
+}
+
+/// The sealing keys among what is sealed under a token.
+struct TokenKeyring {
+    token: String,
+    /// What was derived of the token last: that takes long on purpose.
+    derived: Mutex<Option<(Derivation, LessSafeKey)>>,
+}
+
+impl TokenKeyring {
+    fn new(token: &str) -> Self {
+        Self { token: token.to_owned(), derived: Mutex::default() }
+    }
+
+    /// Opens the keys, and seals what becomes of them by the same derivation.
+    fn work<T>(
+        &self,
+        shared: &[u8],
+        work: impl FnOnce(Keys, Derivation, &LessSafeKey) -> anyhow::Result<T>,
+    ) -> Result<T, String> {
+        let mut known = self.derived.lock().unwrap_or_else(PoisonError::into_inner);
+        let worked = parts(shared).and_then(|(derivation, nonce, body)| {
+            let known = match known.take() {
+                Some((same, key)) if same == derivation => known.insert((same, key)),
+                _ => known.insert((derivation, key_of(&self.token, derivation)?)),
+            };
+            work(open_with(&known.1, nonce, body)?, derivation, &known.1)
+        });
+        worked.map_err(|error| error.to_string())
+    }
+}
+
+impl Keyring for TokenKeyring {
+    fn keys(&self, shared: &[u8]) -> Result<Vec<u8>, String> {
+        self.work(shared, |mut keys, _, _| keys.remove(SEALING).context("the sealing key is missing"))
+    }
+
+    fn with_keys(&self, shared: &[u8], sealing: &[u8]) -> Result<Vec<u8>, String> {
+        self.work(shared, |mut keys, derivation, key| {
+            keys.insert(SEALING.to_owned(), sealing.to_vec());
+            seal_with(derivation, key, &keys)
+        })
     }
 }
 
@@ -115,10 +161,7 @@ pub fn write_keys(dir: &Path, keys: &Keys) -> anyhow::Result<()> {
         ensure!(!name.contains('/') && !name.starts_with('.'), "{name:?} is no name of a key");
         match fs::read(&path) {
             Ok(there) if there == *content => {}
-            Ok(_) => bail!(
-                "{} is of another cluster, or was rotated here, which servers on one etcd cannot share yet",
-                path.display()
-            ),
+            Ok(_) => bail!("{} is of another cluster", path.display()),
             Err(_) => files::write_private(&path, content)?,
         }
     }
@@ -126,12 +169,19 @@ pub fn write_keys(dir: &Path, keys: &Keys) -> anyhow::Result<()> {
 }
 
 /// Sees to it that the keys in a directory are those of the cluster in etcd, which this server's become where it is the first.
-pub async fn share_keys(etcd: &Etcd, token: &str, dir: &Path) -> anyhow::Result<()> {
+/// Gives the sealing keys; the directory's are left where they seal a store of its own.
+pub async fn share_keys(etcd: &Etcd, token: &str, dir: &Path) -> anyhow::Result<Vec<u8>> {
     let sealed = match etcd.shared(SHARED).await? {
         Some(sealed) => sealed,
         None => etcd.share(SHARED, seal(token, &candidates(dir)?)?.into()).await?,
     };
-    write_keys(dir, &open(token, &sealed)?)
+    let mut keys = open(token, &sealed)?;
+    let sealing = keys.remove(SEALING).context("the sealing key is missing")?;
+    write_keys(dir, &keys)?;
+    if !dir.with_file_name("db").exists() {
+        files::write_private(&dir.join(SEALING), &sealing)?;
+    }
+    Ok(sealing)
 }
 
 /// The keys in a directory, or new ones that are nowhere yet: of servers that start at once, one has its keys taken.
@@ -158,35 +208,52 @@ pub async fn share_these(etcd: &Etcd, token: &str, keys: &Keys) -> anyhow::Resul
     Ok(())
 }
 
-fn key_of(token: &str, iterations: u32, salt: &[u8]) -> anyhow::Result<LessSafeKey> {
+/// How a key is derived of a token: the iterations and the salt.
+type Derivation = (u32, [u8; SALT_LEN]);
+
+fn key_of(token: &str, (iterations, salt): Derivation) -> anyhow::Result<LessSafeKey> {
     let iterations = NonZeroU32::new(iterations).context("no iterations")?;
     let mut key = [0; 32];
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, token.as_bytes(), &mut key);
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, token.as_bytes(), &mut key);
     Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).map_err(|_| anyhow!("the sealing key"))?))
 }
 
-/// Iterations, salt and nonce, then the sealed keys.
 fn seal(token: &str, keys: &Keys) -> anyhow::Result<Vec<u8>> {
-    let (mut salt, mut nonce) = ([0; SALT_LEN], [0; NONCE_LEN]);
-    let random = SystemRandom::new();
-    random.fill(&mut salt).and_then(|()| random.fill(&mut nonce)).map_err(|_| anyhow!("no randomness"))?;
+    let mut salt = [0; SALT_LEN];
+    SystemRandom::new().fill(&mut salt).map_err(|_| anyhow!("no randomness"))?;
+    let derivation = (ITERATIONS, salt);
+    seal_with(derivation, &key_of(token, derivation)?, keys)
+}
+
+/// Iterations, salt and nonce, then the sealed keys.
+fn seal_with((iterations, salt): Derivation, key: &LessSafeKey, keys: &Keys) -> anyhow::Result<Vec<u8>> {
+    let mut nonce = [0; NONCE_LEN];
+    SystemRandom::new().fill(&mut nonce).map_err(|_| anyhow!("no randomness"))?;
     let mut sealed = encode(keys)?;
-    key_of(token, ITERATIONS, &salt)?
-        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed)
+    key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed)
         .map_err(|_| anyhow!("the keys could not be sealed"))?;
-    Ok([&ITERATIONS.to_be_bytes()[..], &salt, &nonce, &sealed].concat())
+    Ok([&iterations.to_be_bytes()[..], &salt, &nonce, &sealed].concat())
 }
 
 fn open(token: &str, sealed: &[u8]) -> anyhow::Result<Keys> {
+    let (derivation, nonce, body) = parts(sealed)?;
+    open_with(&key_of(token, derivation)?, nonce, body)
+}
+
+/// The derivation of the key, the nonce and the sealed keys.
+fn parts(sealed: &[u8]) -> anyhow::Result<(Derivation, [u8; NONCE_LEN], &[u8])> {
     let damaged = || anyhow!("what this etcd holds as the cluster's keys is damaged");
     let (iterations, rest) = sealed.split_first_chunk().ok_or_else(damaged)?;
     let (salt, rest) = rest.split_first_chunk::<SALT_LEN>().ok_or_else(damaged)?;
     let (nonce, body) = rest.split_first_chunk::<NONCE_LEN>().ok_or_else(damaged)?;
     let iterations = u32::from_be_bytes(*iterations);
     ensure!((1..=MOST_ITERATIONS).contains(&iterations), damaged());
+    Ok(((iterations, *salt), *nonce, body))
+}
+
+fn open_with(key: &LessSafeKey, nonce: [u8; NONCE_LEN], body: &[u8]) -> anyhow::Result<Keys> {
     let mut body = body.to_vec();
-    let key = key_of(token, iterations, salt)?;
-    let plain = key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut body);
+    let plain = key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut body);
     decode(plain.map_err(|_| anyhow!("the token is not the one of the cluster in this etcd"))?)
 }
 
@@ -214,6 +281,11 @@ mod tests {
         let sealed = seal("right", &keys).unwrap();
         assert!(!sealed.windows(11).any(|window| window == b"PRIVATE KEY"));
         assert_eq!(open("right", &sealed).unwrap(), keys);
+        let keyring = TokenKeyring::new("right");
+        let renewed = keyring.with_keys(&sealed, b"new").unwrap();
+        assert_eq!(open("right", &renewed).unwrap()[SEALING], b"new");
+        assert_eq!(keyring.keys(&renewed).unwrap(), b"new");
+        assert!(TokenKeyring::new("wrong").keys(&renewed).unwrap_err().contains("token is not the one"));
         assert!(open("wrong", &sealed).unwrap_err().to_string().contains("token is not the one"));
         let two = dir.path().join("two");
         write_keys(&two, &keys).unwrap();

@@ -48,7 +48,7 @@ enum Command {
     Restore(backup::BackupArgs),
     /// Renew the key that Secrets are sealed with.
     #[command(subcommand)]
-    Secrets(secrets::SecretsCommand),
+    Secrets(Box<secrets::SecretsCommand>),
     /// Run a throwaway cluster with a demo app; Ctrl-C removes every trace of it.
     Demo(demo::DemoArgs),
     /// Import, list and remove the images of a node.
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
         Command::Backup(args) => run(1, backup::backup(args)),
         Command::Restore(args) => run(1, backup::restore(args)),
         Command::Image(command) => run(1, image::run(command)),
-        Command::Secrets(command) => secrets::run(command),
+        Command::Secrets(command) => run(1, secrets::run(*command)),
         Command::Notepad(args) => notepad::run(&args),
     };
     outcome.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)

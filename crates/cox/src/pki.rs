@@ -85,7 +85,7 @@ impl Pki {
         let service_account_key = files::read_or_make(&dir.join("service-account.key"), || {
             anyhow::Ok(KeyPair::generate()?.serialize_der())
         })?;
-        let sealing_key = files::read_or_make(&dir.join("sealing.key"), new_sealing_key)?;
+        let sealing_key = files::read_or_make(&dir.join(crate::datastore::SEALING), new_sealing_key)?;
         Ok(Self { ca_pem, service_account_key, sealing_key, issuer, front_proxy })
     }
 

@@ -75,11 +75,15 @@ pub async fn serve(
     let node = NodeIdentity::of(&args.node, args.bind_address)?;
     let etcd = args.datastore.etcd()?;
     let keys = datastore::keys_dir(&args.node.data_dir);
-    if let Some((etcd, token)) = &etcd {
-        datastore::share_keys(etcd, token, &keys).await.context("the cluster's keys in etcd")?;
-    }
+    let shared = match &etcd {
+        Some((etcd, token)) => {
+            Some(datastore::share_keys(etcd, token, &keys).await.context("the cluster's keys in etcd")?)
+        }
+        None => None,
+    };
     let etcd = etcd.map(|(etcd, _)| etcd);
-    let pki = Pki::open(&keys).context("the cluster's keys")?;
+    let mut pki = Pki::open(&keys).context("the cluster's keys")?;
+    pki.sealing_key = shared.unwrap_or(pki.sealing_key);
     let listener = TcpListener::bind(SocketAddr::new(args.bind_address, args.secure_port))
         .await
         .with_context(|| format!("listening on {}:{}", args.bind_address, args.secure_port))?;

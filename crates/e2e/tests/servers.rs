@@ -57,9 +57,9 @@ fn start_etcd(cluster: &Cluster) -> anyhow::Result<Option<Etcd>> {
     Etcd::start(EtcdOptions {
         directory: &directory,
         members: 3,
-        address: NODE_IP,
+        addresses: &[NODE_IP],
         arguments: &["--unsafe-no-fsync"],
-        command: Box::new(move |program| isolation.network_command(program)),
+        command: Box::new(move |program, _| isolation.network_command(program)),
     })
 }
 
@@ -97,7 +97,7 @@ fn servers_on_one_etcd_are_one_cluster() -> anyhow::Result<()> {
         ("the service kubernetes leads to both", both_lead),
         ("a member of etcd may be lost", member_lost),
         ("a wrong token is refused", wrong_token),
-        ("the key of Secrets stays, and that is said", key_stays),
+        ("the key of Secrets is not renewed without its etcd, and that is said", key_stays),
         ("a backup of it is an embedded cluster", backed_up),
     ];
     for (name, step) in steps {

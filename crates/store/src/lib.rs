@@ -25,7 +25,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use backup::Backup;
-pub use etcd::{Etcd, EtcdConfig, EtcdLog};
+pub use etcd::{Etcd, EtcdConfig, EtcdLog, Keyring};
 pub use hub::{Collection, Event, EventKind, HistoryLimit, Object, Page, Range, Watch};
 pub use log::{Arrival, Capacity, Log, LogError, MemoryLog, NewestQuestion, Record, Wake};
 pub use seal::{SealError, Sealer};

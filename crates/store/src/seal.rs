@@ -1,6 +1,7 @@
 //! Sealing of values before they reach the disk: AES-256-GCM, bound to the key they are stored under.
 
 use std::collections::HashSet;
+use std::sync::{PoisonError, RwLock};
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -22,11 +23,14 @@ pub enum SealError {
 }
 
 /// The length of a key.
-const KEY_LEN: usize = 32;
+pub(crate) const KEY_LEN: usize = 32;
+
+/// A key with the bytes that it is known by.
+struct KnownKey([u8; KEY_LEN], LessSafeKey);
 
 /// Seals the values of some collections: the first of its keys seals, all of them open.
 pub struct Sealer {
-    keys: Vec<LessSafeKey>,
+    keys: RwLock<Vec<KnownKey>>,
     random: SystemRandom,
     collections: HashSet<String>,
 }
@@ -37,16 +41,37 @@ impl Sealer {
     /// # Errors
     /// There is no key, or one has another length.
     pub fn new(keys: &[u8], collections: &[&str]) -> Result<Self, SealError> {
-        if keys.is_empty() {
-            return Err(SealError::KeyLength);
-        }
-        let key = |key| UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new);
-        let keys = keys.chunks(KEY_LEN).map(key).collect::<Result<Vec<_>, _>>();
         Ok(Self {
-            keys: keys.map_err(|_| SealError::KeyLength)?,
+            keys: RwLock::new(known(keys)?),
             random: SystemRandom::new(),
             collections: collections.iter().map(|name| (*name).to_owned()).collect(),
         })
+    }
+
+    /// Takes other keys, the newest first; what the present ones have sealed can be opened still.
+    ///
+    /// # Errors
+    /// There is no key, or one has another length.
+    pub fn learn(&self, keys: &[u8]) -> Result<(), SealError> {
+        let mut learned = known(keys)?;
+        let mut present = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |bytes: &[u8; KEY_LEN]| learned.iter().all(|KnownKey(other, _)| other != bytes);
+        let older: Vec<_> =
+            std::mem::take(&mut *present).into_iter().filter(|KnownKey(bytes, _)| is_new(bytes)).collect();
+        learned.extend(older);
+        *present = learned;
+        Ok(())
+    }
+
+    /// Whether a key is the newest.
+    pub fn seals_with(&self, key: &[u8]) -> bool {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.first().is_some_and(|KnownKey(newest, _)| newest == key)
+    }
+
+    /// The collections whose values are sealed.
+    pub fn collections(&self) -> impl Iterator<Item = &str> {
+        self.collections.iter().map(String::as_str)
     }
 
     /// Whether values of a key are sealed.
@@ -62,7 +87,8 @@ impl Sealer {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).map_err(|_| SealError::Seal)?;
         let mut sealed = plain.to_vec();
-        let newest = self.keys.first().ok_or(SealError::Seal)?;
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let KnownKey(_, newest) = keys.first().ok_or(SealError::Seal)?;
         newest
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
@@ -75,7 +101,7 @@ impl Sealer {
 
     /// Whether there are keys besides the newest.
     pub fn has_older_keys(&self) -> bool {
-        self.keys.len() > 1
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).len() > 1
     }
 
     /// The plain bytes of a sealed value.
@@ -102,7 +128,8 @@ impl Sealer {
         let refused = || SealError::Open(key.collection.to_string(), key.name.to_string());
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or_else(refused)?;
         let associated = associated(key);
-        let opened = self.keys.iter().enumerate().find_map(|(number, key)| {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let opened = keys.iter().enumerate().find_map(|(number, KnownKey(_, key))| {
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
             let mut body = body.to_vec();
             let length = key.open_in_place(nonce, Aad::from(&associated), &mut body).ok()?.len();
@@ -111,6 +138,19 @@ impl Sealer {
         });
         opened.ok_or_else(refused)
     }
+}
+
+/// Keys that follow one another.
+fn known(keys: &[u8]) -> Result<Vec<KnownKey>, SealError> {
+    if keys.is_empty() {
+        return Err(SealError::KeyLength);
+    }
+    let key = |bytes: &[u8]| {
+        let bytes: [u8; KEY_LEN] = bytes.try_into().map_err(|_| SealError::KeyLength)?;
+        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| SealError::KeyLength)?;
+        Ok(KnownKey(bytes, LessSafeKey::new(key)))
+    };
+    keys.chunks(KEY_LEN).map(key).collect()
 }
 
 /// Binds a value to its place, so that sealed values cannot be swapped in the file.
@@ -136,6 +176,8 @@ mod tests {
         let renewed = both.renew(&key, &before).unwrap().unwrap();
         assert_eq!(new.open(&key, &renewed).unwrap(), b"text");
         assert_eq!(both.renew(&key, &renewed).unwrap(), None);
+        old.learn(&[2; 32]).unwrap();
+        assert!(old.open(&key, &before).is_ok() && old.renew(&key, &renewed).unwrap().is_none());
         assert!(Sealer::new(&[], &[]).is_err() && Sealer::new(&[0; 33], &[]).is_err());
     }
 }

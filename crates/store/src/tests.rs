@@ -3,6 +3,8 @@
 pub mod etcd;
 mod history;
 mod linearizability;
+mod partition;
+mod rotation;
 
 use std::sync::Arc;
 

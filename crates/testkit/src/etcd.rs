@@ -16,13 +16,16 @@ pub struct EtcdOptions<'a> {
     pub directory: &'a Path,
     /// How many members it has.
     pub members: usize,
-    /// The address they listen on.
-    pub address: &'a str,
+    /// The address that each listens on; of one, all do.
+    pub addresses: &'a [&'a str],
     /// More arguments of each.
     pub arguments: &'a [&'a str],
-    /// Makes a command that runs a program where the members are to run.
-    pub command: Box<dyn Fn(&str) -> Command + Send + Sync>,
+    /// Makes a command that runs a program where a member is to run.
+    pub command: CommandOf,
 }
+
+/// Makes a command that runs a program for a member.
+pub type CommandOf = Box<dyn Fn(&str, usize) -> Command + Send + Sync>;
 
 struct Member {
     arguments: Vec<String>,
@@ -33,7 +36,7 @@ struct Member {
 /// A running etcd.
 pub struct Etcd {
     binary: PathBuf,
-    command: Box<dyn Fn(&str) -> Command + Send + Sync>,
+    command: CommandOf,
     directory: PathBuf,
     endpoints: Vec<String>,
     members: Mutex<Vec<Member>>,
@@ -42,13 +45,13 @@ pub struct Etcd {
 impl<'a> EtcdOptions<'a> {
     /// Members on loopback.
     pub fn on_loopback(directory: &'a Path, members: usize) -> Self {
-        let command = |program: &str| {
+        let command = |program: &str, _| {
             // The members end with the test.
             let mut command = Command::new("setpriv");
             command.args(["--pdeathsig", "KILL", program]);
             command
         };
-        Self { directory, members, address: "127.0.0.1", arguments: &[], command: Box::new(command) }
+        Self { directory, members, addresses: &["127.0.0.1"], arguments: &[], command: Box::new(command) }
     }
 }
 
@@ -90,16 +93,17 @@ impl Etcd {
     /// They do not start.
     pub fn start(options: EtcdOptions<'_>) -> anyhow::Result<Option<Self>> {
         let Some(binary) = etcd_binary()? else { return Ok(None) };
-        let EtcdOptions { directory, members: count, address, arguments, command } = options;
+        let EtcdOptions { directory, members: count, addresses, arguments, command } = options;
         std::fs::create_dir_all(directory)?;
-        certificates(directory, address)?;
+        certificates(directory, addresses)?;
+        let address = |member: usize| addresses[member % addresses.len()];
         let ports = free_ports(2 * count)?;
-        let peer = |member: usize| format!("http://{address}:{}", ports[count + member]);
+        let peer = |member: usize| format!("http://{}:{}", address(member), ports[count + member]);
         let peers: Vec<String> = (0..count).map(|member| format!("m{member}={}", peer(member))).collect();
         let mut endpoints = Vec::new();
         let mut members = Vec::new();
         for (member, port) in ports.iter().take(count).enumerate() {
-            let client = format!("https://{address}:{port}");
+            let client = format!("https://{}:{port}", address(member));
             let data = directory.join(format!("m{member}"));
             let file = |name: &str| directory.join(name).display().to_string();
             let mut all = vec![
@@ -139,10 +143,11 @@ impl Etcd {
     /// # Errors
     /// It cannot run.
     pub fn start_member(&self, member: usize) -> anyhow::Result<()> {
+        let number = member;
         let member = &mut self.members()[member];
         anyhow::ensure!(member.child.is_none(), "the member runs");
         let log = File::options().create(true).append(true).open(&member.log)?;
-        let mut command = (self.command)(self.binary.to_str().context("the binary's name")?);
+        let mut command = (self.command)(self.binary.to_str().context("the binary's name")?, number);
         command.args(&member.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         member.child = Some(command.spawn().context("etcd does not start")?);
         Ok(())
@@ -195,7 +200,7 @@ fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
         .collect::<std::io::Result<_>>()?)
 }
 
-fn certificates(directory: &Path, address: &str) -> anyhow::Result<()> {
+fn certificates(directory: &Path, addresses: &[&str]) -> anyhow::Result<()> {
     let mut authority = CertificateParams::default();
     authority.distinguished_name.push(DnType::CommonName, "test-ca");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -203,7 +208,9 @@ fn certificates(directory: &Path, address: &str) -> anyhow::Result<()> {
     let key = KeyPair::generate()?;
     std::fs::write(directory.join("ca.crt"), authority.self_signed(&authority_key)?.pem())?;
     let issuer = Issuer::new(authority, authority_key);
-    let leaf = CertificateParams::new([address.to_owned()])?.signed_by(&key, &issuer)?;
+    let leaf =
+        CertificateParams::new(addresses.iter().map(|&address| address.to_owned()).collect::<Vec<_>>())?
+            .signed_by(&key, &issuer)?;
     std::fs::write(directory.join("etcd.crt"), leaf.pem())?;
     std::fs::write(directory.join("etcd.key"), key.serialize_pem())?;
     Ok(())

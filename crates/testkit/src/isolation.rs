@@ -147,8 +147,20 @@ impl Isolation {
         self.inside(move || TcpListener::bind(address))
     }
 
-    /// A socket made inside. A thread of its own enters the namespace and ends there; the socket stays in it.
-    fn inside<T: Send + 'static>(
+    /// Cuts a port of a switch off, or connects it again.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn set_port(&self, port: u8, connected: bool) -> anyhow::Result<()> {
+        self.ip(&format!("link set port{port} {}", if connected { "up" } else { "down" }))
+    }
+
+    /// Something made, or done, inside. A thread of its own enters the namespace and ends there; its sockets stay in it, and so do
+    /// those of threads that it starts.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or what is done fails.
+    pub fn inside<T: Send + 'static>(
         &self,
         make: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> std::io::Result<T> {

@@ -29,9 +29,9 @@ impl Own {
                 let started = Etcd::start(EtcdOptions {
                     directory: &cluster.directory().join("etcd"),
                     members: 1,
-                    address: NODE_IP,
+                    addresses: &[NODE_IP],
                     arguments: &["--quota-backend-bytes=8589934592"],
-                    command: Box::new(move |program| isolation.network_command(program)),
+                    command: Box::new(move |program, _| isolation.network_command(program)),
                 })?;
                 let Some(etcd) = started else { return Ok(None) };
                 let [ca, certificate, key] = etcd.certificates().map(|path| path.display().to_string());

@@ -11,6 +11,7 @@ use tonic::Status;
 
 use super::Position;
 use super::history;
+use super::keys::Keys;
 use super::layout::{Appended, Assembly, Head, Layout};
 use super::members::{Members, PAUSE};
 use super::proto::{
@@ -79,11 +80,10 @@ impl Arrivals {
         }
     }
 
-    /// Drops appends up to a revision: they are applied.
-    pub fn forget_until(&self, revision: Revision) {
+    /// Drops appends up to a revision of etcd: they are applied.
+    pub fn forget_until(&self, etcd: i64) {
         let mut queue = self.lock();
-        while matches!(queue.arrived.front(), Some(Arrived::Appended(appended)) if appended.head.revision <= revision)
-        {
+        while matches!(queue.arrived.front(), Some(Arrived::Appended(appended)) if appended.etcd <= etcd) {
             queue.arrived.pop_front();
         }
     }
@@ -162,6 +162,7 @@ pub struct Follower {
     pub members: Arc<Members>,
     pub layout: Arc<Layout>,
     pub arrivals: Arc<Arrivals>,
+    pub keys: Keys,
 }
 
 impl Follower {
@@ -186,7 +187,7 @@ impl Follower {
 
     /// Begins anew with what there is now.
     async fn replace(&self, seen: &mut i64) {
-        match history::current_snapshot(&self.members, &self.layout).await {
+        match history::current_snapshot(&self.members, &self.layout, &self.keys).await {
             Ok(snapshot) => {
                 tracing::warn!("the history that this server needed is compacted: watches begin anew");
                 *seen = snapshot.etcd;
@@ -217,7 +218,7 @@ impl Follower {
                 tokio::select! {
                     message = incoming.message() => {
                         let response = message?.ok_or_else(|| Status::unavailable("the watch has ended"))?;
-                        self.take(response, &mut assembly, seen)?;
+                        self.take(response, &mut assembly, seen).await?;
                         silence.reset();
                         asked = false;
                     }
@@ -237,7 +238,12 @@ impl Follower {
         (member, ended)
     }
 
-    fn take(&self, response: WatchResponse, assembly: &mut Assembly, seen: &mut i64) -> Result<(), Ended> {
+    async fn take(
+        &self,
+        response: WatchResponse,
+        assembly: &mut Assembly,
+        seen: &mut i64,
+    ) -> Result<(), Ended> {
         if response.compact_revision > 0 {
             return Err(Ended::Compacted);
         }
@@ -248,6 +254,10 @@ impl Follower {
             let deleted = event.r#type() == event::EventType::Delete;
             let Some(kv) = event.kv else { continue };
             let etcd = kv.mod_revision;
+            if !deleted && self.keys.are(&kv.key) {
+                // Before the head that comes with it: who has seen that one seals with the newest key.
+                self.keys.learn(&self.layout, &kv.value).await.map_err(Ended::Damaged)?;
+            }
             if let Some(appended) = assembly.take(&self.layout, deleted, kv).map_err(Ended::Damaged)? {
                 self.arrivals.push(Arrived::Appended(appended));
             }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval_at};
 
 use super::Position;
+use super::keys::Keys;
 use super::layout::{Head, Layout, Mark, decode_marks, encode_marks, put, written_at};
 use super::members::{Members, ScanError, described, is_compacted};
 use super::proto::TxnRequest;
@@ -19,6 +20,9 @@ use crate::{LogError, Record, Revision};
 const PERIOD: Duration = Duration::from_secs(300);
 /// A start does not read more of the past than this.
 const MOST_REPLAYED: u64 = 20_000;
+
+/// So often is the present read anew because it has become past, and was compacted.
+const COMPACTIONS: u32 = 5;
 
 /// The objects at one moment.
 pub struct Snapshot {
@@ -54,7 +58,7 @@ fn no_head() -> LogError {
 }
 
 /// The objects at the oldest note that is not too far back, or as they are now.
-pub async fn oldest_snapshot(members: &Members, layout: &Layout) -> Result<Snapshot, LogError> {
+pub async fn oldest_snapshot(members: &Members, layout: &Layout, keys: &Keys) -> Result<Snapshot, LogError> {
     let (noted, _) = members.get(layout.history(), 0).await.map_err(|status| described(&status))?;
     let now = newest(members, layout).await?;
     let marks = noted.map(|kv| decode_marks(&kv.value)).unwrap_or_default();
@@ -64,16 +68,26 @@ pub async fn oldest_snapshot(members: &Members, layout: &Layout) -> Result<Snaps
             Ok(snapshot) => return Ok(snapshot),
             // Somebody else compacts this etcd, too.
             Err(ScanError::Etcd(status)) if is_compacted(&status) => {}
+            // It was sealed with a key that is gone.
+            Err(ScanError::Value(LogError::Seal(_))) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    current_snapshot(members, layout).await
+    current_snapshot(members, layout, keys).await
 }
 
 /// The objects as they are now.
-pub async fn current_snapshot(members: &Members, layout: &Layout) -> Result<Snapshot, LogError> {
-    let (_, etcd) = members.get(layout.head(), 0).await.map_err(|status| described(&status))?;
-    Ok(snapshot(members, layout, etcd).await?)
+pub async fn current_snapshot(members: &Members, layout: &Layout, keys: &Keys) -> Result<Snapshot, LogError> {
+    for _ in 0..COMPACTIONS {
+        let (_, etcd) = members.get(layout.head(), 0).await.map_err(|status| described(&status))?;
+        // Not older than what they are to open.
+        keys.reread(members, layout).await?;
+        match snapshot(members, layout, etcd).await {
+            Err(ScanError::Etcd(status)) if is_compacted(&status) => {}
+            read => return Ok(read?),
+        }
+    }
+    Err(LogError::Etcd("it is compacted while it is read".to_owned()))
 }
 
 async fn snapshot(members: &Members, layout: &Layout, etcd: i64) -> Result<Snapshot, ScanError> {
@@ -159,11 +173,12 @@ mod tests {
         assert_eq!(marks.iter().map(|mark| mark.revision.0).collect::<Vec<_>>(), [2, 3]);
         let old = members.get(layout.head(), first.head).await.unwrap_err();
         assert!(is_compacted(&old), "{old}");
-        let there = oldest_snapshot(&members, &layout).await.unwrap();
+        let there = oldest_snapshot(&members, &layout, &Keys::default()).await.unwrap();
         assert_eq!((there.at.revision, there.records.len()), (Revision(2), 2));
 
         let arrivals = Arc::new(crate::etcd::follow::Arrivals::new(1, first));
-        let follower = crate::etcd::Follower { members, layout, arrivals: arrivals.clone() };
+        let keys = Keys::default();
+        let follower = crate::etcd::Follower { members, layout, arrivals: arrivals.clone(), keys };
         let following = tokio::spawn(follower.run(first.head));
         arrivals.reached(Revision(3)).await;
         let (arrived, at) = arrivals.take(first);

@@ -96,6 +96,32 @@ impl Layout {
         Some(Key::new(collection, name))
     }
 
+    /// What is kept under a name beside the objects.
+    pub fn shared(&self, name: &str) -> Bytes {
+        format!("{}cluster/{name}", self.prefix).into()
+    }
+
+    /// What seals the values that are to be sealed.
+    pub fn sealer(&self) -> Option<&Sealer> {
+        self.sealer.as_ref()
+    }
+
+    /// The objects of a collection, as a range.
+    pub fn collection(&self, name: &str) -> (Bytes, Bytes) {
+        range_of(&format!("{}objects/{name}/", self.prefix))
+    }
+
+    /// The value of a key of etcd sealed by the newest key; none where that has sealed it, or where it is not to be sealed.
+    pub fn renewed(&self, kv: &KeyValue) -> Result<Option<Bytes>, LogError> {
+        let (Some(sealer), Some(key)) = (&self.sealer, self.key(&kv.key)) else { return Ok(None) };
+        let Some(line) = kv.value.iter().position(|byte| *byte == b'\n').filter(|_| sealer.covers(&key))
+        else {
+            return Ok(None);
+        };
+        let (revision, body) = kv.value.split_at(line + 1);
+        Ok(sealer.renew(&key, body)?.map(|renewed| [revision, &renewed].concat().into()))
+    }
+
     fn etcd_key(&self, key: &Key) -> Bytes {
         format!("{}objects/{}/{}", self.prefix, key.collection, key.name).into()
     }
@@ -191,10 +217,13 @@ pub struct Appended {
     pub records: Vec<Record>,
 }
 
-/// Collects the events of a watch into appends: the head is written last.
+/// Collects the events of a watch into appends: the head is written last. Objects that are written without a head are as they
+/// were, sealed anew.
 #[derive(Default)]
 pub struct Assembly {
     changes: Vec<(Key, Option<Bytes>)>,
+    /// The revision of etcd that wrote them.
+    etcd: i64,
 }
 
 impl Assembly {
@@ -205,6 +234,10 @@ impl Assembly {
         deleted: bool,
         kv: KeyValue,
     ) -> Result<Option<Appended>, LogError> {
+        if kv.mod_revision != self.etcd {
+            self.changes.clear();
+            self.etcd = kv.mod_revision;
+        }
         if let Some(key) = layout.key(&kv.key) {
             self.changes.push((key, (!deleted).then_some(kv.value)));
             return Ok(None);

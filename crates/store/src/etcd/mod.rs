@@ -10,6 +10,7 @@
 
 mod follow;
 mod history;
+mod keys;
 mod layout;
 mod members;
 
@@ -26,6 +27,9 @@ pub(crate) mod proto {
 }
 
 use follow::{Arrivals, Follower};
+pub use keys::Keyring;
+
+use keys::Keys;
 use layout::{Head, Layout};
 use members::{Failed, Members, PATIENCE, PAUSE, described};
 
@@ -61,6 +65,7 @@ impl EtcdConfig {
 pub struct Etcd {
     members: Arc<Members>,
     prefix: String,
+    keys: Keys,
 }
 
 impl Etcd {
@@ -69,11 +74,37 @@ impl Etcd {
     /// # Errors
     /// An address or a certificate is malformed.
     pub fn new(config: &EtcdConfig) -> Result<Self, LogError> {
-        Ok(Self { members: Arc::new(Members::new(config)?), prefix: config.prefix.clone() })
+        let keys = Keys::default();
+        Ok(Self { members: Arc::new(Members::new(config)?), prefix: config.prefix.clone(), keys })
+    }
+
+    /// Knows from now on where the sealing keys are: in what servers share under a name.
+    #[must_use]
+    pub fn with_keys(mut self, name: &str, keyring: impl Keyring) -> Self {
+        self.keys = Keys::shared_as(self.shared_key(name), keyring);
+        self
     }
 
     fn shared_key(&self, name: &str) -> Bytes {
-        format!("{}cluster/{name}", self.prefix).into()
+        Layout::new(&self.prefix, None).shared(name)
+    }
+
+    /// Puts a key in front of the sealing keys: every server seals with it from then on, and opens with the others still.
+    ///
+    /// # Errors
+    /// etcd does not answer, or there are no keys.
+    pub async fn add_key(&self, key: &[u8]) -> Result<(), LogError> {
+        self.keys.add(&self.members, &Layout::new(&self.prefix, None), key).await
+    }
+
+    /// Seals with the newest key what others have sealed, and drops those; servers may write meanwhile.
+    ///
+    /// # Errors
+    /// etcd does not answer: the same call goes on from there.
+    pub async fn drop_older_keys(&self, sealer: Sealer) -> Result<(), LogError> {
+        let layout = Layout::new(&self.prefix, Some(sealer));
+        self.keys.reread(&self.members, &layout).await?;
+        self.keys.drop_older(&self.members, &layout).await
     }
 
     /// What the servers share under a name.
@@ -106,7 +137,7 @@ impl Etcd {
     /// etcd does not answer, or what it holds is not ours.
     pub async fn read(&self, sealer: Option<Sealer>) -> Result<(Vec<Record>, Revision), LogError> {
         let layout = Layout::new(&self.prefix, sealer);
-        let snapshot = history::current_snapshot(&self.members, &layout).await?;
+        let snapshot = history::current_snapshot(&self.members, &layout, &self.keys).await?;
         Ok((snapshot.records, snapshot.at.revision))
     }
 
@@ -141,14 +172,24 @@ impl Etcd {
 
 /// Records in parts that one transaction holds.
 fn parts(records: &[Record]) -> impl Iterator<Item = &[Record]> {
-    let mut rest = records;
+    parts_by(records, MOST_RECORDS, MOST_BYTES, |record| record.value.as_ref().map_or(0, Bytes::len))
+}
+
+/// Parts of at most so many, and so many bytes unless one alone has more.
+fn parts_by<T>(
+    all: &[T],
+    most: usize,
+    most_bytes: usize,
+    size: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = &[T]> {
+    let mut rest = all;
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let fits = |record: &&Record| {
-            bytes += record.value.as_ref().map_or(0, Bytes::len);
-            bytes <= MOST_BYTES
+        let fits = |item: &&T| {
+            bytes += size(item);
+            bytes <= most_bytes
         };
-        let fitting = rest.iter().take(MOST_RECORDS).take_while(fits).count().max(1);
+        let fitting = rest.iter().take(most).take_while(fits).count().max(1);
         let (part, left) = rest.split_at_checked(fitting)?;
         rest = left;
         Some(part)
@@ -199,11 +240,15 @@ impl EtcdLog {
         history::make_head(&members, &layout).await?;
         // The first note of all is taken before the first write.
         let noted = history::note(&members, &layout, None).await?;
-        let snapshot = history::oldest_snapshot(&members, &layout).await?;
+        let snapshot = history::oldest_snapshot(&members, &layout, &etcd.keys).await?;
         let writer = random()?;
         let arrivals = Arc::new(Arrivals::new(writer, snapshot.at));
-        let follower =
-            Follower { members: members.clone(), layout: layout.clone(), arrivals: arrivals.clone() };
+        let follower = Follower {
+            members: members.clone(),
+            layout: layout.clone(),
+            arrivals: arrivals.clone(),
+            keys: etcd.keys.clone(),
+        };
         let mut tasks = Tasks(vec![tokio::spawn(follower.run(snapshot.etcd))]);
         let newest = history::newest(&members, &layout).await?.revision;
         if newest > snapshot.at.revision {
@@ -211,6 +256,7 @@ impl EtcdLog {
             reached.map_err(|_| LogError::Etcd(format!("revision {newest} does not arrive")))?;
         }
         tasks.0.push(tokio::spawn(history::keep(members.clone(), layout.clone(), noted)));
+        tasks.0.push(tokio::spawn(etcd.keys.clone().finish_rotations(members.clone(), layout.clone())));
         let (questions, asked) = mpsc::unbounded_channel();
         tasks.0.push(tokio::spawn(answer(members.clone(), layout.clone(), asked)));
         Ok(Self {
@@ -228,7 +274,7 @@ impl EtcdLog {
     }
 
     async fn append_one(&mut self, records: &[Record]) -> Result<(), LogError> {
-        self.arrivals.forget_until(self.at.revision);
+        self.arrivals.forget_until(self.at.head);
         if !self.arrivals.is_empty() {
             return Err(LogError::Behind);
         }
@@ -256,7 +302,7 @@ impl EtcdLog {
         match timeout_at(end, self.arrivals.first()).await {
             Ok(Some((first, etcd))) if first == *head => {
                 self.own_is_in(Position { revision: head.revision, head: etcd });
-                self.arrivals.forget_until(head.revision);
+                self.arrivals.forget_until(etcd);
                 Ok(())
             }
             Ok(Some(_)) => Err(LogError::Behind),
@@ -291,7 +337,7 @@ impl Log for EtcdLog {
     }
 
     fn arrived(&mut self) -> Vec<Arrival> {
-        self.arrivals.forget_until(self.at.revision);
+        self.arrivals.forget_until(self.at.head);
         let (arrived, at) = self.arrivals.take(self.at);
         self.at = at;
         arrived
@@ -315,6 +361,7 @@ async fn answer(
             // Who asked may have left.
             let _ = reply.send(match &newest {
                 Ok(at) => Ok(at.revision),
+                Err(LogError::Etcd(text)) => Err(LogError::Etcd(text.clone())),
                 Err(error) => Err(LogError::Etcd(error.to_string())),
             });
         }
@@ -325,4 +372,19 @@ fn random() -> Result<u64, LogError> {
     let value = ring::rand::generate::<[u8; 8]>(&ring::rand::SystemRandom::new());
     let value = value.map_err(|_| LogError::Etcd("no randomness".to_owned()))?;
     Ok(u64::from_le_bytes(value.expose()))
+}
+
+/// The values of a collection as they lie there.
+#[cfg(test)]
+pub(crate) async fn every_value(etcd: &Etcd, collection: &str) -> Vec<(crate::Key, Vec<u8>)> {
+    let layout = Layout::new(&etcd.prefix, None);
+    let mut values = Vec::new();
+    let take = |kv: proto::KeyValue| {
+        let body = kv.value.splitn(2, |byte| *byte == b'\n').nth(1).unwrap_or_default();
+        values.push((layout.key(&kv.key).ok_or_else(|| LogError::Etcd("a key".to_owned()))?, body.to_vec()));
+        Ok(())
+    };
+    let read = etcd.members.scan(layout.collection(collection), 0, take).await;
+    assert!(read.is_ok());
+    values
 }

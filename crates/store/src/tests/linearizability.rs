@@ -22,7 +22,7 @@ const CLIENTS: usize = 6;
 const THIS_PROCESS: &str = "tests::linearizability::a_process_that_is_killed";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let seed = std::env::var("COX_TEST_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
     eprintln!("COX_TEST_SEED={seed}");
     seed
@@ -32,10 +32,16 @@ fn kills(usual: usize) -> usize {
     std::env::var("COX_TEST_KILLS").ok().map_or(usual, |kills| kills.parse().unwrap())
 }
 
-type Record<'a> = &'a (dyn Fn(&str) + Sync);
+pub type Record<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// Asks for one thing after the other, and remembers what it was told.
-async fn client(store: &Store<Plain>, id: &str, mut random: StdRng, stop: &AtomicBool, record: Record<'_>) {
+pub async fn client(
+    store: &Store<Plain>,
+    id: &str,
+    mut random: StdRng,
+    stop: &AtomicBool,
+    record: Record<'_>,
+) {
     let mut known: HashMap<&str, u64> = HashMap::new();
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -94,7 +100,7 @@ async fn ask(store: &Store<Plain>, name: &str, call: &Call) -> Answer {
 }
 
 /// Tells of every event behind a revision, until one, or for ever.
-async fn watcher(store: &Store<Plain>, from: u64, until: Option<u64>, mut saw: impl FnMut(Written)) {
+pub async fn watcher(store: &Store<Plain>, from: u64, until: Option<u64>, mut saw: impl FnMut(Written)) {
     let mut watch = store.collection("things").watch("", Revision(from)).unwrap();
     let mut seen = from;
     while until.is_none_or(|until| seen < until) {
@@ -119,7 +125,7 @@ fn seen(lines: &str) -> Vec<Written> {
     lines.lines().filter_map(saw).collect()
 }
 
-fn judge(lines: &str, written: &[Written]) {
+pub fn judge(lines: &str, written: &[Written]) {
     let operations = history::parse(lines.lines());
     if let Err(error) = history::check(&operations, written) {
         let kept = std::env::temp_dir().join("coxswain-history.txt");
@@ -246,7 +252,7 @@ async fn etcd_histories_are_linearizable_over_the_loss_of_members() {
 }
 
 /// Waits until members that were just started answer again.
-async fn caught_up(store: &Store<Plain>) {
+pub async fn caught_up(store: &Store<Plain>) {
     let synced = async { while store.sync().await.is_err() {} };
     tokio::time::timeout(PATIENCE, synced).await.expect("etcd answers again");
 }
