@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::lean::Cached;
+
 /// Namespace and name of an object; the namespace is empty for cluster-scoped kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
@@ -239,22 +241,23 @@ impl InformerFactory {
     }
 
     /// The informer of all objects of a kind; its watch starts when it is first asked for.
+    /// Of pods it has what controllers and the scheduler read: what only a kubelet needs is not there.
     pub fn informer<K>(&self) -> Informer<K>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
     {
-        self.select(None)
+        self.select::<K, false>(None)
     }
 
-    /// The informer of the objects that a field selector names, such as `spec.nodeName=a`.
+    /// The informer of the objects that a field selector names, such as `spec.nodeName=a`; they are whole.
     pub fn informer_by_fields<K>(&self, field_selector: &str) -> Informer<K>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
     {
-        self.select(Some(field_selector.to_owned()))
+        self.select::<K, true>(Some(field_selector.to_owned()))
     }
 
-    fn select<K>(&self, fields: Option<String>) -> Informer<K>
+    fn select<K, const WHOLE: bool>(&self, fields: Option<String>) -> Informer<K>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
     {
@@ -266,7 +269,7 @@ impl InformerFactory {
                 synced: watch::channel(false).0,
             });
             let (api, cancel) = (Api::all(self.watching.clone()), self.cancel.clone());
-            self.tasks.spawn(run(shared.clone(), api, fields, cancel));
+            self.tasks.spawn(run::<K, WHOLE>(shared.clone(), api, fields, cancel));
             Box::new(Informer { shared, tasks: self.tasks.clone(), cancel: self.cancel.clone() })
         });
         entry.downcast_ref::<Informer<K>>().expect("the entry's key is its type").clone()
@@ -279,8 +282,12 @@ impl InformerFactory {
     }
 }
 
-async fn run<K>(shared: Arc<Shared<K>>, api: Api<K>, fields: Option<String>, cancel: CancellationToken)
-where
+async fn run<K, const WHOLE: bool>(
+    shared: Arc<Shared<K>>,
+    api: Api<Cached<K, WHOLE>>,
+    fields: Option<String>,
+    cancel: CancellationToken,
+) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
 {
     let config = watcher::Config { field_selector: fields, ..watcher::Config::default() };
@@ -289,20 +296,14 @@ where
     while let Some(Some(event)) = cancel.run_until_cancelled(events.next()).await {
         match event {
             Ok(watcher::Event::Init) => initial.clear(),
-            Ok(watcher::Event::InitApply(object)) => initial.push(trim(object)),
+            Ok(watcher::Event::InitApply(Cached(object))) => initial.push(object),
             Ok(watcher::Event::InitDone) => {
                 shared.replace(std::mem::take(&mut initial));
                 shared.synced.send_replace(true);
             }
-            Ok(watcher::Event::Apply(object)) => shared.put(trim(object)),
-            Ok(watcher::Event::Delete(object)) => shared.remove(&ObjectKey::of(&object)),
+            Ok(watcher::Event::Apply(Cached(object))) => shared.put(object),
+            Ok(watcher::Event::Delete(Cached(object))) => shared.remove(&ObjectKey::of(&object)),
             Err(error) => tracing::debug!(kind = %K::kind(&()), %error, "watch interrupted"),
         }
     }
-}
-
-/// Nothing in the process reads managed fields, and they are often half of an object.
-fn trim<K: Resource>(mut object: K) -> K {
-    object.meta_mut().managed_fields = None;
-    object
 }

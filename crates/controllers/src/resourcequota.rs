@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use coxswain_api::catalogue;
 use coxswain_api::quota::{self, Consumer};
-use coxswain_client::{Change, Client, Informer, ObjectKey, Requeue, WorkQueue};
+use coxswain_client::{Change, Client, Informer, ObjectKey, Outline, Requeue, WorkQueue};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, Pod, PodSpec, ResourceQuota, ResourceQuotaStatus, ResourceRequirements, Service,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{Api, DynamicObject, PostParams};
-use kube::core::{ApiResource, GroupVersionKind, PartialObjectMeta};
+use kube::api::{Api, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
@@ -127,12 +127,12 @@ impl Controller {
     /// Counts again whenever an object of a kind is gone; ends where the kind itself is not there.
     async fn watch(&self, consumer: Consumer) -> Consumer {
         let Ok(Some(resource)) = self.resource(&consumer).await else { return consumer };
-        let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), &resource);
+        let api = Api::<Outline>::all_with(self.client.clone(), &resource);
         let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
         while let Some(event) = events.next().await {
             match event {
                 Ok(watcher::Event::Delete(object)) => {
-                    self.count_again(object.metadata.namespace.as_deref().unwrap_or_default());
+                    self.count_again(object.meta().namespace.as_deref().unwrap_or_default());
                 }
                 // What was freed while the watch was away is not told.
                 Ok(watcher::Event::InitDone) => {

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use coxswain_client::{Client, Requeue, WorkQueue};
+use coxswain_client::{Client, Outline, Requeue, WorkQueue};
 use futures::StreamExt;
 use futures::stream::{BoxStream, FuturesUnordered};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -14,8 +14,8 @@ use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, Preconditions,
     PropagationPolicy,
 };
-use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Resource, ResourceExt};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -108,7 +108,7 @@ impl Collector {
     /// A signal whenever an object changes that brings resources.
     fn resource_changes(&self, group: &str, kind: &str) -> BoxStream<'static, ()> {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
-        let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), &resource);
+        let api = Api::<Outline>::all_with(self.client.clone(), &resource);
         watcher(api, watcher::Config::default()).default_backoff().map(drop).boxed()
     }
 
@@ -136,18 +136,15 @@ impl Collector {
         let (kind, cancel) = (self.kind(at), self.kinds()[at].cancel.clone());
         let resource = &kind.resource;
         let mut events = std::pin::pin!(
-            watcher(
-                Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), resource),
-                watcher::Config::default()
-            )
-            .default_backoff()
+            watcher(Api::<Outline>::all_with(self.client.clone(), resource), watcher::Config::default())
+                .default_backoff()
         );
         let mut listed = HashSet::new();
         while let Some(Some(event)) = cancel.run_until_cancelled(events.next()).await {
             match event {
                 Ok(watcher::Event::Init) => listed.clear(),
                 Ok(watcher::Event::InitApply(object)) => {
-                    listed.extend(object.metadata.uid.clone());
+                    listed.extend(object.uid());
                     self.put(at, &object);
                 }
                 Ok(watcher::Event::InitDone) => {
@@ -156,16 +153,16 @@ impl Collector {
                 }
                 Ok(watcher::Event::Apply(object)) => self.put(at, &object),
                 Ok(watcher::Event::Delete(object)) => {
-                    self.remove(object.metadata.uid.as_deref().unwrap_or_default())
+                    self.remove(object.meta().uid.as_deref().unwrap_or_default())
                 }
                 Err(error) => tracing::debug!(kind = resource.kind, %error, "watch interrupted"),
             }
         }
     }
 
-    fn put(&self, kind: usize, object: &PartialObjectMeta<DynamicObject>) {
-        let uid = object.metadata.uid.clone().unwrap_or_default();
-        let concerned = self.graph().put(uid, Node::of(kind, &object.metadata));
+    fn put(&self, kind: usize, object: &Outline) {
+        let uid = object.uid().unwrap_or_default();
+        let concerned = self.graph().put(uid, Node::of(kind, object.meta()));
         concerned.into_iter().for_each(|uid| self.queue.add(uid));
     }
 

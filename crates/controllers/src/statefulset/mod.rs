@@ -291,15 +291,26 @@ impl Controller {
     async fn mend(&self, work: &Work<'_>, pod: &Pod) -> Result<(), Error> {
         self.mend_claims(work, pod).await?;
         let ordinal = ordinal_of(pod).unwrap_or_default();
-        let Some(mended) = identity::mended(work.set, work.spec, ordinal, pod) else { return Ok(()) };
+        if identity::mended(work.set, work.spec, ordinal, pod).is_none() {
+            return Ok(());
+        }
         let mut outcome = self.make_claims(work, ordinal).await;
         if outcome.is_ok() {
-            let api = self.control.api(&work.key.namespace);
-            let replaced = api.replace(&mended.name_any(), &PostParams::default(), &mended).await;
-            outcome = replaced.map(drop).map_err(Error::from);
+            outcome = self.replace(work, ordinal, pod).await.map_err(Error::from);
         }
-        self.report(work, "Update", &mended.name_any(), &outcome);
+        self.report(work, "Update", &pod.name_any(), &outcome);
         outcome
+    }
+
+    /// Writes a pod as it should be: all of it, of which the cache has a part.
+    async fn replace(&self, work: &Work<'_>, ordinal: usize, pod: &Pod) -> Result<(), kube::Error> {
+        let api = self.control.api(&work.key.namespace);
+        let whole = api.get(&pod.name_any()).await?;
+        if whole.uid() != pod.uid() {
+            return Ok(());
+        }
+        let Some(mended) = identity::mended(work.set, work.spec, ordinal, &whole) else { return Ok(()) };
+        api.replace(&mended.name_any(), &PostParams::default(), &mended).await.map(drop)
     }
 
     async fn write_status(&self, work: &Work<'_>, mut counts: Counts) -> Result<(), Error> {
