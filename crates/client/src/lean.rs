@@ -1,6 +1,6 @@
 //! What the caches keep of an object, and what a watch of everything's owners needs of it.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -11,7 +11,8 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 
 use crate::decode::{Members, Part, Parts};
 
-/// Nothing in the process reads managed fields, and they are often half of an object. An update without them leaves them as they are.
+/// Nothing in the process reads managed fields, and they are often half of an object. An update without them leaves them as they
+/// are.
 const METADATA: (&str, Part) = ("metadata", Part::Without(&[("managedFields", Part::Nothing)]));
 
 /// What only a pod's kubelet reads of a container.
@@ -78,12 +79,15 @@ impl<'de, K: Resource<DynamicType = ()> + DeserializeOwned + 'static, const WHOL
     for Cached<K, WHOLE>
 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let is_lean_pod = !WHOLE && (K::group(&()).as_ref(), K::kind(&()).as_ref()) == ("", "Pod");
-        let members: Members = if is_lean_pod { POD } else { &[METADATA] };
-        let mut object = K::deserialize(Parts::new(deserializer, Part::Without(members)))?;
-        if let (false, Some(pod)) = (WHOLE, (&mut object as &mut dyn Any).downcast_mut()) {
-            tighten(pod);
+        // Of pods there are most, and to skip parts costs a decoder of its own for each kind.
+        if !WHOLE && TypeId::of::<K>() == TypeId::of::<Pod>() {
+            let mut pod = Some(Pod::deserialize(Parts::new(deserializer, Part::Without(POD)))?);
+            pod.iter_mut().for_each(tighten);
+            let pod = (&mut pod as &mut dyn Any).downcast_mut().and_then(Option::take);
+            return Ok(Self(pod.expect("the types are the same")));
         }
+        let mut object = K::deserialize(deserializer)?;
+        object.meta_mut().managed_fields = None;
         Ok(Self(object))
     }
 }
