@@ -30,13 +30,6 @@ pub enum Resource {
     Custom(Arc<Custom>),
 }
 
-/// Where the place that a fault names in quotes comes in a document: names in order, items by number.
-fn in_document(fault: &str) -> Vec<(usize, String)> {
-    let place = fault.split('"').nth(1).unwrap_or_default();
-    let step = |step: &str| (step.parse().unwrap_or_default(), step.to_owned());
-    place.split(['.', '[', ']']).filter(|part| !part.is_empty()).map(step).collect()
-}
-
 /// What is below a resource in its paths.
 pub struct Sub<'a> {
     /// Path segment, such as `status`.
@@ -256,11 +249,7 @@ impl Resource {
                 unknown
             }
         };
-        let mixed = !unknown.is_empty() && !duplicates.is_empty();
-        let mut faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
-        if mixed {
-            faults.sort_by_cached_key(|fault| in_document(fault));
-        }
+        let faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
         if validation == Validation::Strict && !faults.is_empty() {
             let what = format!("strict decoding error: {}", faults.join(", "));
             return Err(schema::decode_error(self.version(), self.kind(), &what));
