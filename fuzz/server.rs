@@ -34,6 +34,21 @@ static SERVER: LazyLock<(Runtime, InProcess)> = LazyLock::new(|| {
     (runtime, client)
 });
 
+/// Mistakes of clients that upstream calls errors of its own, and we as upstream does.
+const UPSTREAMS: [&str; 5] = [
+    "does not contain declared merge key",
+    "failed to convert new object",
+    "failed to create typed patch object",
+    "list element types are not identical",
+    "resourceVersion should not be set on objects to be created",
+];
+
+/// Whether an answer blames the server for what it should not.
+pub fn is_fault(code: u16, answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    code >= 500 && !UPSTREAMS.iter().any(|known| text.contains(known))
+}
+
 /// Sends what can be sent; gives the code and the answer's beginning. Watches are not waited for.
 pub fn send(method: &str, target: &str, media: &str, body: &[u8]) -> Option<(u16, Vec<u8>)> {
     let request = Request::builder().method(method).uri(target).header("content-type", media);

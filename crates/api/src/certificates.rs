@@ -5,10 +5,10 @@ use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::texts;
-use crate::objectmeta::immutable;
+use crate::prepare;
 use crate::table::{AGE, NAME, age, column, name, or};
 use crate::time::human_duration;
-use crate::value::{int, items, text};
+use crate::value::{int, items, set, text};
 
 pub(crate) const SIGNING_REQUEST: Kind = Kind {
     short_names: &["csr"],
@@ -28,10 +28,9 @@ pub(crate) const SIGNING_REQUEST: Kind = Kind {
     selectable: &["spec.signerName"],
     hooks: Hooks {
         validate,
-        validate_update: |new, old| {
-            let mut errors = ErrorList::new();
-            immutable(&mut errors, new, old, "spec", &Path::root());
-            errors
+        prepare_update: |new, old| {
+            set(new, "spec", old["spec"].clone());
+            prepare::update_status(new, old);
         },
         selectable: |v| vec![("spec.signerName", text(&v["spec"], "signerName").to_owned())],
         row,

@@ -46,6 +46,10 @@ impl FieldManager {
     /// What a write through this path resets and so never owns.
     fn reset(&self, kind: &Resource, object: &Value) -> Set {
         match self.subresource.as_str() {
+            // What somebody asks to have signed stays what it was.
+            "" if kind.plural() == "certificatesigningrequests" && kind.row_of_catalogue().is_some() => {
+                Set::from_json(&json!({ "f:spec": {}, "f:status": {} }))
+            }
             "" if kind.status() => Set::from_json(&json!({ "f:status": {} })),
             "status" => {
                 let others = object.as_object().into_iter().flatten().map(|(name, _)| name);

@@ -132,4 +132,7 @@ async fn approving_needs_the_permission_for_the_signer() {
     server.merge(&format!("{rbac}/clusterroles/approver"), rules("example.com/*")).await;
     let (code, approved) = ann.merge(&path, approve).await;
     assert_eq!(code, 200, "{approved}");
+    let other = json!({"spec": {"signerName": "example.com/b", "usages": ["any"]}});
+    let (code, kept) = server.merge(path.trim_end_matches("/approval"), other).await;
+    assert_eq!((code, &kept["spec"]), (200, &approved["spec"]), "what was approved stays what it was");
 }
