@@ -16,6 +16,7 @@ use crate::metrics;
 use crate::request::{Query, RequestInfo};
 use crate::respond::{self, Outcome};
 
+const FLOW_CONTROL_DEBUG: &str = "/debug/api_priority_and_fairness/";
 const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Answers a request that names no resource.
@@ -50,6 +51,11 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) 
         "/openapi/v2" => return openapi_v2(server, headers).ok_or_else(Status::unknown_path),
         "" => return Ok(respond::json(StatusCode::OK, &json!({ "paths": paths() }))),
         _ => {}
+    }
+    if let (Some(page), Some(flow)) = (path.strip_prefix(FLOW_CONTROL_DEBUG), &server.flow) {
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let page = flow.dump(page, &query).ok_or_else(Status::unknown_path)?;
+        return Ok(respond::text(StatusCode::OK, page));
     }
     if let Some(document) = path.strip_prefix("/openapi/v3/") {
         let build = |customs: &[CustomKind]| openapi::v3_document(document, customs);

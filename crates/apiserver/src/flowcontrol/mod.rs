@@ -5,6 +5,7 @@
 //! and what follows the objects of the store.
 
 mod demand;
+mod dump;
 mod level;
 mod rules;
 pub mod status;
@@ -80,7 +81,17 @@ struct Shared {
     header: HeaderValue,
     exempt: bool,
     bounds: Mutex<Bounds>,
-    level: Mutex<Level<oneshot::Sender<usize>>>,
+    level: Mutex<Turns>,
+}
+
+/// A level of requests that are woken when their turn comes.
+type Turns = Level<oneshot::Sender<()>, Told>;
+
+/// What the debug pages tell of a request.
+struct Told {
+    schema: Arc<str>,
+    flow: String,
+    details: String,
 }
 
 #[derive(Clone, Copy)]
@@ -91,7 +102,7 @@ struct Bounds {
 }
 
 impl Shared {
-    fn level(&self) -> MutexGuard<'_, Level<oneshot::Sender<usize>>> {
+    fn level(&self) -> MutexGuard<'_, Turns> {
         self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,17 +114,7 @@ impl Shared {
 /// A place on a level: a seat, or one in a queue. It is given back when it is dropped.
 pub struct Place {
     level: Arc<Shared>,
-    counts: Arc<Counts>,
-    seats: u32,
-    since: Instant,
-    state: State,
-}
-
-enum State {
-    Exempt,
-    Running(usize),
-    Waiting(u64, oneshot::Receiver<usize>),
-    Left,
+    number: usize,
 }
 
 impl FlowControl {
@@ -165,40 +166,34 @@ impl FlowControl {
             return Ok(None);
         };
         let _ = marks.0.set([schema.header.clone(), schema.level.header.clone()]);
-        let mut place = schema.place();
-        if schema.level.exempt {
-            place.counts.dispatched.fetch_add(1, Ordering::Relaxed);
-            return Ok(Some(place));
-        }
-        let flow = schema.rules.flow(user, info);
-        let seats = width();
-        {
+        let (flow, details) = (schema.rules.flow(user, info).to_owned(), dump::details(user, info));
+        let hash = schema.rules.hash(&flow);
+        let told = Told { schema: schema.rules.name.clone(), flow, details };
+        let (seats, now) = (if schema.level.exempt { 1 } else { width() }, Instant::now());
+        let mut turn = None;
+        let arrival = {
             let mut level = schema.level.level();
-            place.seats = seats.min(level.seats.max(1));
-            let mut turn = None;
-            let arrival = level.arrive(flow, place.seats, place.since, || {
+            let seats = seats.min(level.seats.max(1));
+            level.arrive(hash, seats, now, told, || {
                 let (sender, receiver) = oneshot::channel();
                 turn = Some(receiver);
                 sender
-            });
-            place.state = match (arrival, turn) {
-                (Arrival::Run(queue), _) => State::Running(queue),
-                (Arrival::Wait(number), Some(turn)) => State::Waiting(number, turn),
-                (Arrival::Refused(why), _) => return Err(place.counts.refuse(why)),
-                (Arrival::Wait(_), None) => return Err(place.counts.refuse(Refusal::QueueFull)),
-            };
-        }
-        if let State::Waiting(_, turn) = &mut place.state {
+            })
+        };
+        let place = match arrival {
+            Arrival::Run(number) | Arrival::Wait(number) => Place { level: schema.level.clone(), number },
+            Arrival::Refused(why) => return Err(schema.counts.refuse(why)),
+        };
+        if let Some(turn) = turn {
             let turn = tokio::time::timeout(self.longest_wait, turn).await;
-            let waited = u64::try_from(place.since.elapsed().as_micros()).unwrap_or(u64::MAX);
-            place.counts.waited.fetch_add(waited, Ordering::Relaxed);
-            place.counts.waits.fetch_add(1, Ordering::Relaxed);
-            match turn {
-                Ok(Ok(queue)) => (place.state, place.since) = (State::Running(queue), Instant::now()),
-                _ => return Err(place.counts.refuse(Refusal::TimeOut)),
+            let waited = u64::try_from(now.elapsed().as_micros()).unwrap_or(u64::MAX);
+            schema.counts.waited.fetch_add(waited, Ordering::Relaxed);
+            schema.counts.waits.fetch_add(1, Ordering::Relaxed);
+            if !matches!(turn, Ok(Ok(()))) {
+                return Err(schema.counts.refuse(Refusal::TimeOut));
             }
         }
-        place.counts.dispatched.fetch_add(1, Ordering::Relaxed);
+        schema.counts.dispatched.fetch_add(1, Ordering::Relaxed);
         Ok(Some(place))
     }
 
@@ -225,7 +220,7 @@ impl FlowControl {
         for (level, seats) in levels.iter().zip(allocate(self.total, &claims)) {
             let mut level = level.level();
             level.seats = seats;
-            wake(level.dispatch());
+            wake(level.dispatch(now));
         }
     }
 
@@ -290,10 +285,10 @@ impl FlowControl {
     }
 }
 
-fn wake(woken: Vec<(oneshot::Sender<usize>, usize)>) {
-    for (sender, queue) in woken {
+fn wake(woken: Vec<(oneshot::Sender<()>, usize)>) {
+    for (sender, _) in woken {
         // Who does not listen any more gives the seat back when its place is dropped.
-        let _ = sender.send(queue);
+        let _ = sender.send(());
     }
 }
 
@@ -306,18 +301,6 @@ impl Counts {
         };
         self.rejected[reason].fetch_add(1, Ordering::Relaxed);
         Status::too_many_requests("Too many requests, please try again later.", 1)
-    }
-}
-
-impl Schema {
-    fn place(&self) -> Place {
-        Place {
-            level: self.level.clone(),
-            counts: self.counts.clone(),
-            seats: 1,
-            since: Instant::now(),
-            state: if self.level.exempt { State::Exempt } else { State::Left },
-        }
     }
 }
 
@@ -338,22 +321,8 @@ impl Marks {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if matches!(self.state, State::Exempt | State::Left) {
-            return;
-        }
-        let (now, shared) = (Instant::now(), self.level.clone());
-        let took = now.saturating_duration_since(self.since);
-        let mut level = shared.level();
-        match &mut self.state {
-            State::Running(queue) => wake(level.leave(*queue, self.seats, took, now)),
-            // Its turn may have come while it left.
-            State::Waiting(number, turn) if !level.give_up(*number, now) => {
-                if let Ok(queue) = turn.try_recv() {
-                    wake(level.leave(queue, self.seats, Duration::ZERO, now));
-                }
-            }
-            _ => {}
-        }
+        let mut level = self.level.level();
+        wake(level.leave(self.number, Instant::now()));
     }
 }
 
@@ -424,7 +393,7 @@ impl Shared {
             let mut level = known.level();
             level.configure(limit);
             level.seats = level.seats.clamp(bounds.least, bounds.most.max(bounds.least));
-            wake(level.dispatch());
+            wake(level.dispatch(Instant::now()));
             drop(level);
             return known.clone();
         }

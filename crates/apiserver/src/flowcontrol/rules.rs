@@ -1,6 +1,7 @@
 //! Which FlowSchema a request belongs to: pure functions over the objects' documents.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,7 +21,7 @@ enum Distinguisher {
 #[derive(Debug)]
 pub struct Rules {
     /// The schema's name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its uid.
     pub uid: String,
     /// The name of its level.
@@ -82,7 +83,7 @@ impl Rules {
     pub fn of(schema: &Value) -> Self {
         let spec = &schema["spec"];
         Self {
-            name: schema.name().to_owned(),
+            name: schema.name().into(),
             uid: schema.meta_str("uid").to_owned(),
             level: spec["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default().to_owned(),
             precedence: spec["matchingPrecedence"].as_i64().unwrap_or(1000),
@@ -102,15 +103,19 @@ impl Rules {
         })
     }
 
-    /// The flow of a request, as a hash.
-    pub fn flow(&self, user: &UserInfo, info: &RequestInfo) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        let distinguisher = match self.distinguisher {
-            Some(Distinguisher::ByUser) => user.name.as_str(),
-            Some(Distinguisher::ByNamespace) => info.namespace.as_str(),
+    /// What tells the flow of a request from others of the schema.
+    pub fn flow<'a>(&self, user: &'a UserInfo, info: &'a RequestInfo) -> &'a str {
+        match self.distinguisher {
+            Some(Distinguisher::ByUser) => &user.name,
+            Some(Distinguisher::ByNamespace) => &info.namespace,
             None => "",
-        };
-        (&self.name, distinguisher).hash(&mut hasher);
+        }
+    }
+
+    /// The hash that the queues of a flow follow from.
+    pub fn hash(&self, flow: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.name, flow).hash(&mut hasher);
         hasher.finish()
     }
 }
