@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AuditConfig, AuditError, Auditor};
 use crate::authn::{
-    Anonymous, Authenticators, Authorities, Oidc, OidcConfig, OidcError, RequestHeaderConfig, TokenWebhook,
-    TokenWebhookConfig,
+    Anonymous, AnonymousRules, Authenticators, Authorities, Oidc, OidcConfig, OidcError, RequestHeaderConfig,
+    TokenWebhook, TokenWebhookConfig,
 };
 use crate::authz::{AuthorizationWebhook, AuthorizationWebhookConfig, Chain, Mode, WebhookError};
 use crate::configuration::{ConfigurationError, Followed};
@@ -24,9 +24,9 @@ pub struct AccessConfig {
     pub client_ca_pem: String,
     /// An OpenID Connect issuer.
     pub oidc: Option<OidcConfig>,
-    /// Who may come without credentials.
-    pub anonymous: Anonymous,
-    /// An AuthenticationConfiguration, instead of the two before.
+    /// Who may come without credentials; everybody may where neither this nor the file says otherwise.
+    pub anonymous: Option<Anonymous>,
+    /// An AuthenticationConfiguration, instead of the issuer before; who may come is said in one of both.
     pub authentication_file: Option<PathBuf>,
     /// A webhook that knows tokens.
     pub token_webhook: Option<TokenWebhookConfig>,
@@ -50,7 +50,7 @@ impl Default for AccessConfig {
             request_header: None,
             client_ca_pem: String::new(),
             oidc: None,
-            anonymous: Anonymous::default(),
+            anonymous: None,
             authentication_file: None,
             token_webhook: None,
             modes: vec![Mode::Node, Mode::Rbac],
@@ -128,10 +128,13 @@ impl Access {
             None => None,
         };
         let authenticators = match &config.authentication_file {
-            Some(file) => Followed::file(file, Authenticators::parse)?,
+            Some(file) => {
+                let rules = AnonymousRules::new(config.anonymous);
+                Followed::file(file, move |text| rules.read(text))?
+            }
             None => {
                 let issuers = config.oidc.map(Oidc::new).transpose()?.into_iter().collect();
-                Followed::fixed(Authenticators { issuers, anonymous: config.anonymous })
+                Followed::fixed(Authenticators { issuers, anonymous: config.anonymous.unwrap_or_default() })
             }
         };
         let authorizers = match &config.authorization_file {

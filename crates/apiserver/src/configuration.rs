@@ -77,7 +77,7 @@ struct Source<T> {
     text: Vec<u8>,
 }
 
-type Parser<T> = fn(&[u8]) -> Result<T, ConfigurationError>;
+type Parser<T> = Box<dyn Fn(&[u8]) -> Result<T, ConfigurationError> + Send + Sync>;
 
 impl<T> Followed<T> {
     /// What never changes.
@@ -89,12 +89,15 @@ impl<T> Followed<T> {
     ///
     /// # Errors
     /// The file cannot be read, or is not right.
-    pub fn file(path: &Path, parse: Parser<T>) -> Result<Self, ConfigurationError> {
+    pub fn file(
+        path: &Path,
+        parse: impl Fn(&[u8]) -> Result<T, ConfigurationError> + Send + Sync + 'static,
+    ) -> Result<Self, ConfigurationError> {
         let text = std::fs::read(path)
             .map_err(|error| ConfigurationError::at(&path.display().to_string(), &error.to_string()))?;
         let value = parse(&text)
             .map_err(|error| ConfigurationError::at(&path.display().to_string(), &error.to_string()))?;
-        let source = Source { path: path.to_owned(), parse, text };
+        let source = Source { path: path.to_owned(), parse: Box::new(parse), text };
         Ok(Self { current: RwLock::new(Arc::new(value)), source: Some(source) })
     }
 

@@ -24,7 +24,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub use oidc::{Oidc, OidcConfig, OidcError};
 pub use request_header::{Authorities, RequestHeaderConfig};
-pub use structured::{Anonymous, Authenticators};
+pub use structured::{Anonymous, AnonymousRules, Authenticators};
 pub use token::{Claims, TokenAuthority, TokenError, epoch_seconds};
 pub use webhook::{TokenWebhook, TokenWebhookConfig};
 

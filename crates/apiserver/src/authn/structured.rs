@@ -2,6 +2,7 @@
 //! <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#using-authentication-configuration>
 
 use std::collections::HashSet;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -56,11 +57,11 @@ fn items<'a>(object: &'a Value, list: &str) -> impl Iterator<Item = (usize, &'a 
 }
 
 impl Authenticators {
-    /// Reads an AuthenticationConfiguration.
+    /// Reads an AuthenticationConfiguration; none for who may come where it does not say.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &[u8]) -> Checked<Self> {
+    fn parse(text: &[u8]) -> Checked<(Vec<Oidc>, Option<Anonymous>)> {
         let kind = "AuthenticationConfiguration";
         let config = configuration::read(text, API_GROUP, &["v1", "v1beta1"], kind)?;
         configuration::only(&config, &["apiVersion", "kind", "jwt", "anonymous"], "")?;
@@ -83,14 +84,42 @@ impl Authenticators {
                     .map_err(|error| ConfigurationError::at(&format!("{at}.issuer"), &error.to_string()))?,
             );
         }
-        Ok(Self { issuers, anonymous: anonymous(&config["anonymous"])? })
+        let anonymous = Some(&config["anonymous"]).filter(|anonymous| !anonymous.is_null());
+        Ok((issuers, anonymous.map(self::anonymous).transpose()?))
+    }
+}
+
+/// Who may come without credentials is said by the flag or by the file, and does not change with it.
+pub struct AnonymousRules {
+    flag: Option<Anonymous>,
+    first: OnceLock<Option<Anonymous>>,
+}
+
+impl AnonymousRules {
+    /// The rules with what the flag says.
+    pub fn new(flag: Option<Anonymous>) -> Self {
+        Self { flag, first: OnceLock::new() }
+    }
+
+    /// Reads an AuthenticationConfiguration.
+    ///
+    /// # Errors
+    /// What is wrong with it, also beside the flag or what it said before.
+    pub fn read(&self, text: &[u8]) -> Checked<Authenticators> {
+        let (issuers, anonymous) = Authenticators::parse(text)?;
+        if anonymous.is_some() && self.flag.is_some() {
+            let why = "Forbidden: --anonymous-auth flag cannot be set when anonymous field is configured in authentication \
+                configuration file";
+            return wrong("anonymous", why);
+        }
+        if *self.first.get_or_init(|| anonymous.clone()) != anonymous {
+            return wrong("anonymous", "Forbidden: changed from initial configuration file");
+        }
+        Ok(Authenticators { issuers, anonymous: anonymous.or_else(|| self.flag.clone()).unwrap_or_default() })
     }
 }
 
 fn anonymous(anonymous: &Value) -> Checked<Anonymous> {
-    if anonymous.is_null() {
-        return Ok(Anonymous::Everywhere);
-    }
     configuration::only(anonymous, &["enabled", "conditions"], "anonymous")?;
     let mut paths = Vec::new();
     for (number, condition) in items(anonymous, "conditions") {
@@ -381,7 +410,7 @@ mod tests {
                 .map_err(error)
                 .and_then(|_| super::anonymous(&config["anonymous"]).map_err(error))
         };
-        let nothing = || Value::Null;
+        let nothing = || json!({"enabled": true});
         assert_eq!(check(configured(|_| ()), nothing()), Ok(Anonymous::Everywhere));
         assert_eq!(check(configured(|_| ()), json!({"enabled": false})), Ok(Anonymous::Nowhere));
         let paths = json!({"enabled": true, "conditions": [{"path": "/livez"}]});
@@ -439,6 +468,31 @@ mod tests {
         ] {
             let error = check(jwt, anonymous).expect_err(place);
             assert!(error.starts_with(place), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_comes_without_credentials_is_said_once() {
+        let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n";
+        let says = |enabled: bool| format!("{head}anonymous: {{enabled: {enabled}}}").into_bytes();
+        let read = |rules: &AnonymousRules, text: &[u8]| {
+            rules.read(text).map(|read| read.anonymous).map_err(|error| error.to_string())
+        };
+        let flag = AnonymousRules::new(Some(Anonymous::Nowhere));
+        assert_eq!(read(&flag, head.as_bytes()), Ok(Anonymous::Nowhere));
+        let both = read(&flag, &says(true)).unwrap_err();
+        assert_eq!(
+            both,
+            "anonymous: Forbidden: --anonymous-auth flag cannot be set when anonymous field is configured in \
+             authentication configuration file"
+        );
+        assert_eq!(read(&AnonymousRules::new(None), head.as_bytes()), Ok(Anonymous::Everywhere));
+        let file = AnonymousRules::new(None);
+        assert_eq!(read(&file, &says(false)), Ok(Anonymous::Nowhere));
+        assert_eq!(read(&file, &says(false)), Ok(Anonymous::Nowhere));
+        for changed in [says(true), head.into()] {
+            let error = read(&file, &changed).unwrap_err();
+            assert_eq!(error, "anonymous: Forbidden: changed from initial configuration file");
         }
     }
 }
