@@ -61,7 +61,7 @@ use tokio_util::sync::CancellationToken;
 pub use access::{Access, AccessConfig, AccessError};
 pub use aggregation::FrontProxy;
 pub use allocate::ServiceRange;
-pub use audit::{AuditConfig, AuditWebhookConfig, LogConfig};
+pub use audit::{AuditConfig, AuditWebhookConfig, AuditWebhookMode, LogConfig};
 pub use authn::{
     Anonymous, OidcConfig, Peer, RequestHeaderConfig, TokenAuthority, TokenError, TokenWebhookConfig,
     UserInfo,
@@ -267,7 +267,7 @@ impl ApiServer {
             Ok(user) => user,
             Err(status) => {
                 if let Some(auditor) = auditor {
-                    auditor.refused(peer, &info, id, &request, &status);
+                    auditor.refused(peer, &info, id, request, &status).await;
                 }
                 return Err(status);
             }

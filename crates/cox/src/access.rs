@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use coxswain_apiserver::{
-    Access, AccessConfig, Anonymous, AuditConfig, AuditWebhookConfig, AuthorizationWebhookConfig, LogConfig,
-    Mode, OidcConfig, RequestHeaderConfig, TokenWebhookConfig,
+    Access, AccessConfig, Anonymous, AuditConfig, AuditWebhookConfig, AuditWebhookMode,
+    AuthorizationWebhookConfig, LogConfig, Mode, OidcConfig, RequestHeaderConfig, TokenWebhookConfig,
 };
 
 const MEGABYTE: u64 = 1 << 20;
@@ -66,12 +66,12 @@ pub struct AccessArgs {
     pub requestheader_extra_headers_prefix: Vec<String>,
 
     /// Whether requests without credentials come in, as system:anonymous.
-    #[arg(long, env = "COX_ANONYMOUS_AUTH", value_parser = clap::value_parser!(bool), num_args = 0..=1, default_missing_value = "true", default_value = "true")]
-    pub anonymous_auth: bool,
+    #[arg(long, env = "COX_ANONYMOUS_AUTH", value_parser = clap::value_parser!(bool), num_args = 0..=1, default_missing_value = "true")]
+    pub anonymous_auth: Option<bool>,
 
-    /// Issuers of tokens and who may come without, as an AuthenticationConfiguration says, instead of OpenID Connect's flags.
+    /// Issuers of tokens, as an AuthenticationConfiguration says, instead of OpenID Connect's flags; it may say who comes without
+    /// credentials too, instead of --anonymous-auth.
     #[arg(long, env = "COX_AUTHENTICATION_CONFIG", value_name = "FILE", conflicts_with_all = [
-        "anonymous_auth",
         "oidc_issuer_url",
         "oidc_client_id",
         "oidc_username_claim",
@@ -202,9 +202,9 @@ pub struct AccessArgs {
     #[arg(long, env = "COX_AUDIT_WEBHOOK_CONFIG_FILE", value_name = "FILE", requires = "audit_policy_file")]
     pub audit_webhook_config_file: Option<PathBuf>,
 
-    /// How it is sent: requests do not wait for it.
-    #[arg(long, env = "COX_AUDIT_WEBHOOK_MODE", value_name = "MODE", default_value = "batch", value_parser = ["batch"])]
-    pub audit_webhook_mode: String,
+    /// Whether requests wait until it is sent, and fail where it is not.
+    #[arg(long, env = "COX_AUDIT_WEBHOOK_MODE", value_name = "MODE", default_value = "batch")]
+    pub audit_webhook_mode: AuditMode,
 
     /// So many events wait to be sent; more are dropped.
     #[arg(
@@ -273,6 +273,27 @@ impl From<AuthorizationMode> for Mode {
     }
 }
 
+/// How audit events are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditMode {
+    /// Many at once, and no request waits.
+    Batch,
+    /// Requests wait for each.
+    Blocking,
+    /// And fail where it cannot be told that they came.
+    BlockingStrict,
+}
+
+impl From<AuditMode> for AuditWebhookMode {
+    fn from(mode: AuditMode) -> Self {
+        match mode {
+            AuditMode::Batch => Self::Batch,
+            AuditMode::Blocking => Self::Blocking,
+            AuditMode::BlockingStrict => Self::BlockingStrict,
+        }
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not claim=value"))?;
     Ok((key.to_owned(), value.to_owned()))
@@ -307,7 +328,9 @@ impl AccessArgs {
             request_header: Some(self.request_header(own_proxy_ca)?),
             client_ca_pem: client_ca.to_owned(),
             oidc: self.oidc()?,
-            anonymous: if self.anonymous_auth { Anonymous::Everywhere } else { Anonymous::Nowhere },
+            anonymous: self
+                .anonymous_auth
+                .map(|allowed| if allowed { Anonymous::Everywhere } else { Anonymous::Nowhere }),
             authentication_file: self.authentication_config.clone(),
             token_webhook: self.authentication_token_webhook_config_file.clone().map(|file| {
                 TokenWebhookConfig {
@@ -377,6 +400,7 @@ impl AccessArgs {
         });
         let webhook = self.audit_webhook_config_file.clone().map(|file| AuditWebhookConfig {
             file,
+            mode: self.audit_webhook_mode.into(),
             buffer_size: self.audit_webhook_batch_buffer_size,
             batch_size: self.audit_webhook_batch_max_size,
             max_wait: self.audit_webhook_batch_max_wait,
@@ -414,14 +438,16 @@ mod tests {
         let oidc = access.oidc().unwrap().unwrap();
         assert_eq!(oidc.required_claims, [("tenant".to_owned(), "a".to_owned())]);
         for file in ["--authentication-config=a", "--authorization-config=a"] {
-            assert!(Line::try_parse_from(["cox", file]).is_ok(), "{file}");
+            assert!(Line::try_parse_from(["cox", file, "--anonymous-auth=false"]).is_ok(), "{file}");
             let both = ["cox", file, "--authorization-mode=RBAC", "--oidc-client-id=a"];
             assert!(Line::try_parse_from(both).is_err(), "{file}");
         }
-        let sent = ["cox", "--audit-policy-file=a", "--audit-webhook-config-file=b"];
+        let strict = "--audit-webhook-mode=blocking-strict";
+        let sent = ["cox", "--audit-policy-file=a", "--audit-webhook-config-file=b", strict];
         assert!(Line::try_parse_from(sent).is_ok(), "an audit webhook without a log");
         for wrong in [
             "--audit-policy-file=a",
+            "--audit-webhook-mode=strict",
             "--authorization-mode=ABAC",
             "--audit-log-path=-",
             "--oidc-issuer-url=https://i",

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::Status;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 
@@ -25,15 +25,15 @@ use log::Log;
 pub use log::LogConfig;
 use policy::{Decision, Level, Policy, Stage, without_managed_fields};
 use tokio_util::sync::CancellationToken;
-pub use webhook::AuditWebhookConfig;
 use webhook::Webhook;
+pub use webhook::{AuditWebhookConfig, AuditWebhookMode};
 
 use crate::authn::{Peer, UserInfo};
 use crate::body::{Body, BoxError, Joined};
 use crate::handler::{document, read_body, read_yaml};
 use crate::remote::RemoteError;
 use crate::request::RequestInfo;
-use crate::respond::Outcome;
+use crate::respond::{self, Outcome};
 
 /// The id of a request, in requests, answers and events.
 pub const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -163,18 +163,47 @@ impl Auditor {
         }
     }
 
+    fn count_dropped(&self, dropped: bool) -> bool {
+        self.dropped.fetch_add(dropped.into(), Ordering::Relaxed);
+        dropped
+    }
+
+    fn log(&self, event: &Bytes) {
+        self.written.fetch_add(1, Ordering::Relaxed);
+        self.count_dropped(self.log.as_ref().is_some_and(|log| !log.write(event.clone())));
+    }
+
+    /// Hands an event over; nobody waits for it.
+    fn hand_over(&self, event: Bytes) {
+        self.log(&event);
+        self.count_dropped(self.webhook.as_ref().is_some_and(|webhook| !webhook.write(event)));
+    }
+
+    /// Writes down an event; the request waits where the webhook's mode says so. False where it must not go on.
+    async fn store(&self, event: Bytes) -> bool {
+        let mode = self.webhook.as_ref().map(|webhook| (webhook, webhook.mode()));
+        let Some((webhook, mode @ (AuditWebhookMode::Blocking | AuditWebhookMode::BlockingStrict))) = mode
+        else {
+            self.hand_over(event);
+            return true;
+        };
+        self.log(&event);
+        let dropped = self.count_dropped(!Box::pin(webhook.send(event)).await);
+        !dropped || mode != AuditWebhookMode::BlockingStrict
+    }
+
     /// Writes down a request whose user nobody knows.
-    pub fn refused(
+    pub async fn refused(
         &self,
         peer: &Peer,
         info: &RequestInfo,
         id: &HeaderValue,
-        request: &Request<Body>,
+        request: Request<Body>,
         status: &Status,
     ) {
-        if let Some(mut record) = self.begin(&UserInfo::default(), peer, info, id, request) {
+        if let Some(mut record) = self.begin(&UserInfo::default(), peer, info, id, &request) {
             record.failed(status);
-            record.emit(Stage::ResponseStarted);
+            record.emit(Stage::ResponseStarted).await;
         }
     }
 
@@ -241,7 +270,9 @@ impl Auditor {
         let Asked { user, info, own } = &asked;
         let own = *own;
         let Some(mut record) = self.begin(user, peer, info, id, &request) else { return next(request).await };
-        record.emit(Stage::RequestReceived);
+        if !record.emit(Stage::RequestReceived).await {
+            return Ok(not_stored(&request));
+        }
         let long = info.is_long_running();
         let level = record.decision.level;
         let writes = matches!(info.verb, "create" | "update" | "patch" | "delete" | "deletecollection");
@@ -250,7 +281,7 @@ impl Auditor {
                 Ok(again) => request = again,
                 Err(status) => {
                     record.failed(&status);
-                    record.emit(Stage::ResponseComplete);
+                    record.emit(Stage::ResponseComplete).await;
                     return Err(status);
                 }
             }
@@ -267,51 +298,57 @@ impl Auditor {
         match answer {
             Err(status) => {
                 record.failed(&status);
-                record.emit(Stage::ResponseComplete);
+                record.emit(Stage::ResponseComplete).await;
                 Err(status)
             }
-            Ok(response) if long => Ok(self.follow(record, response)),
+            Ok(response) if long => Ok(self.follow(record, response).await),
             Ok(response) => {
                 let named = info.name.is_empty() && info.verb == "create";
                 let response =
                     record.answered(response, own && (named || level == Level::RequestResponse)).await;
-                record.emit(Stage::ResponseComplete);
+                record.emit(Stage::ResponseComplete).await;
                 Ok(response)
             }
         }
     }
 
     /// An answer that takes long: it is complete when its body is.
-    fn follow(self: &Arc<Self>, mut record: Record<'_>, response: Response<Body>) -> Response<Body> {
+    async fn follow(self: &Arc<Self>, mut record: Record<'_>, response: Response<Body>) -> Response<Body> {
         record
             .event
             .insert("responseStatus".into(), json!({ "metadata": {}, "code": response.status().as_u16() }));
-        record.emit(Stage::ResponseStarted);
+        record.emit(Stage::ResponseStarted).await;
         let (auditor, Record { decision, event, received, .. }) = (self.clone(), record);
-        let end =
-            move || Record { auditor: &auditor, decision, event, received }.emit(Stage::ResponseComplete);
+        let end = move || {
+            let record = Record { auditor: &auditor, decision, event, received };
+            if let Some(event) = record.at(Stage::ResponseComplete) {
+                auditor.hand_over(event);
+            }
+        };
         response.map(|body| Body::new(Ending { body: body.joined(), end: Some(Box::new(end)) }))
     }
 }
 
 impl Record<'_> {
-    fn emit(&mut self, stage: Stage) {
+    /// The event of a stage; none where the policy leaves it out.
+    fn at(&self, stage: Stage) -> Option<Bytes> {
         if self.decision.omitted.contains(&stage) {
-            return;
+            return None;
         }
         let mut event = self.event.clone();
         event.insert("stage".into(), stage.name().into());
         event.insert("requestReceivedTimestamp".into(), self.received.as_str().into());
         let stamp = if stage == Stage::RequestReceived { self.received.clone() } else { now() };
         event.insert("stageTimestamp".into(), stamp.into());
-        let (auditor, event) = (self.auditor, Bytes::from(Value::Object(event).to_string()));
-        let taken = [
-            auditor.log.as_ref().is_none_or(|log| log.write(event.clone())),
-            auditor.webhook.as_ref().is_none_or(|webhook| webhook.write(event)),
-        ];
-        auditor.written.fetch_add(1, Ordering::Relaxed);
-        let dropped = taken.iter().filter(|taken| !**taken).count();
-        auditor.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+        Some(Value::Object(event).to_string().into())
+    }
+
+    /// Writes down a stage; false where the request must not go on.
+    async fn emit(&self, stage: Stage) -> bool {
+        match self.at(stage) {
+            Some(event) => self.auditor.store(event).await,
+            None => true,
+        }
     }
 
     fn failed(&mut self, status: &Status) {
@@ -378,6 +415,14 @@ impl Record<'_> {
         }
         self.event.insert(field.to_owned(), object);
     }
+}
+
+/// What is answered where a request must not go on.
+fn not_stored(request: &Request<Body>) -> Response<Body> {
+    let uri = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let uri = uri.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let text = format!("Internal Server Error: {uri:?}: failed to store audit event\n");
+    respond::text(StatusCode::INTERNAL_SERVER_ERROR, text)
 }
 
 fn answer_object(headers: &HeaderMap, bytes: &Bytes) -> Option<Value> {

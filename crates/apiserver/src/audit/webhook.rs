@@ -1,7 +1,7 @@
-//! The audit webhook: events are sent to a service, many at once.
+//! The audit webhook: events are sent to a service.
 //!
-//! Nothing waits for it. Events that come faster than they are sent are dropped, and counted; so are those of a batch that
-//! is refused, or that fails again and again.
+//! Many at once, and nothing waits for it: events that come faster than they are sent are dropped, and counted; so are those of
+//! a batch that fails again and again. Or one by one, and requests wait: but for the end of what takes long, which nobody does.
 //! <https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/#webhook-backend>
 
 use std::path::PathBuf;
@@ -21,11 +21,24 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// What is left is sent within this time when the server stops.
 const LAST: Duration = Duration::from_secs(3);
 
+/// Who waits until events are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditWebhookMode {
+    /// Nobody; they are sent many at once.
+    Batch,
+    /// The request that they tell of.
+    Blocking,
+    /// That, which fails where it cannot be told that it came.
+    BlockingStrict,
+}
+
 /// Where events are sent, and how many at once.
 #[derive(Clone, Debug)]
 pub struct AuditWebhookConfig {
     /// A file in the form of a kubeconfig.
     pub file: PathBuf,
+    /// Who waits for them.
+    pub mode: AuditWebhookMode,
     /// Events that wait to be sent.
     pub buffer_size: usize,
     /// Events of a batch.
@@ -49,9 +62,22 @@ impl Webhook {
     ///
     /// # Errors
     /// [`RemoteError`].
-    pub fn new(config: AuditWebhookConfig) -> Result<Self, RemoteError> {
+    pub fn new(mut config: AuditWebhookConfig) -> Result<Self, RemoteError> {
+        if config.mode != AuditWebhookMode::Batch {
+            config.batch_size = 1;
+        }
         let (sender, waiting) = channel(config.buffer_size.max(1));
         Ok(Self { remote: Remote::from_kubeconfig(&config.file)?, config, sender, waiting: waiting.into() })
+    }
+
+    /// Who waits for events.
+    pub fn mode(&self) -> AuditWebhookMode {
+        self.config.mode
+    }
+
+    /// Sends an event; false where it is given up.
+    pub async fn send(&self, event: Bytes) -> bool {
+        self.deliver(&[event]).await
     }
 
     /// Hands an event over; false where it had to be dropped.
@@ -96,7 +122,7 @@ impl Webhook {
         batch
     }
 
-    /// Sends a batch, again and again where that may help; false where it is given up.
+    /// Sends a batch, again and again; false where it is given up.
     async fn deliver(&self, batch: &[Bytes]) -> bool {
         if batch.is_empty() {
             return true;
@@ -104,12 +130,8 @@ impl Webhook {
         let mut pause = self.config.initial_backoff;
         for attempt in 1..=ATTEMPTS {
             let Err(error) = self.remote.tell(list(batch), TIMEOUT).await else { return true };
-            let again = match &error {
-                RemoteError::Refused(_, code) => *code == 429 || *code >= 500,
-                _ => true,
-            };
             tracing::warn!(%error, attempt, events = batch.len(), "the audit webhook did not take a batch");
-            if !again || attempt == ATTEMPTS {
+            if attempt == ATTEMPTS {
                 return false;
             }
             tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.2))).await;

@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::Fixture;
-use crate::{AccessConfig, AuditConfig, AuditWebhookConfig, LogConfig};
+use crate::{AccessConfig, AuditConfig, AuditWebhookConfig, AuditWebhookMode, LogConfig};
 
 const POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
@@ -101,6 +101,33 @@ async fn lines(path: &std::path::Path, count: usize) -> Vec<Value> {
     panic!("{count} events do not come")
 }
 
+/// The webhook of a file, with as little patience as there can be.
+fn told(file: &tempfile::NamedTempFile, mode: AuditWebhookMode) -> AuditWebhookConfig {
+    AuditWebhookConfig {
+        file: file.path().to_owned(),
+        mode,
+        buffer_size: 1,
+        batch_size: 1,
+        max_wait: Duration::ZERO,
+        initial_backoff: Duration::from_millis(1),
+    }
+}
+
+async fn audited(policy: &str, webhook: AuditWebhookConfig) -> Fixture {
+    let audit = Some(AuditConfig { policy: policy.as_bytes().to_vec(), log: None, webhook: Some(webhook) });
+    Fixture::start_with(AccessConfig { audit, ..AccessConfig::default() }).await
+}
+
+/// How many events were lost.
+async fn rejected(server: &Fixture) -> u64 {
+    let request = http::Request::get("/metrics").body(String::new()).expect("a request");
+    let answer = tower::ServiceExt::oneshot(server.client.clone(), request).await.expect("an answer");
+    let text = http_body_util::BodyExt::collect(answer.into_body()).await.expect("a body").to_bytes();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix("apiserver_audit_requests_rejected_total "));
+    line.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default()
+}
+
 #[tokio::test]
 async fn events_are_sent_in_batches_and_again_where_that_fails() {
     let (sender, mut batches) = tokio::sync::mpsc::unbounded_channel();
@@ -111,14 +138,12 @@ async fn events_are_sent_in_batches_and_again_where_that_fails() {
     .await;
     let file = super::access::kubeconfig(address, &bundle);
     let webhook = AuditWebhookConfig {
-        file: file.path().to_owned(),
         buffer_size: 100,
         batch_size: 2,
         max_wait: Duration::from_millis(50),
-        initial_backoff: Duration::from_millis(1),
+        ..told(&file, AuditWebhookMode::Batch)
     };
-    let audit = Some(AuditConfig { policy: POLICY.as_bytes().to_vec(), log: None, webhook: Some(webhook) });
-    let server = Fixture::start_with(AccessConfig { audit, ..AccessConfig::default() }).await;
+    let server = audited(POLICY, webhook).await;
     for name in ["a", "b", "c"] {
         server.get(&format!("/api/v1/namespaces/{name}")).await;
     }
@@ -137,28 +162,65 @@ async fn events_are_sent_in_batches_and_again_where_that_fails() {
 async fn events_that_nobody_takes_are_counted() {
     let (_, bundle) = super::webhook::start(|_, _| Value::Null).await;
     let file = super::access::kubeconfig("127.0.0.1:1".parse().expect("an address"), &bundle);
-    let webhook = AuditWebhookConfig {
-        file: file.path().to_owned(),
-        buffer_size: 1,
-        batch_size: 1,
-        max_wait: Duration::ZERO,
-        initial_backoff: Duration::from_millis(1),
-    };
-    let audit = Some(AuditConfig { policy: POLICY.as_bytes().to_vec(), log: None, webhook: Some(webhook) });
-    let server = Fixture::start_with(AccessConfig { audit, ..AccessConfig::default() }).await;
-    let rejected = async || {
-        let request = http::Request::get("/metrics").body(String::new()).expect("a request");
-        let answer = tower::ServiceExt::oneshot(server.client.clone(), request).await.expect("an answer");
-        let text = http_body_util::BodyExt::collect(answer.into_body()).await.expect("a body").to_bytes();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let line =
-            text.lines().find_map(|line| line.strip_prefix("apiserver_audit_requests_rejected_total "));
-        line.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default()
-    };
+    let server = audited(POLICY, told(&file, AuditWebhookMode::Batch)).await;
     let counted = tokio::time::timeout(Duration::from_secs(60), async {
-        while rejected().await < 3 {
+        while rejected(&server).await < 3 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
     counted.await.expect("lost events are counted");
+}
+
+/// Every stage of reads, and nothing of the pages that the test itself looks at.
+const EVERY_STAGE: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, verbs: [get, watch], \
+    resources: [{group: \"\"}]}]";
+
+#[tokio::test]
+async fn answers_wait_for_their_events() {
+    let (sender, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let (address, bundle) = super::webhook::start(move |_, mut list| {
+        let _ = sender.send(list["items"].take());
+        Value::Null
+    })
+    .await;
+    let file = super::access::kubeconfig(address, &bundle);
+    for mode in [AuditWebhookMode::Blocking, AuditWebhookMode::BlockingStrict] {
+        let server = audited(EVERY_STAGE, told(&file, mode)).await;
+        assert_eq!(server.get("/api/v1/namespaces/default").await.0, 200);
+        let mut stages = Vec::new();
+        // Without waiting: they have been sent before the answer was.
+        while let Ok(events) = sent.try_recv() {
+            assert_eq!(events.as_array().map(Vec::len), Some(1), "{events}");
+            stages.push(events[0]["stage"].clone());
+        }
+        assert_eq!(stages, ["RequestReceived", "ResponseComplete"]);
+        // Nobody waits for the end of a watch, but it is told all the same.
+        assert_eq!(server.get("/api/v1/namespaces?watch=true&timeoutSeconds=1").await.0, 200);
+        for stage in ["RequestReceived", "ResponseStarted", "ResponseComplete"] {
+            assert_eq!(sent.recv().await.expect("an event")[0]["stage"], stage);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_fails_where_that_is_wanted() {
+    let (_, bundle) = super::webhook::start(|_, _| Value::Null).await;
+    let file = super::access::kubeconfig("127.0.0.1:1".parse().expect("an address"), &bundle);
+    let server = audited(EVERY_STAGE, told(&file, AuditWebhookMode::Blocking)).await;
+    assert_eq!(server.get("/api/v1/namespaces/default").await.0, 200);
+    assert_eq!(rejected(&server).await, 2);
+    let server = audited(EVERY_STAGE, told(&file, AuditWebhookMode::BlockingStrict)).await;
+    let request = http::Request::get("/api/v1/namespaces/default?a=1&b=2").body(String::new());
+    let answer = tower::ServiceExt::oneshot(server.client.clone(), request.expect("a request")).await;
+    let (head, body) = answer.expect("an answer").into_parts();
+    let body = http_body_util::BodyExt::collect(body).await.expect("a body").to_bytes();
+    assert_eq!(head.status, 500);
+    assert_eq!(
+        body,
+        "Internal Server Error: \"/api/v1/namespaces/default?a=1&amp;b=2\": failed to store audit event\n"
+    );
+    assert_eq!(rejected(&server).await, 1, "nothing happened that could be told besides");
+    let omitted = EVERY_STAGE.replace("{level", "{omitStages: [RequestReceived], level");
+    let server = audited(&omitted, told(&file, AuditWebhookMode::BlockingStrict)).await;
+    assert_eq!(server.get("/api/v1/namespaces/default").await.0, 200, "only what comes is strict");
 }
