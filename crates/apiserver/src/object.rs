@@ -4,18 +4,23 @@
 //! member of the metadata: it is written into the bytes without parsing them, and lists cut the type members off.
 
 mod outline;
+mod unread;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use coxswain_api::catalogue::KINDS;
+use coxswain_meta::apply;
 use coxswain_store::{Key, Object, Revision, Terms, View};
 use serde_json::{Map, Value};
 
 use crate::resource::Resource;
 use outline::Outline;
+pub use unread::document as unread;
 
 const METADATA: &[u8] = b"\"metadata\":{";
+/// The member of the metadata that says who owns what.
+pub const MANAGED_FIELDS: &str = "managedFields";
 const RESOURCE_VERSION: &[u8] = b"\"resourceVersion\":\"";
 
 /// What selectors read of an object, and what its bytes have been derived into.
@@ -207,7 +212,7 @@ pub fn same_content(a: &Value, b: &Value) -> bool {
                         let mut members = left.iter().filter(|(name, _)| *name != "resourceVersion");
                         versionless(left) == versionless(right)
                             && members.all(|(name, value)| match name.as_str() {
-                                "managedFields" => same_managers(value, right.get(name)),
+                                MANAGED_FIELDS => same_managers(value, right.get(name)),
                                 _ => right.get(name) == Some(value),
                             })
                     }
@@ -216,13 +221,18 @@ pub fn same_content(a: &Value, b: &Value) -> bool {
         })
 }
 
-/// Whether managers own the same, whenever they wrote it: what is applied again may look new until it is decoded.
-fn same_managers(a: &Value, b: Option<&Value>) -> bool {
-    let (Some(left), Some(right)) = (a.as_array(), b.and_then(Value::as_array)) else { return Some(a) == b };
-    fn timeless(entry: &Value) -> impl Iterator<Item = (&String, &Value)> {
-        entry.as_object().into_iter().flatten().filter(|(name, _)| *name != "time")
+/// Makes trees of what is text in a document's managed fields ([`unread`]), before somebody else sees it.
+pub fn read_managers(object: &mut Value) {
+    if let Some(Value::Array(entries)) = object.get_mut("metadata").and_then(|meta| meta.get_mut(MANAGED_FIELDS)) {
+        apply::thaw(entries);
     }
-    left.len() == right.len() && left.iter().zip(right).all(|(a, b)| timeless(a).eq(timeless(b)))
+}
+
+fn same_managers(a: &Value, b: Option<&Value>) -> bool {
+    match (a, b) {
+        (Value::Array(a), Some(Value::Array(b))) => apply::same(a, b),
+        (a, b) => Some(a) == b,
+    }
 }
 
 /// Encodes an object for the store: without resourceVersion, the type members first.
@@ -238,32 +248,66 @@ pub fn encode_versioned(object: &Value) -> Bytes {
 fn encode_members(object: &Value, of_metadata: impl Fn(&str) -> bool) -> Bytes {
     let empty = Map::new();
     let object = object.as_object().unwrap_or(&empty);
-    let mut bytes = Vec::with_capacity(1024);
+    let mut bytes = Vec::with_capacity(4096);
     for name in ["apiVersion", "kind"] {
         bytes.extend_from_slice(if bytes.is_empty() { b"{\"" } else { b",\"" });
         bytes.extend_from_slice(name.as_bytes());
         bytes.extend_from_slice(b"\":");
         write(&mut bytes, object.get(name).unwrap_or(&Value::Null));
     }
-    bytes.extend_from_slice(b",\"metadata\":{");
+    bytes.extend_from_slice(b",\"metadata\":");
     let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
-    members(&mut bytes, metadata.iter().filter(|(name, _)| of_metadata(name)), true);
-    bytes.push(b'}');
+    let metadata = metadata.iter().filter(|(name, _)| of_metadata(name));
+    map(&mut bytes, metadata, |bytes, name, value| match (name, value) {
+        (MANAGED_FIELDS, Value::Array(entries)) => managers(bytes, entries),
+        _ => write(bytes, value),
+    });
     let rest = object.iter().filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata"));
-    members(&mut bytes, rest, false);
+    for (name, value) in rest {
+        bytes.push(b',');
+        member(&mut bytes, name, |bytes| write(bytes, value));
+    }
     bytes.push(b'}');
     bytes.into()
 }
 
-fn members<'a>(bytes: &mut Vec<u8>, members: impl Iterator<Item = (&'a String, &'a Value)>, mut first: bool) {
-    for (name, value) in members {
-        if !std::mem::take(&mut first) {
+/// Writes the entries of managed fields: fields that are text are the document already.
+fn managers(bytes: &mut Vec<u8>, entries: &[Value]) {
+    let none = Map::new();
+    bytes.push(b'[');
+    for (at, entry) in entries.iter().enumerate() {
+        if at > 0 {
             bytes.push(b',');
         }
-        write(bytes, &Value::from(name.as_str()));
-        bytes.push(b':');
-        write(bytes, value);
+        map(bytes, entry.as_object().unwrap_or(&none), |bytes, name, value| match (name, value) {
+            (apply::FIELDS, Value::String(text)) if apply::is_document(text) => {
+                bytes.extend_from_slice(text.as_bytes());
+            }
+            _ => write(bytes, value),
+        });
     }
+    bytes.push(b']');
+}
+
+fn map<'a>(
+    bytes: &mut Vec<u8>,
+    members: impl IntoIterator<Item = (&'a String, &'a Value)>,
+    write: impl Fn(&mut Vec<u8>, &str, &Value),
+) {
+    bytes.push(b'{');
+    for (at, (name, value)) in members.into_iter().enumerate() {
+        if at > 0 {
+            bytes.push(b',');
+        }
+        member(bytes, name, |bytes| write(bytes, name, value));
+    }
+    bytes.push(b'}');
+}
+
+fn member(bytes: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
+    serde_json::to_writer(&mut *bytes, name).expect("a text always encodes to memory");
+    bytes.push(b':');
+    value(bytes);
 }
 
 fn write(bytes: &mut Vec<u8>, value: &Value) {

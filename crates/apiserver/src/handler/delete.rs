@@ -14,7 +14,7 @@ use super::{Call, Stored, document, key, read_body, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::body::Body;
-use crate::object::{Meta, attributes, encode, now, same_content, time_after};
+use crate::object::{Meta, attributes, encode, now, same_content, time_after, unread};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
@@ -161,7 +161,7 @@ impl Server {
         let not_found = || Status::not_found(kind.group(), kind.plural(), name);
         let mut current = self.store.get(&key).ok_or_else(not_found)?;
         loop {
-            let old: Value = serde_json::from_slice(&current.bytes).unwrap_or_default();
+            let old = unread(&current.bytes);
             check_preconditions(kind, name, &old, &current, options)?;
             let target = (namespace, name);
             Admission { server: self, kind, user, operation: Operation::Delete, subresource: "", target }

@@ -2,7 +2,7 @@
 
 use coxswain_api::schema;
 use coxswain_meta::Status;
-use coxswain_meta::apply::{self, Conflict, Manager, Set};
+use coxswain_meta::apply::{self, Conflict, FIELDS, Manager, Set};
 use coxswain_meta::status::{Cause, Details};
 use http::HeaderMap;
 use http::header::USER_AGENT;
@@ -63,7 +63,7 @@ impl FieldManager {
     /// Records a write that is no apply. What the client itself says of managers counts.
     pub fn record(&self, kind: &Resource, old: &Value, new: &mut Value) {
         let (version, now) = (kind.api_version(), now());
-        let mut entries = take_sent(new).unwrap_or_else(|| entries(old));
+        let mut entries = take_sent(old, new).unwrap_or_else(|| entries(old));
         let changes = match old.as_object().is_some_and(serde_json::Map::is_empty) {
             true => apply::changes(Place::root(kind), &blank(kind), new),
             false => apply::changes(Place::root(kind), old, new),
@@ -84,6 +84,7 @@ impl FieldManager {
         let reset = self.reset(kind, configuration);
         let attempt = |force: bool| {
             let (mut bare, mut entries) = (live.clone(), entries(live));
+            apply::thaw(&mut entries);
             bare.meta_mut().remove("managedFields");
             let manager = self.manager(&version, &now);
             let place = Place::root(kind);
@@ -135,8 +136,9 @@ fn entries(object: &Value) -> Vec<Value> {
     object.meta()["managedFields"].as_array().cloned().unwrap_or_default()
 }
 
-/// Takes the entries that a client sent out of the object, where they are any; one empty entry clears them all.
-fn take_sent(object: &mut Value) -> Option<Vec<Value>> {
+/// Takes the entries that a client sent out of the object, where they are any; one empty entry clears them all. Only what
+/// the object had already may be text.
+fn take_sent(old: &Value, object: &mut Value) -> Option<Vec<Value>> {
     let Some(Value::Array(entries)) = object.meta_mut().remove("managedFields") else { return None };
     let empty = |entry: &Value| entry.as_object().is_some_and(serde_json::Map::is_empty);
     if let [only] = entries.as_slice()
@@ -144,9 +146,10 @@ fn take_sent(object: &mut Value) -> Option<Vec<Value>> {
     {
         return Some(Vec::new());
     }
+    let known = old.meta()["managedFields"].as_array().map_or(&[][..], Vec::as_slice);
     let sound = |entry: &Value| {
         matches!(entry["operation"].as_str(), Some("Apply" | "Update"))
-            && entry["fieldsV1"].is_object()
+            && (entry[FIELDS].is_object() || known.iter().any(|known| known[FIELDS] == entry[FIELDS]))
             && entry["apiVersion"].is_string()
     };
     (!entries.is_empty() && entries.iter().all(sound)).then_some(entries)

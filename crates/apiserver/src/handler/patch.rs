@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{Call, FieldManager, check_type, parse, read_body, read_yaml, render};
 use crate::authz::Attributes;
 use crate::body::Body;
-use crate::object::Meta;
+use crate::object::{MANAGED_FIELDS, Meta, read_managers};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 
@@ -65,6 +65,9 @@ impl Patch {
     /// The patched document.
     pub fn apply(&self, call: &Call, old: &Value) -> Result<Value, Status> {
         let mut new = old.clone();
+        if self.sees_managers() {
+            read_managers(&mut new);
+        }
         match (self.dialect, call.kind.schema()) {
             (Dialect::Json, _) => json_patch(&mut new, &self.body)?,
             (Dialect::Strategic, Some(schema)) => strategic::apply(&mut new, &self.body, schema)?,
@@ -78,7 +81,9 @@ impl Patch {
 
     /// 422 for what the patch makes of an object where that cannot be decoded.
     fn undecodable(&self, call: &Call, old: &Value, why: &Status) -> Result<Status, Status> {
-        let mut patched = self.apply(call, old)?;
+        let mut old = old.clone();
+        read_managers(&mut old);
+        let mut patched = self.apply(call, &old)?;
         check_type(&call.kind, &mut patched)?;
         let strict = why.message.find("strict decoding error: ").map(|at| &why.message[at..]);
         let (value, detail) = match (self.dialect, call.kind.schema()) {
@@ -89,13 +94,27 @@ impl Patch {
                 (shown(&self.body), converted.unwrap_or_else(plain))
             }
             (_, schema) => (
-                schema::patched(old, schema, &self.body),
+                schema::patched(&old, schema, &self.body),
                 strict.map_or_else(|| undecorated(&why.message), str::to_owned),
             ),
         };
         let mut errors = ErrorList::new();
         errors.push(FieldError::invalid(&Path::new("patch"), value, detail));
         Ok(Status::invalid("", "", "", &errors))
+    }
+
+    /// Whether a patch may concern what managers own, which is text as long as nobody asks.
+    fn sees_managers(&self) -> bool {
+        const PLACE: &str = "/metadata/managedFields";
+        let sees = |pointer: &Value| {
+            pointer.as_str().is_none_or(|at| at.starts_with(PLACE) || PLACE.starts_with(at.trim_end_matches('/')))
+        };
+        match &self.body {
+            Value::Array(steps) => steps
+                .iter()
+                .any(|step| sees(&step["path"]) || step.get("from").is_some_and(sees)),
+            body => body.meta().get(MANAGED_FIELDS).is_some(),
+        }
     }
 
     /// A patch insists on a resourceVersion only by naming one.

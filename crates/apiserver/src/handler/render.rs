@@ -24,7 +24,15 @@ pub type Stored = Arc<Object<Attributes>>;
 
 /// A stored object in the version of a row, as a document.
 pub fn document(kind: &Resource, bytes: &[u8]) -> Value {
-    let mut object: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    in_version(kind, serde_json::from_slice(bytes).unwrap_or_default())
+}
+
+/// The same where it is to be changed: what managers own is text in it.
+pub fn unread(kind: &Resource, bytes: &[u8]) -> Value {
+    in_version(kind, object::unread(bytes))
+}
+
+fn in_version(kind: &Resource, mut object: Value) -> Value {
     if let Resource::BuiltIn(row) = kind
         && !is_storage(kind)
     {

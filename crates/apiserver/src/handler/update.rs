@@ -108,7 +108,7 @@ impl Server {
         let mut current = self.store.get(&key).ok_or_else(not_found)?;
         for _ in 0..ATTEMPTS {
             let served = self.served_one(kind, current.clone()).await?;
-            let old = render::document(kind, &served.bytes);
+            let old = render::unread(kind, &served.bytes);
             let mut new = change(&old)?;
             let insists = !new.meta_str("resourceVersion").is_empty();
             if insists && new.meta_str("resourceVersion") != current.revision.to_string() {

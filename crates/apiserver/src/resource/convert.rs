@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Conversion, Custom, Resource};
 use crate::Server;
 use crate::handler::Stored;
-use crate::object::{Meta, ObjectView, encode};
+use crate::object::{Meta, ObjectView, encode, read_managers};
 
 impl Server {
     /// The resource that serves a path.
@@ -111,6 +111,7 @@ impl Server {
                 foreign.iter().for_each(|at| objects[*at]["apiVersion"] = wanted.as_str().into())
             }
             Conversion::Webhook(client, versions) => {
+                foreign.iter().for_each(|at| read_managers(&mut objects[*at]));
                 let sent: Vec<Value> = foreign.iter().map(|at| objects[*at].clone()).collect();
                 let converted = self.webhooks.convert(self, client, versions, &wanted, &sent).await;
                 let converted = converted.map_err(|why| {

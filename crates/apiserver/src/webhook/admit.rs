@@ -15,7 +15,7 @@ use super::asked::{Asked, Verb};
 use crate::Server;
 use crate::cel::{Conditions, Scope};
 use crate::handler::Validation;
-use crate::object::Meta;
+use crate::object::{Meta, read_managers};
 use crate::warnings;
 
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -195,6 +195,7 @@ impl Server {
         if hooks.is_empty() || asked.is_exempt() {
             return Ok(());
         }
+        read_managers(object);
         let mut changed_after = vec![false; hooks.len()];
         for (at, hook) in hooks.iter().enumerate() {
             if Box::pin(self.mutate_by(hook, asked, object, old)).await? {

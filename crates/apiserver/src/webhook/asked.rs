@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::Server;
 use crate::authn::UserInfo;
-use crate::object::Meta;
+use crate::object::{Meta, read_managers};
 use crate::resource::{Custom, Resource};
 
 /// What is done, as rules name it.
@@ -149,7 +149,8 @@ impl<'a> Asked<'a> {
     }
 
     /// An object in the form of an equivalent resource.
-    pub async fn in_form_of(&self, kind: &Resource, object: Value) -> Result<Value, Status> {
+    pub async fn in_form_of(&self, kind: &Resource, mut object: Value) -> Result<Value, Status> {
+        read_managers(&mut object);
         if object.is_null() || kind.api_version() == self.kind.api_version() {
             return Ok(object);
         }
@@ -158,7 +159,6 @@ impl<'a> Asked<'a> {
                 Ok(self.server.convert(to, vec![object]).await?.pop().unwrap_or_default())
             }
             (Resource::BuiltIn(from), Resource::BuiltIn(to)) => {
-                let mut object = object;
                 from.to_storage(&mut object);
                 to.from_storage(&mut object);
                 object["apiVersion"] = kind.api_version().into();

@@ -1,11 +1,14 @@
 //! The entries of `managedFields`: what a write takes from some managers and gives to another.
+//!
+//! The fields of an entry may be text, which no client can send: the text of their document, as it is stored. Most writes
+//! leave most entries as they are, and an edit makes a tree of a text only where it changes something.
 
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
 use super::walk::{Changes, changes, claimed, merge, remove, with_parents};
-use super::{Node, Set};
+use super::{Node, Set, text};
 
 /// Entries of updates beyond this are merged, the oldest first.
 const MOST_UPDATERS: usize = 10;
@@ -53,35 +56,87 @@ pub struct Conflict {
     pub path: String,
 }
 
+/// The member of an entry that holds its fields.
+pub const FIELDS: &str = "fieldsV1";
 const APPLY: &str = "Apply";
 const UPDATE: &str = "Update";
 
-fn text<'a>(entry: &'a Value, key: &str) -> &'a str {
+fn word<'a>(entry: &'a Value, key: &str) -> &'a str {
     entry[key].as_str().unwrap_or_default()
 }
 
 fn is_of(entry: &Value, manager: &Manager, operation: &str) -> bool {
-    text(entry, "manager") == manager.name
-        && text(entry, "operation") == operation
-        && text(entry, "subresource") == manager.subresource
-        && (operation == APPLY || text(entry, "apiVersion") == manager.api_version)
+    word(entry, "manager") == manager.name
+        && word(entry, "operation") == operation
+        && word(entry, "subresource") == manager.subresource
+        && (operation == APPLY || word(entry, "apiVersion") == manager.api_version)
 }
 
-/// Changes the fields of an entry in place; false where none is left.
-fn edit(entry: &mut Value, change: impl FnOnce(&mut Set)) -> bool {
-    let Some(Value::Object(fields)) = entry.get_mut("fieldsV1").map(Value::take) else { return false };
-    let mut set = Set(fields);
-    change(&mut set);
+/// The fields of an entry.
+fn fields(entry: &Value) -> Set {
+    match &entry[FIELDS] {
+        Value::String(text) => Set::from_json(&serde_json::from_str(text).unwrap_or_default()),
+        tree => Set::from_json(tree),
+    }
+}
+
+/// Whether an entry's text says that it has nothing of some sets and all of another.
+fn is_settled(entry: &Value, without: &[&Set], with: &Set) -> bool {
+    let Some(text) = entry[FIELDS].as_str() else { return false };
+    let holds = |set: &Set, paths: usize| set.is_empty() || text::held(text, set) == Some(paths);
+    without.iter().all(|set| holds(set, 0)) && holds(with, with.len())
+}
+
+/// Takes sets out of the fields of an entry and adds one; false where no field is left.
+fn edit(entry: &mut Value, out: &[&Set], add: &Set) -> bool {
+    if is_settled(entry, out, add) {
+        return true;
+    }
+    let mut set = match entry[FIELDS].take() {
+        Value::Object(tree) => Set(tree),
+        Value::String(text) => Set(serde_json::from_str(&text).unwrap_or_default()),
+        _ => return false,
+    };
+    out.iter().for_each(|taken| set.subtract(taken));
+    set.add(add);
     let left = !set.is_empty();
-    entry["fieldsV1"] = set.into_json();
+    entry[FIELDS] = set.into_json();
     left
+}
+
+/// Whether a text is the document that the text of an entry has to be.
+pub fn is_document(text: &str) -> bool {
+    text::held(text, &Set::default()).is_some()
+}
+
+/// Makes trees of what is text in entries.
+pub fn thaw(entries: &mut [Value]) {
+    for entry in entries.iter_mut().filter(|entry| entry[FIELDS].is_string()) {
+        entry[FIELDS] = fields(entry).into_json();
+    }
+}
+
+/// Whether two lists of entries say the same, whenever it was written down.
+pub fn same(a: &[Value], b: &[Value]) -> bool {
+    let heads = |entry: &Value| entry.as_object().map(|entry| entry.len());
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| {
+            let members = a.as_object().into_iter().flatten();
+            heads(a) == heads(b)
+                && members.filter(|(name, _)| *name != "time").all(|(name, value)| match (value, &b[name]) {
+                    (Value::String(_), Value::Object(_)) | (Value::Object(_), Value::String(_)) if name == FIELDS => {
+                        fields(a) == fields(b)
+                    }
+                    (value, other) => value == other,
+                })
+        })
 }
 
 fn entry(manager: &Manager, operation: &str, set: Set) -> Value {
     let mut entry = json!({"manager": manager.name, "operation": operation, "apiVersion": manager.api_version,
         "time": manager.now, "fieldsType": "FieldsV1"});
     // Moved in, where the macro would copy.
-    entry["fieldsV1"] = set.into_json();
+    entry[FIELDS] = set.into_json();
     if !manager.subresource.is_empty() {
         entry["subresource"] = manager.subresource.into();
     }
@@ -110,15 +165,9 @@ pub fn update(entries: &mut Vec<Value>, changes: Changes, reset: &Set, manager: 
                 entry["time"] = manager.now.into();
                 recorded = true;
             }
-            return edit(entry, |set| {
-                set.subtract(&changes.removed);
-                set.add(&changes.written);
-            });
+            return edit(entry, &[&changes.removed], &changes.written);
         }
-        edit(entry, |set| {
-            set.subtract(&changes.written);
-            set.subtract(&changes.removed);
-        })
+        edit(entry, &[&changes.written, &changes.removed], &Set::default())
     });
     if !recorded {
         entries.push(entry(manager, UPDATE, changes.written));
@@ -151,11 +200,11 @@ pub fn apply<N: Node>(
     let mut merged = live.clone();
     merge(node, &mut merged, configuration);
     let own = entries.iter().position(|entry| is_of(entry, manager, APPLY));
-    let last = own.map(|at| Set::from_json(&entries[at]["fieldsV1"])).unwrap_or_default();
+    let last = own.map(|at| fields(&entries[at])).unwrap_or_default();
     let others = || entries.iter().enumerate().filter(|(at, _)| Some(*at) != own).map(|(_, entry)| entry);
     if !last.is_empty() {
         let mut managed = claim.clone();
-        others().for_each(|entry| managed.add(&Set::from_json(&entry["fieldsV1"])));
+        others().for_each(|entry| managed.add(&fields(entry)));
         merged = prune(node, merged, &last, &managed);
     }
     // What identifies the object counted as applied above, so that it was not taken away.
@@ -172,11 +221,7 @@ pub fn apply<N: Node>(
     entries.retain_mut(|entry| {
         let mine = Some(at) == own;
         at += 1;
-        !mine
-            && edit(entry, |set| {
-                set.subtract(&changed.written);
-                set.subtract(&changed.removed);
-            })
+        !mine && edit(entry, &[&changed.written, &changed.removed], &Set::default())
     });
     if !claim.is_empty() {
         entries.push(entry(manager, APPLY, claim));
@@ -186,13 +231,13 @@ pub fn apply<N: Node>(
 }
 
 fn conflicts(entry: &Value, written: &Set) -> Vec<Conflict> {
-    let common = written.intersection(&Set::from_json(&entry["fieldsV1"]));
-    let mut manager = format!("{:?}", text(entry, "manager"));
-    if !text(entry, "subresource").is_empty() {
-        manager.push_str(&format!(" with subresource {:?}", text(entry, "subresource")));
+    let common = written.intersection(&fields(entry));
+    let mut manager = format!("{:?}", word(entry, "manager"));
+    if !word(entry, "subresource").is_empty() {
+        manager.push_str(&format!(" with subresource {:?}", word(entry, "subresource")));
     }
-    if text(entry, "operation") == UPDATE {
-        manager.push_str(&format!(" using {}", text(entry, "apiVersion")));
+    if word(entry, "operation") == UPDATE {
+        manager.push_str(&format!(" using {}", word(entry, "apiVersion")));
     }
     common.paths().into_iter().map(|path| Conflict { manager: manager.clone(), path }).collect()
 }
@@ -218,11 +263,11 @@ fn prune<N: Node>(node: N, merged: Value, last: &Set, managed: &Set) -> Value {
 /// Merges the oldest entries of updates where there are too many.
 fn cap(entries: &mut Vec<Value>) {
     let mut updaters: Vec<usize> =
-        (0..entries.len()).filter(|at| text(&entries[*at], "operation") == UPDATE).collect();
+        (0..entries.len()).filter(|at| word(&entries[*at], "operation") == UPDATE).collect();
     if updaters.len() <= MOST_UPDATERS {
         return;
     }
-    updaters.sort_by(|a, b| text(&entries[*a], "time").cmp(text(&entries[*b], "time")));
+    updaters.sort_by(|a, b| word(&entries[*a], "time").cmp(word(&entries[*b], "time")));
     let mut excess = updaters.len() - MOST_UPDATERS;
     let mut buckets: Vec<usize> = Vec::new();
     let mut merged: Vec<usize> = Vec::new();
@@ -230,14 +275,14 @@ fn cap(entries: &mut Vec<Value>) {
         if excess == 0 {
             break;
         }
-        let version = text(&entries[at], "apiVersion").to_owned();
-        let bucket = buckets.iter().copied().find(|bucket| text(&entries[*bucket], "apiVersion") == version);
+        let version = word(&entries[at], "apiVersion").to_owned();
+        let bucket = buckets.iter().copied().find(|bucket| word(&entries[*bucket], "apiVersion") == version);
         let Some(bucket) = bucket else {
             buckets.push(at);
             continue;
         };
-        let (time, fields) = (entries[at]["time"].clone(), Set::from_json(&entries[at]["fieldsV1"]));
-        edit(&mut entries[bucket], |set| set.add(&fields));
+        let (time, fields) = (entries[at]["time"].clone(), fields(&entries[at]));
+        edit(&mut entries[bucket], &[], &fields);
         entries[bucket]["manager"] = ANCIENT.into();
         entries[bucket]["time"] = time;
         merged.push(at);
@@ -250,7 +295,7 @@ fn cap(entries: &mut Vec<Value>) {
 fn sort(entries: &mut [Value]) {
     entries.sort_by(|a, b| {
         let key = |entry| {
-            ["operation", "time", "manager", "apiVersion", "subresource"].map(|field| text(entry, field))
+            ["operation", "time", "manager", "apiVersion", "subresource"].map(|field| word(entry, field))
         };
         key(a).cmp(&key(b))
     });

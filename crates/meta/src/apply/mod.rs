@@ -5,11 +5,12 @@
 
 mod manage;
 mod set;
+mod text;
 mod walk;
 
 use serde_json::Value;
 
-pub use manage::{Conflict, Manager, apply, update};
+pub use manage::{Conflict, FIELDS, Manager, apply, is_document, same, thaw, update};
 pub use set::Set;
 pub use walk::{Changes, changes, merge};
 

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-const SELF: &str = ".";
+pub(super) const SELF: &str = ".";
 
 /// A set of fields.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,7 +15,7 @@ fn node(value: &Value) -> Option<&Map<String, Value>> {
     value.as_object()
 }
 
-fn holds_itself(node: &Map<String, Value>) -> bool {
+pub(super) fn holds_itself(node: &Map<String, Value>) -> bool {
     node.is_empty() || node.contains_key(SELF)
 }
 
@@ -50,6 +50,14 @@ impl Set {
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// How many paths are in it.
+    pub(super) fn len(&self) -> usize {
+        fn paths(node: &Map<String, Value>) -> usize {
+            children(node).map(|(_, child)| usize::from(holds_itself(child)) + paths(child)).sum()
+        }
+        paths(&self.0)
     }
 
     /// What is below a child; nothing where there is no such child.

@@ -192,3 +192,45 @@ fn updaters_are_capped() {
 }
 
 use serde_json::{Map, Value};
+
+#[test]
+fn fields_that_are_text_are_edited_as_their_trees_are() {
+    let objects = [
+        json!({}),
+        json!({"spec": {"replicas": 1, "ports": [{"port": 1, "name": "a\"b"}]}, "labels": {"a": "1"}}),
+        json!({"spec": {"replicas": 2, "ports": [{"port": 1, "name": "c"}, {"port": 2}]}, "labels": {"a": "1"}}),
+        json!({"spec": {"ports": [{"port": 2}]}, "labels": {}}),
+        json!({"spec": {"replicas": 2}, "labels": {"a": "2", "b": "3"}, "finalizers": ["x", "y"]}),
+    ];
+    let texts = |entries: &[Value]| -> Vec<Value> {
+        let text = |entry: &Value| {
+            let mut entry = entry.clone();
+            entry[FIELDS] = entry[FIELDS].to_string().into();
+            entry
+        };
+        entries.iter().map(text).collect()
+    };
+    for order in 0..5usize.pow(4) {
+        let step = |at: u32| &objects[order / 5usize.pow(at) % 5];
+        let (mut trees, mut old) = (Vec::new(), &objects[0]);
+        for (at, writer) in ["a", "b", "a", "c"].into_iter().enumerate() {
+            let new = step(u32::try_from(at).unwrap());
+            let mut unread = texts(&trees);
+            let write = |entries: &mut Vec<Value>| {
+                update(entries, changes(Place::Root, old, new), &Set::default(), &manager(writer));
+            };
+            write(&mut trees);
+            write(&mut unread);
+            assert!(same(&trees, &unread), "{order}: {trees:?} {unread:?}");
+            thaw(&mut unread);
+            assert_eq!(trees, unread, "{order}");
+            old = new;
+        }
+    }
+    let entry = |fields: &str| json!({"manager": "a", "operation": "Update", "apiVersion": "v1", FIELDS: fields});
+    let mut settled = vec![entry(r#"{"f:spec": {"f:replicas": {}}}"#)];
+    let again = changes(Place::Root, &json!({"spec": {"replicas": 1}}), &json!({"spec": {"replicas": 2}}));
+    update(&mut settled, again, &Set::default(), &manager("a"));
+    assert_eq!(settled[0][FIELDS], r#"{"f:spec": {"f:replicas": {}}}"#, "what an edit leaves alone stays text");
+    assert!(is_document("{}") && !is_document("{") && !is_document("[]") && !is_document("{}{}"));
+}
