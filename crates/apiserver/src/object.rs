@@ -223,7 +223,9 @@ pub fn same_content(a: &Value, b: &Value) -> bool {
 
 /// Makes trees of what is text in a document's managed fields ([`unread`]), before somebody else sees it.
 pub fn read_managers(object: &mut Value) {
-    if let Some(Value::Array(entries)) = object.get_mut("metadata").and_then(|meta| meta.get_mut(MANAGED_FIELDS)) {
+    if let Some(Value::Array(entries)) =
+        object.get_mut("metadata").and_then(|meta| meta.get_mut(MANAGED_FIELDS))
+    {
         apply::thaw(entries);
     }
 }

@@ -10,6 +10,8 @@ mod node_restriction;
 mod pod_security;
 pub mod quota;
 
+use std::sync::LazyLock;
+
 use coxswain_meta::Status;
 use coxswain_meta::status::Cause;
 use rand::Rng;
@@ -52,7 +54,7 @@ pub struct Admission<'a> {
 type Mutator = fn(&Admission, &mut Value) -> Result<(), Status>;
 type Validator = fn(&Admission, &Value, Option<&Value>) -> Result<(), Status>;
 
-/// Kind, operation and plugin. A row is about the object itself, or about a subresource that it names behind a slash.
+/// Resource, operation and plugin. A row is about the object itself, or about a subresource that it names behind a slash.
 const MUTATORS: &[(&str, Operation, Mutator)] = &[
     ("pods", Operation::Create, fill_limits),
     ("pods", Operation::Create, service_account),
@@ -97,28 +99,47 @@ const VALIDATORS: &[(&str, Operation, Validator)] = &[
     ("pods/resize", Operation::Update, pod_security),
 ];
 
-/// Whether a row of the tables is for a kind and a subresource; a group stands behind the plural.
-fn applies(row: &str, kind: &Resource, subresource: &str) -> bool {
-    let (row, of) = row.split_once('/').unwrap_or((row, ""));
-    let (plural, group) = row.split_once('.').unwrap_or((row, ""));
-    (of == "*" || of == subresource) && (row == "*" || (plural == kind.plural() && group == kind.group()))
+/// A row of the tables, taken apart.
+struct Row<P> {
+    plural: &'static str,
+    group: &'static str,
+    subresource: &'static str,
+    operation: Operation,
+    plugin: P,
+}
+
+static MUTATING: LazyLock<Vec<Row<Mutator>>> = LazyLock::new(|| rows(MUTATORS));
+static VALIDATING: LazyLock<Vec<Row<Validator>>> = LazyLock::new(|| rows(VALIDATORS));
+
+fn rows<P: Copy>(table: &[(&'static str, Operation, P)]) -> Vec<Row<P>> {
+    let row = |(resource, operation, plugin): &(&'static str, _, P)| {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
+        Row { plural, group, subresource, operation: *operation, plugin: *plugin }
+    };
+    table.iter().map(row).collect()
 }
 
 impl Admission<'_> {
     /// The mutating plugins.
     pub fn mutate(&self, object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
-        let own = MUTATORS.iter().filter(|(plural, operation, _)| {
-            *operation == self.operation && applies(plural, self.kind, self.subresource)
-        });
-        own.map(|(_, _, plugin)| plugin).try_for_each(|plugin| plugin(self, object))
+        self.own(&MUTATING).try_for_each(|plugin| plugin(self, object))
     }
 
     /// The validating plugins.
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> Result<(), Status> {
-        let own = VALIDATORS.iter().filter(|(plural, operation, _)| {
-            *operation == self.operation && applies(plural, self.kind, self.subresource)
-        });
-        own.map(|(_, _, plugin)| plugin).try_for_each(|plugin| plugin(self, object, old))
+        self.own(&VALIDATING).try_for_each(|plugin| plugin(self, object, old))
+    }
+
+    /// The plugins of a table that this write is for.
+    fn own<'a, P>(&self, table: &'a [Row<P>]) -> impl Iterator<Item = &'a P> {
+        let (group, plural) = (self.kind.group(), self.kind.plural());
+        let own = move |row: &&Row<P>| {
+            row.operation == self.operation
+                && (row.subresource == self.subresource || row.subresource == "*")
+                && (row.plural == "*" || (row.plural == plural && row.group == group))
+        };
+        table.iter().filter(own).map(|row| &row.plugin)
     }
 
     fn forbidden(&self, object: &Value, why: &str) -> Status {
@@ -246,12 +267,12 @@ fn mount_token(spec: &mut Value) {
     let mut used = false;
     for list in ["initContainers", "containers"] {
         for container in members(spec, list).filter(|container| container.is_object()) {
-            let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+            let mounts = container["volumeMounts"].as_array().map_or(&[][..], Vec::as_slice);
             if mounts.iter().any(|mount| mount["mountPath"] == TOKEN_DIR) {
                 continue;
             }
             let own = json!({ "name": volume, "readOnly": true, "mountPath": TOKEN_DIR });
-            container["volumeMounts"] = mounts.into_iter().chain([own]).collect();
+            push(&mut container["volumeMounts"], own);
             used = true;
         }
     }
@@ -264,8 +285,15 @@ fn mount_token(spec: &mut Value) {
         { "downwardAPI": { "items": [{ "path": "namespace", "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.namespace" } }] } },
     ]);
     let own = json!({ "name": volume, "projected": { "sources": sources, "defaultMode": 0o644 } });
-    let volumes = spec["volumes"].as_array().cloned().unwrap_or_default();
-    spec["volumes"] = volumes.into_iter().chain([own]).collect();
+    push(&mut spec["volumes"], own);
+}
+
+/// Adds an item to a list, which is made where there is none.
+fn push(list: &mut Value, item: Value) {
+    match list {
+        Value::Array(items) => items.push(item),
+        other => *other = vec![item].into(),
+    }
 }
 
 /// Priority: the class a pod names, or the cluster's default, becomes a number.

@@ -63,12 +63,19 @@ impl FieldManager {
     /// Records a write that is no apply. What the client itself says of managers counts.
     pub fn record(&self, kind: &Resource, old: &Value, new: &mut Value) {
         let (version, now) = (kind.api_version(), now());
-        let mut entries = take_sent(old, new).unwrap_or_else(|| entries(old));
-        let changes = match old.as_object().is_some_and(serde_json::Map::is_empty) {
-            true => apply::changes(Place::root(kind), &blank(kind), new),
-            false => apply::changes(Place::root(kind), old, new),
+        let (place, manager, reset) =
+            (Place::root(kind), self.manager(&version, &now), self.reset(kind, new));
+        let (sent, is_new) = (take_sent(old, new), old.as_object().is_some_and(serde_json::Map::is_empty));
+        let entries = match (sent, is_new) {
+            (None, true) => apply::create(place, (&blank(kind), new), &reset, &manager),
+            (sent, _) => {
+                let mut entries = sent.unwrap_or_else(|| entries(old));
+                let blank = is_new.then(|| blank(kind));
+                let changes = apply::changes(place, blank.as_ref().unwrap_or(old), new);
+                apply::update(&mut entries, changes, &reset, &manager);
+                entries
+            }
         };
-        apply::update(&mut entries, changes, &self.reset(kind, new), &self.manager(&version, &now));
         store(new, entries);
     }
 

@@ -107,12 +107,14 @@ impl Patch {
     fn sees_managers(&self) -> bool {
         const PLACE: &str = "/metadata/managedFields";
         let sees = |pointer: &Value| {
-            pointer.as_str().is_none_or(|at| at.starts_with(PLACE) || PLACE.starts_with(at.trim_end_matches('/')))
+            pointer
+                .as_str()
+                .is_none_or(|at| at.starts_with(PLACE) || PLACE.starts_with(at.trim_end_matches('/')))
         };
         match &self.body {
-            Value::Array(steps) => steps
-                .iter()
-                .any(|step| sees(&step["path"]) || step.get("from").is_some_and(sees)),
+            Value::Array(steps) => {
+                steps.iter().any(|step| sees(&step["path"]) || step.get("from").is_some_and(sees))
+            }
             body => body.meta().get(MANAGED_FIELDS).is_some(),
         }
     }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 
 use super::walk::{Changes, changes, claimed, merge, remove, with_parents};
-use super::{Node, Set, text};
+use super::{Node, Set, fresh, text};
 
 /// Entries of updates beyond this are merged, the oldest first.
 const MOST_UPDATERS: usize = 10;
@@ -124,7 +124,9 @@ pub fn same(a: &[Value], b: &[Value]) -> bool {
             let members = a.as_object().into_iter().flatten();
             heads(a) == heads(b)
                 && members.filter(|(name, _)| *name != "time").all(|(name, value)| match (value, &b[name]) {
-                    (Value::String(_), Value::Object(_)) | (Value::Object(_), Value::String(_)) if name == FIELDS => {
+                    (Value::String(_), Value::Object(_)) | (Value::Object(_), Value::String(_))
+                        if name == FIELDS =>
+                    {
                         fields(a) == fields(b)
                     }
                     (value, other) => value == other,
@@ -132,11 +134,11 @@ pub fn same(a: &[Value], b: &[Value]) -> bool {
         })
 }
 
-fn entry(manager: &Manager, operation: &str, set: Set) -> Value {
+fn entry(manager: &Manager, operation: &str, fields: Value) -> Value {
     let mut entry = json!({"manager": manager.name, "operation": operation, "apiVersion": manager.api_version,
         "time": manager.now, "fieldsType": "FieldsV1"});
     // Moved in, where the macro would copy.
-    entry[FIELDS] = set.into_json();
+    entry[FIELDS] = fields;
     if !manager.subresource.is_empty() {
         entry["subresource"] = manager.subresource.into();
     }
@@ -150,6 +152,17 @@ fn ownable(mut changes: Changes, reset: &Set) -> Changes {
         set.subtract_trees(reset);
     }
     changes
+}
+
+/// The entries of a new object: all that it has beyond a `blank` one is its creator's.
+pub fn create<N: Node>(
+    node: N,
+    (blank, new): (&Value, &Value),
+    reset: &Set,
+    manager: &Manager,
+) -> Vec<Value> {
+    let fields = fresh::document(node, (blank, new), [&NOBODYS, reset]);
+    fields.into_iter().map(|fields| entry(manager, UPDATE, fields.into())).collect()
 }
 
 /// Records a write that is no apply: the manager owns what it wrote, and others what is left to them.
@@ -170,7 +183,7 @@ pub fn update(entries: &mut Vec<Value>, changes: Changes, reset: &Set, manager: 
         edit(entry, &[&changes.written, &changes.removed], &Set::default())
     });
     if !recorded {
-        entries.push(entry(manager, UPDATE, changes.written));
+        entries.push(entry(manager, UPDATE, changes.written.into_json()));
     }
     cap(entries);
     sort(entries);
@@ -192,7 +205,11 @@ pub fn apply<N: Node>(
     if entries.is_empty() {
         let before = ownable(changes(node, blank, live), reset).written;
         if !before.is_empty() {
-            entries.push(entry(&Manager { name: BEFORE_FIRST_APPLY, ..*manager }, UPDATE, before));
+            entries.push(entry(
+                &Manager { name: BEFORE_FIRST_APPLY, ..*manager },
+                UPDATE,
+                before.into_json(),
+            ));
         }
     }
     let mut claim = claimed(node, configuration);
@@ -224,7 +241,7 @@ pub fn apply<N: Node>(
         !mine && edit(entry, &[&changed.written, &changed.removed], &Set::default())
     });
     if !claim.is_empty() {
-        entries.push(entry(manager, APPLY, claim));
+        entries.push(entry(manager, APPLY, claim.into_json()));
     }
     sort(entries);
     Ok(merged)

@@ -3,6 +3,7 @@
 //! structured-merge-diff is the specification. A set of fields is kept as what it is in `managedFields`, the FieldsV1
 //! document; a write changes only the parts of it that the write touched.
 
+mod fresh;
 mod manage;
 mod set;
 mod text;
@@ -10,7 +11,7 @@ mod walk;
 
 use serde_json::Value;
 
-pub use manage::{Conflict, FIELDS, Manager, apply, is_document, same, thaw, update};
+pub use manage::{Conflict, FIELDS, Manager, apply, create, is_document, same, thaw, update};
 pub use set::Set;
 pub use walk::{Changes, changes, merge};
 

@@ -227,10 +227,42 @@ fn fields_that_are_text_are_edited_as_their_trees_are() {
             old = new;
         }
     }
-    let entry = |fields: &str| json!({"manager": "a", "operation": "Update", "apiVersion": "v1", FIELDS: fields});
+    let entry =
+        |fields: &str| json!({"manager": "a", "operation": "Update", "apiVersion": "v1", FIELDS: fields});
     let mut settled = vec![entry(r#"{"f:spec": {"f:replicas": {}}}"#)];
     let again = changes(Place::Root, &json!({"spec": {"replicas": 1}}), &json!({"spec": {"replicas": 2}}));
     update(&mut settled, again, &Set::default(), &manager("a"));
-    assert_eq!(settled[0][FIELDS], r#"{"f:spec": {"f:replicas": {}}}"#, "what an edit leaves alone stays text");
+    assert_eq!(
+        settled[0][FIELDS], r#"{"f:spec": {"f:replicas": {}}}"#,
+        "what an edit leaves alone stays text"
+    );
     assert!(is_document("{}") && !is_document("{") && !is_document("[]") && !is_document("{}{}"));
+}
+
+#[test]
+fn a_creator_owns_what_differs_from_a_blank_object() {
+    let blank = json!({"metadata": {"uid": null, "labels": null}, "spec": {"strategy": {}}, "status": {}});
+    let metadata = json!({"name": "x", "uid": "1", "labels": {"a/b": "1", "c\"": ""}, "annotations": {}});
+    let specs = [
+        json!({}),
+        json!({"strategy": {}}),
+        json!({"strategy": {"type": "x"}, "replicas": null}),
+        json!({"replicas": 1, "ports": [{"port": 2, "name": "b"}, {"port": 1, "protocol": "UDP"}, {"port": 2}]}),
+    ];
+    for spec in specs {
+        for status in [json!({}), json!({"phase": "x"})] {
+            let new =
+                json!({"metadata": metadata, "spec": spec, "status": status, "finalizers": ["b", "a", "b"]});
+            for reset in [json!({}), json!({"f:status": {}}), json!({"f:spec": {}, "f:labels": {}})] {
+                let reset = Set::from_json(&reset);
+                let mut general = Vec::new();
+                update(&mut general, changes(Place::Root, &blank, &new), &reset, &manager("m"));
+                let mut fresh = create(Place::Root, (&blank, &new), &reset, &manager("m"));
+                assert!(fresh[0][FIELDS].is_string());
+                thaw(&mut fresh);
+                assert_eq!(fresh, general);
+            }
+        }
+    }
+    assert!(create(Place::Root, (&blank, &blank), &Set::default(), &manager("m")).is_empty());
 }

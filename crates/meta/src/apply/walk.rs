@@ -28,7 +28,7 @@ fn field(name: &str) -> String {
 }
 
 /// The path element of a list's item.
-fn element<N: Node>(node: N, relation: Relation, item: &Value) -> String {
+pub(super) fn element<N: Node>(node: N, relation: Relation, item: &Value) -> String {
     if relation == Relation::Set {
         return format!("v:{item}");
     }
@@ -41,7 +41,7 @@ fn element<N: Node>(node: N, relation: Relation, item: &Value) -> String {
     format!("k:{}", Value::Object(keys))
 }
 
-fn is_bare(value: &Value) -> bool {
+pub(super) fn is_bare(value: &Value) -> bool {
     value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
 
@@ -63,7 +63,7 @@ fn parts<N: Node>(node: N, relation: Relation, value: &Value) -> Vec<(String, N,
 }
 
 /// Whether a value at a place is owned as a whole.
-fn is_leaf<N: Node>(node: N, value: &Value) -> bool {
+pub(super) fn is_leaf<N: Node>(node: N, value: &Value) -> bool {
     match node.relation(value) {
         Relation::Atomic => true,
         Relation::Map => !value.is_object(),
