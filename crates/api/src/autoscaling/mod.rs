@@ -1,21 +1,14 @@
 //! HorizontalPodAutoscaler, stored as autoscaling/v2 and served as v1 too.
 
+mod v1;
 mod validate;
 
 use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::table::{AGE, NAME, age, column, int_or_string, name};
-use crate::value::{child, filled, has, int, items, present, remove, set, set_default, text};
-
-/// Where v1 keeps the metrics it has no fields for.
-const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
-/// Where v1 keeps the conditions.
-const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
-/// Where v1 keeps the current values of metrics.
-const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
-/// Where v1 keeps the scaling behaviour.
-const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
+use crate::value::{child, filled, int, items, present, set, set_default, text};
+use v1::{BEHAVIOR, CONDITIONS, CURRENT_METRICS, METRICS, from_storage, take_annotation, to_storage};
 
 pub(crate) const HPA_V2: Kind = Kind {
     short_names: &["hpa"],
@@ -42,11 +35,6 @@ pub(crate) const HPA_V1: Kind = Kind {
         prepare_create: |v| {
             (HPA_V2.hooks.prepare_create)(v);
             [CONDITIONS, CURRENT_METRICS].iter().for_each(|name| drop(take_annotation(v, name)));
-            let metadata = v.get_mut("metadata").and_then(Value::as_object_mut);
-            if let Some(metadata) = metadata.filter(|m| m.get("annotations").is_some_and(|a| *a == json!({})))
-            {
-                metadata.remove("annotations");
-            }
         },
         default: |v| {
             if let Some(spec) = child(v, "spec") {
@@ -110,83 +98,6 @@ fn default(hpa: &mut Value) {
     }
 }
 
-/// v1 → v2.
-fn to_storage(hpa: &mut Value) {
-    set(hpa, "apiVersion", "autoscaling/v2");
-    let mut metrics = take_annotation(hpa, METRICS).and_then(|m| m.as_array().cloned()).unwrap_or_default();
-    let behavior = take_annotation(hpa, BEHAVIOR);
-    if let Some(spec) = present(hpa, "spec") {
-        if let Some(percent) = spec.get("targetCPUUtilizationPercentage").filter(|p| !p.is_null()).cloned() {
-            metrics.insert(0, cpu_metric(&percent));
-        }
-        remove(spec, "targetCPUUtilizationPercentage");
-        if metrics.is_empty() {
-            metrics.push(cpu_metric(&json!(80)));
-        }
-        set(spec, "metrics", metrics);
-        if let Some(behavior) = behavior {
-            set(spec, "behavior", behavior);
-        }
-    }
-    if let Some(status) = present(hpa, "status") {
-        if let Some(percent) = int(status, "currentCPUUtilizationPercentage") {
-            let current = json!({"type": "Resource", "resource":
-                {"name": "cpu", "current": {"averageUtilization": percent}}});
-            set(status, "currentMetrics", vec![current]);
-        }
-        remove(status, "currentCPUUtilizationPercentage");
-    }
-}
-
-/// v2 → v1.
-fn from_storage(hpa: &mut Value) {
-    set(hpa, "apiVersion", "autoscaling/v1");
-    let mut leftover = Vec::new();
-    let mut behavior = None;
-    if let Some(spec) = present(hpa, "spec") {
-        for metric in items(spec, "metrics").to_vec() {
-            let percent = cpu_utilization(&metric["resource"], "target");
-            match percent.filter(|_| !has(spec, "targetCPUUtilizationPercentage")) {
-                Some(percent) => set(spec, "targetCPUUtilizationPercentage", percent),
-                None => leftover.push(metric),
-            }
-        }
-        remove(spec, "metrics");
-        behavior = spec.get("behavior").cloned();
-        remove(spec, "behavior");
-    }
-    if let Some(status) = present(hpa, "status") {
-        let current =
-            items(status, "currentMetrics").iter().find_map(|m| cpu_utilization(&m["resource"], "current"));
-        remove(status, "currentMetrics");
-        remove(status, "conditions");
-        if let Some(percent) = current {
-            set(status, "currentCPUUtilizationPercentage", percent);
-        }
-    }
-    if !leftover.is_empty() {
-        set_annotation(hpa, METRICS, &Value::Array(leftover));
-    }
-    if let Some(behavior) = behavior {
-        set_annotation(hpa, BEHAVIOR, &behavior);
-    }
-}
-
-fn cpu_utilization(resource: &Value, side: &str) -> Option<i64> {
-    (text(resource, "name") == "cpu").then(|| int(&resource[side], "averageUtilization"))?
-}
-
-fn take_annotation(object: &mut Value, key: &str) -> Option<Value> {
-    let annotations = object.get_mut("metadata")?.get_mut("annotations")?.as_object_mut()?;
-    serde_json::from_str(annotations.remove(key)?.as_str()?).ok()
-}
-
-fn set_annotation(object: &mut Value, key: &str, value: &Value) {
-    if let Some(annotations) = child(object, "metadata").and_then(|m| child(m, "annotations")) {
-        set(annotations, key, value.to_string());
-    }
-}
-
 fn row(hpa: &Value, now: i64) -> Vec<Value> {
     let (spec, status) = (&hpa["spec"], &hpa["status"]);
     let target = &spec["scaleTargetRef"];
@@ -240,17 +151,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_convert_without_loss() {
-        let mut hpa = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
-            "spec": {"minReplicas": 1, "maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"},
+    fn targets_are_shown() {
+        let hpa = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"},
             "metrics": [cpu_metric(&json!(50)), {"type": "Pods", "pods": {"metric": {"name": "q"}}}]}});
-        let stored = hpa.clone();
-        from_storage(&mut hpa);
-        assert_eq!(hpa["spec"]["targetCPUUtilizationPercentage"], 50);
-        assert!(hpa["spec"].get("metrics").is_none());
-        to_storage(&mut hpa);
-        remove(&mut hpa["metadata"], "annotations");
-        assert_eq!(hpa, stored);
-        assert_eq!(row(&stored, 0)[2], "cpu: <unknown>/50%, <unknown>/<unknown>");
+        assert_eq!(row(&hpa, 0)[2], "cpu: <unknown>/50%, <unknown>/<unknown>");
     }
 }

@@ -6,6 +6,15 @@ use serde_json::Value;
 
 use super::{Field, ListType, Type, TypeRef};
 
+/// Errors of types in one message, as apply says them; none where there are none.
+pub fn in_one(errors: &[String]) -> Option<String> {
+    match errors {
+        [] => None,
+        [only] => Some(only.clone()),
+        many => Some(format!("errors:\n  {}", many.join("\n  "))),
+    }
+}
+
 /// What apply finds in a configuration that its schema does not allow, such as `.spec.replicas: expected numeric …`.
 pub fn typed_errors(configuration: &Value, type_ref: TypeRef) -> Vec<String> {
     let mut out = Vec::new();

@@ -134,7 +134,7 @@ impl Server {
         }
         kind.default(&mut object)?;
         if let Some(manager) = manager {
-            manager.record(kind, &Value::Object(Map::new()), &mut object);
+            manager.record(self, kind, &Value::Object(Map::new()), &mut object).await;
         }
         let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
         let admission = Admission {

@@ -2,15 +2,16 @@
 
 use coxswain_api::schema;
 use coxswain_meta::Status;
-use coxswain_meta::apply::{self, Conflict, FIELDS, Manager, Set};
+use coxswain_meta::apply::{self, Conflict, FIELDS, Manager, Refusal, Set, Versions};
 use coxswain_meta::status::{Cause, Details};
 use http::HeaderMap;
 use http::header::USER_AGENT;
 use serde_json::{Value, json};
 
 use super::Call;
+use crate::Server;
 use crate::object::{Meta, now};
-use crate::resource::{Place, Resource};
+use crate::resource::{Forms, Place, Resource};
 
 const LONGEST_NAME: usize = 128;
 /// kubectl's own manager: it may take over what its client-side apply wrote.
@@ -60,33 +61,52 @@ impl FieldManager {
         }
     }
 
-    /// Records a write that is no apply. What the client itself says of managers counts.
-    pub fn record(&self, kind: &Resource, old: &Value, new: &mut Value) {
+    /// Records a write that is no apply. What the client itself says of managers counts. Where the object cannot be had in the
+    /// version of an entry, all entries go: what they say is not known to be true any more.
+    pub async fn record(&self, server: &Server, kind: &Resource, old: &Value, new: &mut Value) {
+        let forms = Forms::of(kind);
+        while let Err(why) = self.try_record(&forms, old, new) {
+            if !forms.fetch(server).await {
+                tracing::debug!(kind = kind.kind(), why, "managed fields are dropped");
+                new.meta_mut().remove("managedFields");
+                return;
+            }
+        }
+    }
+
+    fn try_record(&self, forms: &Forms, old: &Value, new: &mut Value) -> Result<(), String> {
+        let kind = forms.kind;
         let (version, now) = (kind.api_version(), now());
         let (place, manager, reset) =
             (Place::root(kind), self.manager(&version, &now), self.reset(kind, new));
         let (sent, is_new) = (take_sent(old, new), old.as_object().is_some_and(serde_json::Map::is_empty));
-        let entries = match (sent, is_new) {
-            (None, true) => apply::create(place, (&blank(kind), new), &reset, &manager),
-            (sent, _) => {
-                let mut entries = sent.unwrap_or_else(|| entries(old));
-                let blank = is_new.then(|| blank(kind));
-                let changes = apply::changes(place, blank.as_ref().unwrap_or(old), new);
-                apply::update(&mut entries, changes, &reset, &manager);
-                entries
-            }
-        };
-        store(new, entries);
+        if sent.is_none() && is_new {
+            store(new, apply::create(place, (&blank(kind), new), &reset, &manager));
+            return Ok(());
+        }
+        let was_sent = sent.is_some();
+        let mut entries = sent.unwrap_or_else(|| entries(old));
+        let blank = is_new.then(|| blank(kind));
+        let old = blank.as_ref().unwrap_or(old);
+        let changes = apply::changes(place, old, new);
+        let in_version = |version: &str| forms.changes(old, new, version);
+        let done = apply::update(&mut entries, changes, &reset, &manager, in_version);
+        // What was sent is wanted again where something has to be asked first.
+        if done.is_ok() || was_sent {
+            store(new, entries);
+        }
+        done
     }
 
     /// The object that an applied configuration makes of the live one.
     pub fn apply(
         &self,
-        kind: &Resource,
+        forms: &Forms,
         live: &Value,
         configuration: &Value,
         force: bool,
     ) -> Result<Value, Status> {
+        let kind = forms.kind;
         let (version, now) = (kind.api_version(), now());
         let reset = self.reset(kind, configuration);
         let attempt = |force: bool| {
@@ -94,9 +114,8 @@ impl FieldManager {
             apply::thaw(&mut entries);
             bare.meta_mut().remove("managedFields");
             let manager = self.manager(&version, &now);
-            let place = Place::root(kind);
             let applied = apply::apply(
-                place,
+                (Place::root(kind), forms),
                 (&bare, &blank(kind)),
                 configuration,
                 &mut entries,
@@ -109,12 +128,17 @@ impl FieldManager {
             })
         };
         let mut object = match attempt(force) {
-            Err(conflicts) if self.name == KUBECTL && self.all_last_applied(kind, live, &conflicts) => {
+            Err(Refusal::Conflicts(conflicts))
+                if self.name == KUBECTL && self.all_last_applied(kind, live, &conflicts) =>
+            {
                 attempt(true)
             }
             other => other,
         }
-        .map_err(|conflicts| refuse(&conflicts))?;
+        .map_err(|refusal| match refusal {
+            Refusal::Conflicts(conflicts) => refuse(&conflicts),
+            Refusal::Conversion(why) => Status::failure(500, "", why),
+        })?;
         if self.name == KUBECTL && live.meta()["annotations"][LAST_APPLIED].is_string() {
             let text = format!("{configuration}\n");
             if let Some(annotations) = object.meta_mut().get_mut("annotations") {

@@ -14,7 +14,7 @@ use super::{Call, FieldManager, check_type, parse, read_body, read_yaml, render}
 use crate::authz::Attributes;
 use crate::body::Body;
 use crate::object::{MANAGED_FIELDS, Meta, read_managers};
-use crate::resource::Resource;
+use crate::resource::{Forms, Resource};
 use crate::respond::{self, Outcome};
 
 /// Custom resources have no strategic merge patch.
@@ -217,7 +217,7 @@ impl Call {
         self.check_configuration(&mut configuration)?;
         self.check_shape(&configuration, &sent_to)?;
         let repeated = self.repeated(&patch.duplicates, warnings)?;
-        let manager = FieldManager::of(self);
+        let (manager, forms) = (FieldManager::of(self), Forms::of(&self.kind));
         let force = self.query.is_true("force");
         let mut change = self.change(self.part())?;
         change.manager = None;
@@ -227,7 +227,7 @@ impl Call {
         };
         loop {
             let live = self.server.update(&change, |old| {
-                let mut new = manager.apply(&self.kind, old, &configuration, force)?;
+                let mut new = manager.apply(&forms, old, &configuration, force)?;
                 repeated.clone()?;
                 // Only a configuration that names a resourceVersion insists on it.
                 let insisted = configuration.meta().get("resourceVersion").cloned();
@@ -239,14 +239,18 @@ impl Call {
                 self.check_patched(&mut new, old)?;
                 Ok(new)
             });
-            match live.await {
+            let live = live.await;
+            if live.is_err() && forms.fetch(&self.server).await {
+                continue;
+            }
+            match live {
                 Err(missing) if missing.code == 404 && self.info.subresource.is_empty() => {}
                 other => return other.map(|bytes| (StatusCode::OK, bytes)),
             }
             self.may_create().await?;
             let empty =
                 serde_json::json!({ "apiVersion": self.kind.api_version(), "kind": self.kind.kind() });
-            let mut new = manager.apply(&self.kind, &empty, &configuration, force)?;
+            let mut new = manager.apply(&forms, &empty, &configuration, force)?;
             repeated.clone()?;
             convert(&mut new)?;
             self.place(&mut new)?;
@@ -342,11 +346,7 @@ impl Call {
             (_, Some(type_ref)) => schema::typed_errors(configuration, type_ref),
             _ => Vec::new(),
         };
-        let what = match errors.as_slice() {
-            [] => return Ok(()),
-            [only] => only.clone(),
-            many => format!("errors:\n  {}", many.join("\n  ")),
-        };
+        let Some(what) = schema::in_one(&errors) else { return Ok(()) };
         let named = self.named(sent_to);
         Err(Status::failure(500, "", format!("failed to create typed patch object ({named}): {what}")))
     }

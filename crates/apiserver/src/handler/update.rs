@@ -168,7 +168,7 @@ impl Server {
             kind.default(new)?;
         }
         if let Some(manager) = &target.manager {
-            manager.record(kind, old, new);
+            manager.record(self, kind, old, new).await;
         }
         match target.part {
             Part::Status => kind.prepare_status_update(new, old),

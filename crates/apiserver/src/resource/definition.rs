@@ -269,9 +269,15 @@ pub struct Custom {
 impl Custom {
     /// A version of a definition, where it is served.
     pub fn of(definition: &Arc<Definition>, version: &str) -> Option<Arc<Self>> {
-        let at = definition.versions.iter().position(|known| known.name == version)?;
-        let served = definition.established && definition.versions[at].served;
-        served.then(|| Arc::new(Self { definition: definition.clone(), version: at }))
+        let found = Self::any(definition, version)?;
+        let served = definition.established && found.version().served;
+        served.then(|| Arc::new(found))
+    }
+
+    /// A version of a definition, served or not.
+    pub fn any(definition: &Arc<Definition>, version: &str) -> Option<Self> {
+        let version = definition.versions.iter().position(|known| known.name == version)?;
+        Some(Self { definition: definition.clone(), version })
     }
 
     /// The version that objects are stored in, served or not.
@@ -294,6 +300,11 @@ impl Custom {
     pub fn prune(&self, object: &mut Value) -> Result<Vec<String>, Status> {
         let unknown = structural::prune(object, self.schema());
         Ok(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")).collect())
+    }
+
+    /// All that an object has that does not fit the schema, in one message.
+    pub fn typed_error(&self, object: &Value) -> Option<String> {
+        schema::in_one(&self.typed_errors(object))
     }
 
     /// What an applied configuration has that does not fit the schema, or the type of metadata.

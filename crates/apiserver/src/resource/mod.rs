@@ -5,6 +5,7 @@
 mod columns;
 mod convert;
 mod definition;
+mod forms;
 mod place;
 mod registry;
 
@@ -15,6 +16,7 @@ use coxswain_meta::{ErrorList, Status};
 use serde_json::{Value, json};
 
 pub use definition::{Conversion, Custom};
+pub use forms::{Forms, reform};
 pub use place::Place;
 pub use registry::{COLLECTION as DEFINITIONS, Registry};
 

@@ -64,3 +64,53 @@ async fn writes_that_are_no_apply_have_managers_too() {
     let (_, cleared) = server.merge(path, json!({"metadata": {"managedFields": [{}]}})).await;
     assert_eq!(cleared["metadata"].get("managedFields"), None);
 }
+
+const HPAS: &str = "/namespaces/default/horizontalpodautoscalers/h";
+
+fn autoscaler(version: &str, spec: Value) -> Value {
+    let mut out = json!({"apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "h"}, "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
+    let members = spec.as_object().expect("a spec").clone();
+    out["spec"].as_object_mut().expect("a spec").extend(members);
+    out
+}
+
+#[tokio::test]
+async fn managers_of_two_versions_of_a_built_in_kind_meet() {
+    let server = Fixture::start().await;
+    let (v1, v2) = (format!("/apis/autoscaling/v1{HPAS}"), format!("/apis/autoscaling/v2{HPAS}"));
+    let resource = |name: &str, percent: i64| {
+        json!({"type": "Resource", "resource": {"name": name,
+            "target": {"type": "Utilization", "averageUtilization": percent}}})
+    };
+    let metrics = json!([resource("cpu", 50), resource("memory", 60)]);
+    let wanted = autoscaler("v2", json!({"maxReplicas": 5, "metrics": metrics}));
+    assert_eq!(server.apply(&v2, "a", wanted).await.0, 201);
+    // All metrics are one field, and the older version shows one of them in a field that it always has.
+    let (code, applied) = server.apply(&v1, "a", autoscaler("v1", json!({"maxReplicas": 5}))).await;
+    assert_eq!((code, &applied["spec"]["targetCPUUtilizationPercentage"]), (200, &json!(50)), "{applied}");
+    assert_eq!(applied["status"], json!({"currentReplicas": 0, "desiredReplicas": 0}));
+    let other =
+        "[{\"type\":\"Resource\",\"resource\":{\"name\":\"memory\",\"targetAverageUtilization\":60}}]";
+    assert_eq!(applied["metadata"]["annotations"], json!({"autoscaling.alpha.kubernetes.io/metrics": other}));
+    let entries = &applied["metadata"]["managedFields"];
+    let own = json!({"f:spec": {"f:maxReplicas": {}, "f:scaleTargetRef": {}}});
+    assert_eq!(
+        (entries.as_array().map(Vec::len), &entries[0]["apiVersion"], &entries[0]["fieldsV1"]),
+        (Some(1), &json!("autoscaling/v1"), &own)
+    );
+    let (code, refused) = server.apply(&v2, "b", autoscaler("v2", json!({"maxReplicas": 6}))).await;
+    let message = "Apply failed with 1 conflict: conflict with \"a\": .spec.maxReplicas";
+    assert_eq!((code, refused["message"].as_str()), (409, Some(message)));
+    let (code, updated) = server.merge(&v2, json!({"spec": {"maxReplicas": 7}})).await;
+    assert_eq!((code, fields(&updated, "a")), (200, &json!({"f:spec": {"f:scaleTargetRef": {}}})));
+    // What nobody serves any more belongs to nobody.
+    let gone = json!({"manager": "old", "operation": "Apply", "apiVersion": "autoscaling/v2beta2",
+        "time": "2020-01-01T00:00:00Z", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:maxReplicas": {}}}});
+    let sent = json!({"metadata": {"managedFields": [gone]}, "spec": {"maxReplicas": 8}});
+    let (_, updated) = server.merge(&v2, sent).await;
+    assert_eq!(
+        (fields(&updated, "old"), fields(&updated, "tester")),
+        (&Value::Null, &json!({"f:spec": {"f:maxReplicas": {}}}))
+    );
+}

@@ -9,6 +9,7 @@ mod flow;
 mod nodes;
 mod policy;
 mod review;
+mod versions;
 mod webhook;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::Server;
 use crate::authn::UserInfo;
 use crate::object::{Meta, read_managers};
-use crate::resource::{Custom, Resource};
+use crate::resource::{Custom, Resource, reform};
 
 /// What is done, as rules name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,10 +159,7 @@ impl<'a> Asked<'a> {
                 Ok(self.server.convert(to, vec![object]).await?.pop().unwrap_or_default())
             }
             (Resource::BuiltIn(from), Resource::BuiltIn(to)) => {
-                from.to_storage(&mut object);
-                to.from_storage(&mut object);
-                object["apiVersion"] = kind.api_version().into();
-                object["kind"] = kind.kind().into();
+                reform(&mut object, from, to);
                 Ok(object)
             }
             _ => Ok(object),

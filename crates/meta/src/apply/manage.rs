@@ -3,6 +3,7 @@
 //! The fields of an entry may be text, which no client can send: the text of their document, as it is stored. Most writes
 //! leave most entries as they are, and an edit makes a tree of a text only where it changes something.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
@@ -54,6 +55,43 @@ pub struct Conflict {
     pub manager: String,
     /// The field, such as `.spec.replicas`.
     pub path: String,
+}
+
+/// The other versions of a kind: entries keep the version that their fields were recorded in.
+pub trait Versions {
+    /// A place in an object.
+    type Node: Node;
+
+    /// The root of objects in a version; none where there is no such version any more, and nobody owns fields of it.
+    fn root(&self, version: &str) -> Option<Self::Node>;
+
+    /// An object, of whatever version, in another one.
+    ///
+    /// # Errors
+    /// Why it cannot be converted.
+    fn convert(&self, object: &Value, version: &str) -> Result<Value, String>;
+
+    /// What differs between two objects in a version.
+    ///
+    /// # Errors
+    /// Why they cannot be converted.
+    fn changes(&self, old: &Value, new: &Value, version: &str) -> Result<Option<Changes>, String> {
+        let Some(root) = self.root(version) else { return Ok(None) };
+        let convert = |object, which| {
+            let converted = self.convert(object, version);
+            converted.map_err(|why| format!("failed to convert {which} object: {why}"))
+        };
+        Ok(Some(changes(root, &convert(old, "old")?, &convert(new, "new")?)))
+    }
+}
+
+/// Why a configuration is not applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Others own fields with other values.
+    Conflicts(Vec<Conflict>),
+    /// The object cannot be had in the version of an entry.
+    Conversion(String),
 }
 
 /// The member of an entry that holds its fields.
@@ -165,12 +203,71 @@ pub fn create<N: Node>(
     fields.into_iter().map(|fields| entry(manager, UPDATE, fields.into())).collect()
 }
 
-/// Records a write that is no apply: the manager owns what it wrote, and others what is left to them.
-pub fn update(entries: &mut Vec<Value>, changes: Changes, reset: &Set, manager: &Manager) {
+/// A change in the versions of all entries.
+struct Versioned<'a> {
+    version: &'a str,
+    own: &'a Changes,
+    /// Those of other versions.
+    others: Vec<(String, Changes)>,
+}
+
+impl<'a> Versioned<'a> {
+    /// Asks for the change in every other version that an entry has; entries of versions that are gone are dropped.
+    fn new(
+        entries: &mut Vec<Value>,
+        version: &'a str,
+        own: &'a Changes,
+        reset: &Set,
+        mut in_version: impl FnMut(&str) -> Result<Option<Changes>, String>,
+    ) -> Result<Self, String> {
+        let mut others = Vec::new();
+        let mut gone = Vec::new();
+        for entry in entries.iter() {
+            let other = word(entry, "apiVersion");
+            if other == version || others.iter().any(|(known, _)| known == other) {
+                continue;
+            }
+            match in_version(other)? {
+                Some(changes) => others.push((other.to_owned(), ownable(changes, reset))),
+                None => gone.push(other.to_owned()),
+            }
+        }
+        if !gone.is_empty() {
+            entries.retain(|entry| !gone.iter().any(|gone| gone == word(entry, "apiVersion")));
+        }
+        Ok(Self { version, own, others })
+    }
+
+    fn of(&self, entry: &Value) -> &Changes {
+        let version = word(entry, "apiVersion");
+        let other = || self.others.iter().find(|(known, _)| known == version).map(|(_, changes)| changes);
+        if version == self.version { self.own } else { other().unwrap_or(self.own) }
+    }
+
+    /// Takes what changed from an entry; false where nothing is left of it.
+    fn take_from(&self, entry: &mut Value) -> bool {
+        let changes = self.of(entry);
+        edit(entry, &[&changes.written, &changes.removed], &Set::default())
+    }
+}
+
+/// Records a write that is no apply: the manager owns what it wrote, and others what is left to them. For entries of other versions
+/// `in_version` says what the write changed there, or none where the version is gone.
+///
+/// # Errors
+/// What `in_version` says; the entries are untouched then.
+pub fn update(
+    entries: &mut Vec<Value>,
+    changes: Changes,
+    reset: &Set,
+    manager: &Manager,
+    in_version: impl FnMut(&str) -> Result<Option<Changes>, String>,
+) -> Result<(), String> {
     let changes = ownable(changes, reset);
     if changes.is_empty() {
-        return;
+        return Ok(());
     }
+    let versioned = Versioned::new(entries, manager.api_version, &changes, reset, in_version)?;
     let mut recorded = changes.written.is_empty();
     entries.retain_mut(|entry| {
         if is_of(entry, manager, UPDATE) {
@@ -180,28 +277,33 @@ pub fn update(entries: &mut Vec<Value>, changes: Changes, reset: &Set, manager: 
             }
             return edit(entry, &[&changes.removed], &changes.written);
         }
-        edit(entry, &[&changes.written, &changes.removed], &Set::default())
+        versioned.take_from(entry)
     });
     if !recorded {
         entries.push(entry(manager, UPDATE, changes.written.into_json()));
     }
     cap(entries);
     sort(entries);
+    Ok(())
 }
 
 /// Applies a configuration to the live object and records who owns what; returns the new object. What the live object has beyond
 /// a `blank` one counts as written before, where nobody is known to have written anything.
 ///
 /// # Errors
-/// The fields that others own with other values, unless `force` takes them over.
+/// The fields that others own with other values, unless `force` takes them over; entries that do not convert.
 pub fn apply<N: Node>(
-    node: N,
+    (node, versions): (N, &impl Versions<Node = N>),
     (live, blank): (&Value, &Value),
     configuration: &Value,
     entries: &mut Vec<Value>,
     manager: &Manager,
     (reset, force): (&Set, bool),
-) -> Result<Value, Vec<Conflict>> {
+) -> Result<Value, Refusal> {
+    entries.retain(|entry| {
+        let version = word(entry, "apiVersion");
+        version == manager.api_version || versions.root(version).is_some()
+    });
     if entries.is_empty() {
         let before = ownable(changes(node, blank, live), reset).written;
         if !before.is_empty() {
@@ -218,28 +320,41 @@ pub fn apply<N: Node>(
     merge(node, &mut merged, configuration);
     let own = entries.iter().position(|entry| is_of(entry, manager, APPLY));
     let last = own.map(|at| fields(&entries[at])).unwrap_or_default();
-    let others = || entries.iter().enumerate().filter(|(at, _)| Some(*at) != own).map(|(_, entry)| entry);
+    let last_version = own.map_or(manager.api_version, |at| word(&entries[at], "apiVersion"));
+    let kept_version = last_version == manager.api_version;
     if !last.is_empty() {
-        let mut managed = claim.clone();
-        others().for_each(|entry| managed.add(&fields(entry)));
-        merged = prune(node, merged, &last, &managed);
+        let mut managed = vec![(manager.api_version, claim.clone())];
+        for (_, entry) in entries.iter().enumerate().filter(|(at, _)| Some(*at) != own) {
+            let (version, set) = (word(entry, "apiVersion"), fields(entry));
+            match managed.iter_mut().find(|(known, _)| *known == version) {
+                Some((_, managed)) => managed.add(&set),
+                None => managed.push((version, set)),
+            }
+        }
+        // Conversion may need what others own of the version that the fields are taken away in.
+        managed.sort_by_key(|(version, _)| *version != last_version);
+        let forms = Forms { node, own: manager.api_version, versions };
+        merged = prune(&forms, merged, (last_version, &last), &managed)
+            .map_err(|why| Refusal::Conversion(format!("failed to prune fields: {why}")))?;
     }
     // What identifies the object counted as applied above, so that it was not taken away.
     claim.subtract(&NOBODYS);
-    if merged == *live && claim == last {
+    if merged == *live && claim == last && kept_version {
         return Ok(merged);
     }
-    let changed = ownable(changes(node, live, &merged), reset);
-    let conflicts: Vec<Conflict> = others().flat_map(|entry| conflicts(entry, &changed.written)).collect();
-    if !force && !conflicts.is_empty() {
-        return Err(conflicts);
+    if let Some(at) = own {
+        entries.remove(at);
     }
-    let mut at = 0;
-    entries.retain_mut(|entry| {
-        let mine = Some(at) == own;
-        at += 1;
-        !mine && edit(entry, &[&changed.written, &changed.removed], &Set::default())
-    });
+    let changed = ownable(changes(node, live, &merged), reset);
+    let in_version = |version: &str| versions.changes(live, &merged, version);
+    let versioned = Versioned::new(entries, manager.api_version, &changed, reset, in_version);
+    let versioned = versioned.map_err(Refusal::Conversion)?;
+    let conflicts: Vec<Conflict> =
+        entries.iter().flat_map(|entry| conflicts(entry, &versioned.of(entry).written)).collect();
+    if !force && !conflicts.is_empty() {
+        return Err(Refusal::Conflicts(conflicts));
+    }
+    entries.retain_mut(|entry| versioned.take_from(entry));
     if !claim.is_empty() {
         entries.push(entry(manager, APPLY, claim.into_json()));
     }
@@ -259,22 +374,74 @@ fn conflicts(entry: &Value, written: &Set) -> Vec<Conflict> {
     common.paths().into_iter().map(|path| Conflict { manager: manager.clone(), path }).collect()
 }
 
+/// The versions of an object, the manager's own among them.
+struct Forms<'a, N, V> {
+    node: N,
+    own: &'a str,
+    versions: &'a V,
+}
+
+impl<N: Node, V: Versions<Node = N>> Forms<'_, N, V> {
+    fn root(&self, version: &str) -> Result<N, String> {
+        match version == self.own {
+            true => Ok(self.node),
+            false => self.versions.root(version).ok_or_else(|| format!("no version {version}")),
+        }
+    }
+
+    /// An object of one version in another.
+    fn convert<'a>(&self, object: Cow<'a, Value>, from: &str, to: &str) -> Result<Cow<'a, Value>, String> {
+        if from == to { Ok(object) } else { self.versions.convert(&object, to).map(Cow::Owned) }
+    }
+}
+
 /// Takes away what the manager applied the last time, applies no more, and nobody else owns.
-fn prune<N: Node>(node: N, merged: Value, last: &Set, managed: &Set) -> Value {
-    let named = |value: &Value| with_parents(node, &claimed(node, value));
-    let without = |fields: &Set| {
-        let mut value = merged.clone();
+fn prune<N: Node, V: Versions<Node = N>>(
+    forms: &Forms<N, V>,
+    merged: Value,
+    (version, last): (&str, &Set),
+    managed: &[(&str, Set)],
+) -> Result<Value, String> {
+    let named = |node: N, value: &Value| with_parents(node, &claimed(node, value));
+    let without = |node: N, value: &Value, fields: &Set| {
+        let mut value = value.clone();
         remove(node, &mut value, fields);
         value
     };
-    let (last, mut managed, present) =
-        (with_parents(node, last), with_parents(node, managed), named(&merged));
-    managed.add(&named(&without(&last)));
-    let mut unowned = present.clone();
-    unowned.subtract(&managed);
+    let merged = forms
+        .convert(Cow::Owned(merged), forms.own, version)
+        .map_err(|why| format!("failed to convert merged object to last applied version: {why}"))?;
+    let node = forms.root(version)?;
+    let (last, present) = (with_parents(node, last), named(node, &merged));
+    let mut pruned = without(node, &merged, &last);
+    let (mut whole, mut at) = (Cow::Borrowed(&*merged), version);
+    for (version, managed) in managed {
+        let failed = |which| {
+            move |why| {
+                format!(
+                    "failed add back owned items: failed to convert {which} object at version {version}: {why}"
+                )
+            }
+        };
+        whole = forms.convert(whole, at, version).map_err(failed("merged"))?;
+        let reduced = forms.convert(Cow::Owned(pruned), at, version).map_err(failed("pruned"))?;
+        let node = forms.root(version)?;
+        let mut kept = with_parents(node, managed);
+        kept.add(&named(node, &reduced));
+        let mut unowned = if *version == at { present.clone() } else { named(node, &whole) };
+        unowned.subtract(&kept);
+        pruned = without(node, &whole, &unowned);
+        at = version;
+    }
+    let pruned = forms.convert(Cow::Owned(pruned), at, version).map_err(|why| {
+        format!(
+            "failed add back dangling items: failed to convert pruned object to last applied version: {why}"
+        )
+    })?;
     let mut gone = present;
-    gone.subtract(&named(&without(&unowned)));
-    without(&gone.intersection(&last))
+    gone.subtract(&named(node, &pruned));
+    let pruned = without(node, &merged, &gone.intersection(&last));
+    forms.convert(Cow::Owned(pruned), version, forms.own).map(Cow::into_owned)
 }
 
 /// Merges the oldest entries of updates where there are too many.

@@ -11,7 +11,9 @@ mod walk;
 
 use serde_json::Value;
 
-pub use manage::{Conflict, FIELDS, Manager, apply, create, is_document, same, thaw, update};
+pub use manage::{
+    Conflict, FIELDS, Manager, Refusal, Versions, apply, create, is_document, same, thaw, update,
+};
 pub use set::Set;
 pub use walk::{Changes, changes, merge};
 

@@ -1,6 +1,6 @@
 //! Scenarios of structured-merge-diff on a small schema.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::*;
 
@@ -29,7 +29,7 @@ impl Node for Place {
 
     fn member(self, name: &str) -> Member<Self> {
         let node = match (self, name) {
-            (Place::Root, "spec") => Place::Spec,
+            (Place::Root, "spec" | "plan") => Place::Spec,
             (Place::Root, "metadata") => Place::Metadata,
             (Place::Metadata, "labels") => Place::Free,
             (Place::Root, "labels") => Place::Free,
@@ -49,6 +49,29 @@ impl Node for Place {
     }
 }
 
+/// In v2 of the small kind `spec` is called `plan`; a plan without replicas cannot be v1. There is no other version.
+struct Renamed;
+
+impl Versions for Renamed {
+    type Node = Place;
+
+    fn root(&self, version: &str) -> Option<Place> {
+        matches!(version, "v1" | "v2").then_some(Place::Root)
+    }
+
+    fn convert(&self, object: &Value, version: &str) -> Result<Value, String> {
+        let (from, to) = if version == "v1" { ("plan", "spec") } else { ("spec", "plan") };
+        let mut object = object.clone();
+        if let Some(part) = object.as_object_mut().and_then(|object| object.remove(from)) {
+            object[to] = part;
+        }
+        match version == "v1" && object["spec"]["replicas"] == 13 {
+            true => Err("unlucky".into()),
+            false => Ok(object),
+        }
+    }
+}
+
 fn manager(name: &str) -> Manager<'_> {
     Manager { name, api_version: "v1", subresource: "", now: "2026-01-01T00:00:00Z" }
 }
@@ -56,24 +79,39 @@ fn manager(name: &str) -> Manager<'_> {
 struct Scenario {
     live: Value,
     entries: Vec<Value>,
+    version: &'static str,
 }
 
 impl Scenario {
     fn new(live: Value) -> Self {
-        let mut scenario = Scenario { live: json!({}), entries: Vec::new() };
+        let mut scenario = Scenario { live: json!({}), entries: Vec::new(), version: "v1" };
         scenario.update("creator", live);
         scenario
     }
 
     fn update(&mut self, name: &str, new: Value) {
-        update(&mut self.entries, changes(Place::Root, &self.live, &new), &Set::default(), &manager(name));
+        let made = changes(Place::Root, &self.live, &new);
+        let who = self.manager(name);
+        let in_version = |version: &str| Renamed.changes(&self.live, &new, version);
+        update(&mut self.entries, made, &Set::default(), &who, in_version).expect("converts");
         self.live = new;
     }
 
+    /// The object as clients of another version see it from now on.
+    fn turn(&mut self, version: &'static str) {
+        self.live = Renamed.convert(&self.live, version).expect("converts");
+        self.version = version;
+    }
+
+    fn manager<'a>(&self, name: &'a str) -> Manager<'a> {
+        Manager { api_version: self.version, ..manager(name) }
+    }
+
     fn apply(&mut self, name: &str, configuration: Value, force: bool) -> Vec<String> {
-        let (entries, who) = (&mut self.entries, manager(name));
+        let who = self.manager(name);
+        let entries = &mut self.entries;
         match apply(
-            Place::Root,
+            (Place::Root, &Renamed),
             (&self.live, &json!({})),
             &configuration,
             entries,
@@ -84,7 +122,10 @@ impl Scenario {
                 self.live = new;
                 Vec::new()
             }
-            Err(conflicts) => conflicts.into_iter().map(|c| format!("{} {}", c.manager, c.path)).collect(),
+            Err(Refusal::Conversion(why)) => vec![why],
+            Err(Refusal::Conflicts(conflicts)) => {
+                conflicts.into_iter().map(|c| format!("{} {}", c.manager, c.path)).collect()
+            }
         }
     }
 
@@ -191,8 +232,6 @@ fn updaters_are_capped() {
     );
 }
 
-use serde_json::{Map, Value};
-
 #[test]
 fn fields_that_are_text_are_edited_as_their_trees_are() {
     let objects = [
@@ -217,7 +256,8 @@ fn fields_that_are_text_are_edited_as_their_trees_are() {
             let new = step(u32::try_from(at).unwrap());
             let mut unread = texts(&trees);
             let write = |entries: &mut Vec<Value>| {
-                update(entries, changes(Place::Root, old, new), &Set::default(), &manager(writer));
+                let made = changes(Place::Root, old, new);
+                update(entries, made, &Set::default(), &manager(writer), |_| Ok(None)).expect("one version");
             };
             write(&mut trees);
             write(&mut unread);
@@ -231,7 +271,7 @@ fn fields_that_are_text_are_edited_as_their_trees_are() {
         |fields: &str| json!({"manager": "a", "operation": "Update", "apiVersion": "v1", FIELDS: fields});
     let mut settled = vec![entry(r#"{"f:spec": {"f:replicas": {}}}"#)];
     let again = changes(Place::Root, &json!({"spec": {"replicas": 1}}), &json!({"spec": {"replicas": 2}}));
-    update(&mut settled, again, &Set::default(), &manager("a"));
+    update(&mut settled, again, &Set::default(), &manager("a"), |_| Ok(None)).expect("one version");
     assert_eq!(
         settled[0][FIELDS], r#"{"f:spec": {"f:replicas": {}}}"#,
         "what an edit leaves alone stays text"
@@ -256,7 +296,8 @@ fn a_creator_owns_what_differs_from_a_blank_object() {
             for reset in [json!({}), json!({"f:status": {}}), json!({"f:spec": {}, "f:labels": {}})] {
                 let reset = Set::from_json(&reset);
                 let mut general = Vec::new();
-                update(&mut general, changes(Place::Root, &blank, &new), &reset, &manager("m"));
+                let made = changes(Place::Root, &blank, &new);
+                update(&mut general, made, &reset, &manager("m"), |_| Ok(None)).expect("one version");
                 let mut fresh = create(Place::Root, (&blank, &new), &reset, &manager("m"));
                 assert!(fresh[0][FIELDS].is_string());
                 thaw(&mut fresh);
@@ -265,4 +306,60 @@ fn a_creator_owns_what_differs_from_a_blank_object() {
         }
     }
     assert!(create(Place::Root, (&blank, &blank), &Set::default(), &manager("m")).is_empty());
+}
+
+#[test]
+fn entries_keep_the_version_that_they_were_written_in() {
+    let mut scenario = Scenario::new(json!({}));
+    let ports = json!([{"port": 1}, {"port": 2}]);
+    scenario.apply("a", json!({"spec": {"replicas": 1, "ports": ports}}), false);
+    scenario.update("b", {
+        let mut new = scenario.live.clone();
+        new["labels"] = json!({"x": "1"});
+        new
+    });
+    scenario.turn("v2");
+    let conflicts = scenario.apply("c", json!({"plan": {"replicas": 2}, "labels": {"x": "2"}}), false);
+    assert_eq!(
+        conflicts,
+        ["\"a\" .spec.replicas", "\"b\" using v1 .labels.x"],
+        "in the words of the entries' version"
+    );
+    // What is no longer applied goes, though it is called otherwise now.
+    assert!(scenario.apply("a", json!({"plan": {"ports": [{"port": 2}]}}), false).is_empty());
+    assert_eq!(scenario.live, json!({"labels": {"x": "1"}, "plan": {"ports": [{"port": 2}]}}));
+    let versions: Vec<&Value> = scenario.entries.iter().map(|entry| &entry["apiVersion"]).collect();
+    assert_eq!(versions, ["v2", "v1"]);
+    // An update of another version takes the same field from an entry of the older one.
+    scenario.update("d", json!({"labels": {"x": "3"}, "plan": {"ports": [{"port": 2}]}}));
+    assert_eq!(
+        (scenario.fields("b"), scenario.fields("d")),
+        (json!({"f:labels": {}}), json!({"f:labels": {"f:x": {}}}))
+    );
+}
+
+#[test]
+fn what_others_own_of_another_version_is_not_taken_away() {
+    let mut scenario = Scenario::new(json!({}));
+    scenario.apply("a", json!({"spec": {"ports": [{"port": 1}, {"port": 2}]}}), false);
+    scenario.apply("b", json!({"spec": {"ports": [{"port": 1}]}}), false);
+    scenario.turn("v2");
+    scenario.apply("a", json!({"labels": {"x": "1"}}), false);
+    assert_eq!(scenario.live, json!({"labels": {"x": "1"}, "plan": {"ports": [{"port": 1}]}}));
+}
+
+#[test]
+fn entries_of_versions_that_are_gone_go_and_what_does_not_convert_is_refused() {
+    let mut scenario = Scenario::new(json!({"spec": {"replicas": 1}}));
+    scenario.entries[0]["apiVersion"] = "v0".into();
+    scenario.update("b", json!({"spec": {"replicas": 2}}));
+    assert_eq!((scenario.entries.len(), scenario.fields("creator")), (1, Value::Null));
+    scenario.turn("v2");
+    let unlucky = json!({"plan": {"replicas": 13}});
+    assert_eq!(scenario.apply("c", unlucky.clone(), true), ["failed to convert new object: unlucky"]);
+    let (old, mut entries) = (scenario.live.clone(), scenario.entries.clone());
+    let made = changes(Place::Root, &old, &unlucky);
+    let in_version = |version: &str| Renamed.changes(&old, &unlucky, version);
+    let refused = update(&mut entries, made, &Set::default(), &scenario.manager("d"), in_version);
+    assert_eq!((refused.is_err(), entries), (true, scenario.entries));
 }
