@@ -151,6 +151,27 @@ fn a_watch_sees_every_later_event_once_and_in_order() {
 }
 
 #[test]
+fn a_part_ends_with_its_prefix_and_nothing_lies_behind_it() {
+    each(async |store| {
+        for name in ["a", "n", "n/", "n/a", "n/\u{10ffff}", "n0", "o/a"] {
+            put(&store, name, Expect::Absent, "1").await;
+        }
+        let things = store.collection("things");
+        let list = |prefix: &str| things.list(prefix).iter().map(|o| o.name.to_string()).collect::<Vec<_>>();
+        assert_eq!(list("n/"), ["n/", "n/a", "n/\u{10ffff}"]);
+        assert_eq!(list("n/\u{10ffff}"), ["n/\u{10ffff}"]);
+        assert_eq!(list("\u{10ffff}"), [""; 0]);
+        assert_eq!(list("").len(), 7);
+        // Tokens come from clients: a name that they continue behind may be any.
+        for (after, behind) in [("a", 0), ("n/", 2), ("n/a", 1), ("n0", 0), ("z", 0)] {
+            let range = Range { prefix: "n/", terms: &[] };
+            let page = things.page(range, store.revision(), Some(after), 9, |_| true).unwrap();
+            assert_eq!(page.objects.len(), behind, "behind {after}");
+        }
+    });
+}
+
+#[test]
 fn a_page_shows_the_past_and_a_forgotten_past_is_refused() {
     each(async |store| {
         for name in ["a", "b", "c", "d"] {

@@ -192,20 +192,38 @@ impl<A: Terms> Collection<A> {
     }
 }
 
+/// Before what the names with a prefix end.
+fn end_of(prefix: &str) -> Bound<String> {
+    let mut end = prefix.to_owned();
+    while let Some(last) = end.pop() {
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            end.push(next);
+            return Bound::Excluded(end);
+        }
+    }
+    Bound::Unbounded
+}
+
 impl<A: Terms> State<A> {
     /// The current objects of a part, in the order of names.
     fn within<'a>(&'a self, range: Range<'a>) -> impl Iterator<Item = Named<'a, A>> {
         self.behind(Bound::Included(range.prefix), range)
-            .take_while(move |(name, _)| name.starts_with(range.prefix))
     }
 
-    /// The current objects from a name on; of those without the rarest of the terms, none.
+    /// The current objects of a part from a name on; of those without the rarest of the terms, none.
     fn behind<'a>(
         &'a self,
         start: Bound<&str>,
         range: Range<'a>,
     ) -> Box<dyn Iterator<Item = Named<'a, A>> + 'a> {
-        let from = (start, Bound::Unbounded);
+        // Where the part ends is looked for once: a look at every name would fetch it from memory.
+        let end = end_of(range.prefix);
+        let from = (start, end.as_ref().map(String::as_str));
+        if let (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end)) = from
+            && start >= end
+        {
+            return Box::new(std::iter::empty());
+        }
         let names = range.terms.iter().map(|term| self.by_term.get(term.as_str()));
         match names.min_by_key(|names| names.map_or(0, BTreeSet::len)) {
             None => Box::new(self.current.range::<str, _>(from)),
