@@ -79,16 +79,16 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Server(args) => {
             log_to_stderr("info");
-            run(2, server::run(*args))
+            serve(server::run(*args))
         }
         Command::Agent(args) => {
             log_to_stderr("info");
-            run(2, agent::run(*args))
+            serve(agent::run(*args))
         }
         Command::Token(command) => run(1, token::run(command)),
         Command::Demo(args) => {
             log_to_stderr("warn");
-            run(2, demo::run(args))
+            serve(demo::run(args))
         }
         Command::Backup(args) => run(1, backup::backup(args)),
         Command::Restore(args) => run(1, backup::restore(args)),
@@ -108,6 +108,14 @@ fn log_to_stderr(level: &str) {
     let filter =
         EnvFilter::try_from_env("COX_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{level},nlink=error")));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Many clients are many connections.
+fn serve(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    if let Err(error) = coxswain_runtime::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    run(2, task)
 }
 
 fn run(workers: usize, task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -17,6 +17,7 @@ mod error;
 mod exec;
 mod files;
 pub mod image;
+mod limits;
 mod records;
 mod runtime;
 mod sandbox;
@@ -28,6 +29,7 @@ mod stats;
 mod streaming;
 
 pub use allocator::Allocator;
+pub use limits::raise_open_files;
 pub use runtime::RuntimeConfig;
 pub use server::{ServeError, serve};
 pub use shim::shim_main;

@@ -139,6 +139,7 @@ impl Sandbox {
             user_namespace,
             sysctls,
             cgroup: SHIM_CGROUP.to_owned(),
+            open_files: crate::limits::given_open_files(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use coxswain_cri::v1::*;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::{Fixture, IMAGE, can_run, eventually, shell};
 
 fn context(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
@@ -46,6 +47,25 @@ async fn containers_share_the_sandbox_and_their_fate_is_reported() {
         assert!(inode(&there).is_some());
         assert_eq!(inode(&there), inode(&here), "{namespace}");
     }
+    fixture.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_may_open_as_many_files_as_the_server_was_given() {
+    if !can_run() {
+        return;
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 1234, hard).unwrap();
+    coxswain_runtime::raise_open_files().unwrap();
+    assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+    let mut fixture = Fixture::new().await;
+    fixture.import_busybox();
+    let sandbox = fixture.run_sandbox(fixture.sandbox_config("pod")).await;
+    let container = fixture.shell(&sandbox, "c", "ulimit -n; ulimit -Hn; exec sleep 1000").await;
+    let inside = fixture.exec(&container, "ulimit -n; ulimit -Hn").await;
+    assert_eq!(String::from_utf8_lossy(&inside.stdout), format!("1234\n{hard}\n"));
+    assert_eq!(fixture.log("pod", "c"), ["stdout F 1234".to_owned(), format!("stdout F {hard}")]);
     fixture.finish().await;
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct ShimConfig {
     pub sysctls: BTreeMap<String, String>,
     /// Cgroup that shims share, outside every pod's limits.
     pub cgroup: String,
+    /// How many files containers may have open, unless the server's own limit is theirs.
+    pub open_files: Option<u64>,
 }
 
 /// The contents of `uid_map` and `gid_map`, one line a range.

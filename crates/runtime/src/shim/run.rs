@@ -79,6 +79,7 @@ fn await_ready(reader: OwnedFd) -> io::Result<()> {
 
 fn start(config: &ShimConfig, args: &[OsString]) -> io::Result<Daemon> {
     unistd::setsid()?;
+    config.open_files.map_or(Ok(()), crate::limits::take_open_files)?;
     detach_stdio(&config.dir)?;
     std::env::set_current_dir("/")?;
     nix::sys::prctl::set_child_subreaper(true)?;
