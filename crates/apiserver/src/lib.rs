@@ -312,7 +312,7 @@ impl ApiServer {
             return Box::pin(backend.pass(&self.0, &user, &path, request)).await;
         }
         if !info.is_resource {
-            return plain::answer(&self.0, &info, request);
+            return Box::pin(plain::answer(&self.0, &info, request)).await;
         }
         if let Some(review) = subresource::review::find(&info) {
             return Box::pin(review.answer(&self.0, &user, &info, request)).await;

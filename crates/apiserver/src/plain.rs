@@ -20,17 +20,16 @@ const FLOW_CONTROL_DEBUG: &str = "/debug/api_priority_and_fairness/";
 const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Answers a request that names no resource.
-pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) -> Outcome {
+pub async fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) -> Outcome {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Status::method_not_allowed_here());
     }
     let path = info.path.trim_end_matches('/');
-    let headers = request.headers();
-    if let Some(answer) =
-        health::answer(server, path, &Query::parse(request.uri().query().unwrap_or_default()))
-    {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    if let Some(answer) = health::answer(server, path, &query).await {
         return answer;
     }
+    let headers = request.headers();
     match path {
         "/metrics" => return Ok(metrics::answer(server)),
         "/version" => return Ok(respond::json(StatusCode::OK, &version(&server.config.version))),
@@ -53,7 +52,6 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<Body>) 
         _ => {}
     }
     if let (Some(page), Some(flow)) = (path.strip_prefix(FLOW_CONTROL_DEBUG), &server.flow) {
-        let query = Query::parse(request.uri().query().unwrap_or_default());
         let page = flow.dump(page, &query).ok_or_else(Status::unknown_path)?;
         return Ok(respond::text(StatusCode::OK, page));
     }

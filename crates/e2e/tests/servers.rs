@@ -4,10 +4,13 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use coxswain_testkit::{Api, Cluster, Etcd, EtcdOptions, NODE_IP, Options, Request, eventually, is_root};
+use coxswain_testkit::{
+    Api, Cluster, Etcd, EtcdOptions, Isolation, NODE_IP, Options, Request, eventually, is_root,
+};
 use serde_json::{Value, json};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -106,6 +109,83 @@ fn servers_on_one_etcd_are_one_cluster() -> anyhow::Result<()> {
     }
     handed_over(&cluster, &there).unwrap_or_else(|error| panic!("the work is handed over: {error:#}"));
     other.child.kill()?;
+    Ok(())
+}
+
+/// The address of an etcd that can be cut off, and the server's own address there.
+const FAR: [&str; 2] = ["192.168.78.1", "192.168.78.2"];
+const FAR_PORT: u8 = 8;
+
+#[test]
+fn a_server_without_its_etcd_says_so_in_time_and_recovers() -> anyhow::Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new(Options { no_node: true, ..Options::default() })?;
+    let machine = Arc::new(Isolation::beside(FAR[0], &cluster.isolation(), FAR[1], FAR_PORT)?);
+    let started = Etcd::start(EtcdOptions {
+        directory: &cluster.directory().join("etcd"),
+        members: 1,
+        addresses: &FAR[..1],
+        arguments: &["--unsafe-no-fsync"],
+        command: Box::new(move |program, _| machine.network_command(program)),
+    })?;
+    let Some(etcd) = started else { return Ok(()) };
+    cluster.add_arguments(&flags(&etcd));
+    cluster.add_arguments(&[TOKEN.to_owned()]);
+    cluster.start_server()?;
+    cluster.wait_until_ready()?;
+    let api = cluster.api()?;
+    let code = |path: &str| Ok::<_, anyhow::Error>(api.send(&Request::get(path))?.code);
+    let before = api.get(CONFIG_MAPS)?["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    let verbose = api.send(&Request::get("/readyz?verbose"))?.text();
+    anyhow::ensure!(verbose.contains("[+]etcd ok\n[+]etcd-readiness ok\n"), "{verbose}");
+    cluster.isolation().set_port(FAR_PORT, false)?;
+    let unready = api.send(&Request::get("/readyz"))?;
+    anyhow::ensure!(unready.code == 500, "{}", unready.text());
+    anyhow::ensure!(unready.text().contains("[-]etcd failed: reason withheld\n"), "{}", unready.text());
+    anyhow::ensure!(api.send(&Request::get("/readyz/etcd"))?.text().contains("error getting data from etcd"));
+    anyhow::ensure!(code("/livez")? == 200 && code("/readyz?exclude=etcd&exclude=etcd-readiness")? == 200);
+    let one = format!("{CONFIG_MAPS}/kube-root-ca.crt");
+    let any = format!("{CONFIG_MAPS}?resourceVersion=0");
+    anyhow::ensure!(code(&any)? == 200, "who takes any version is answered from memory");
+    std::thread::scope(|scope| {
+        let asking = [
+            ("GET", one.as_str(), LONG),
+            ("GET", CONFIG_MAPS, LONG),
+            ("GET", &format!("{CONFIG_MAPS}?timeout=1s"), Duration::from_secs(5)),
+            ("POST", CONFIG_MAPS, LONG),
+            ("DELETE", &one, LONG),
+        ];
+        let asked = asking.map(|(method, path, limit)| {
+            let api = api.clone();
+            let body = if method == "POST" { config_map("never").to_string() } else { String::new() };
+            let request = Request::with_body(method, path, "application/json", body);
+            (
+                scope.spawn(move || (Instant::now(), api.send(&request), Instant::now())),
+                path.to_owned(),
+                limit,
+            )
+        });
+        for (answer, path, limit) in asked {
+            let (began, answer, ended) = answer.join().unwrap_or_else(|_| panic!("a panic"));
+            let (answer, took) = (answer?, ended - began);
+            let status: Value = serde_json::from_slice(&answer.body).context(answer.text())?;
+            eprintln!("    {path}: {} after {took:?}: {}", answer.code, status["message"]);
+            anyhow::ensure!(answer.code >= 500 && status["kind"] == "Status", "{path}: {}", answer.text());
+            anyhow::ensure!(status["code"] == answer.code && took < limit, "{path}: {took:?} {status}");
+        }
+        Ok(())
+    })?;
+    cluster.isolation().set_port(FAR_PORT, true)?;
+    cluster.wait_until_ready()?;
+    api.write("POST", CONFIG_MAPS, &config_map("after"))?;
+    let mut seen = Vec::new();
+    api.watch(CONFIG_MAPS, &before, |event| {
+        seen.push(event["object"]["metadata"]["name"].clone());
+        Ok(event["object"]["metadata"]["name"] == "after")
+    })?;
+    anyhow::ensure!(seen.iter().filter(|name| **name == "after").count() == 1, "{seen:?}");
     Ok(())
 }
 

@@ -61,6 +61,20 @@ impl Isolation {
         Ok(this)
     }
 
+    /// Makes the namespaces and the interface `node0` with an address, connected to others: they have an address there too, at
+    /// a port of this number.
+    ///
+    /// # Errors
+    /// They cannot be made; it takes root.
+    pub fn beside(address: &str, other: &Self, others_address: &str, port: u8) -> anyhow::Result<Self> {
+        let this = Self::bare()?;
+        this.ip(&format!("link add node0 type veth peer name port{port} netns {}", other.pid))?;
+        other.ip(&format!("address add {others_address}/24 dev port{port}"))?;
+        other.set_port(port, true)?;
+        this.address(address)?;
+        Ok(this)
+    }
+
     fn address(&self, address: &str) -> anyhow::Result<()> {
         self.ip(&format!("address add {address}/24 dev node0"))?;
         self.ip("link set node0 up")?;
@@ -147,7 +161,7 @@ impl Isolation {
         self.inside(move || TcpListener::bind(address))
     }
 
-    /// Cuts a port of a switch off, or connects it again.
+    /// Cuts a port off, or connects it again.
     ///
     /// # Errors
     /// There is no such port.
