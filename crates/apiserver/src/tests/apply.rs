@@ -65,6 +65,30 @@ async fn writes_that_are_no_apply_have_managers_too() {
     assert_eq!(cleared["metadata"].get("managedFields"), None);
 }
 
+#[tokio::test]
+async fn a_patch_of_what_managers_own_sees_trees_and_text_of_a_client_is_none() {
+    let server = Fixture::start().await;
+    let (maps, path) = ("/api/v1/namespaces/default/configmaps", "/api/v1/namespaces/default/configmaps/m");
+    let map = json!({"metadata": {"name": "m"}, "data": {"a": "1"}});
+    server.post(&format!("{maps}?fieldManager=maker"), map).await;
+    let owned = "/metadata/managedFields/0/fieldsV1/f:data/f:a";
+    let patch = |steps: Value| server.send(http::Method::PATCH, path, "application/json-patch+json", steps);
+    let (code, patched) = patch(json!([{"op": "test", "path": owned, "value": {}},
+        {"op": "copy", "from": "/metadata/managedFields/0/manager", "path": "/data/b"}]))
+    .await;
+    assert_eq!((code, &patched["data"]["b"]), (200, &json!("maker")), "{patched}");
+    assert_eq!(fields(&patched, "maker"), &json!({"f:data": {".": {}, "f:a": {}}}));
+    let (code, patched) = patch(json!([{"op": "remove", "path": owned}])).await;
+    assert_eq!((code, fields(&patched, "maker")), (200, &json!({"f:data": {".": {}}})));
+
+    let text = json!([{"manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+        "fieldsV1": "{\"f:data\":{}}"}]);
+    let sent = json!({"metadata": {"name": "m", "managedFields": text}, "data": {"a": "1", "b": "maker"}});
+    let (code, updated) = server.send(http::Method::PUT, path, "application/json", sent).await;
+    assert_eq!((code, fields(&updated, "x")), (200, &Value::Null), "{updated}");
+    assert_eq!(updated["metadata"]["managedFields"], patched["metadata"]["managedFields"]);
+}
+
 const HPAS: &str = "/namespaces/default/horizontalpodautoscalers/h";
 
 fn autoscaler(version: &str, spec: Value) -> Value {
