@@ -1,5 +1,6 @@
 //! What a request asks for, read from its method, path and query.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use coxswain_meta::Status;
@@ -68,8 +69,8 @@ impl Query {
 impl RequestInfo {
     /// Reads a request.
     pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
-        let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
+        let parts: Vec<&str> = parts.iter().map(|part| &**part).collect();
         let plain = || Self { path: path.to_owned(), verb: plain_verb(method), ..Self::default() };
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
@@ -172,8 +173,8 @@ fn only_name(selector: &str) -> Option<&str> {
     (!name.is_empty() && !name.contains(['/', '%', '\\', ' ']) && name != "." && name != "..").then_some(name)
 }
 
-fn decode(part: &str) -> String {
-    percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned()
+fn decode(part: &str) -> Cow<'_, str> {
+    percent_encoding::percent_decode_str(part).decode_utf8_lossy()
 }
 
 fn plain_verb(method: &Method) -> &'static str {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use coxswain_meta::Status;
 use coxswain_store::{Collection, Revision, Store};
-use http::{HeaderValue, Response};
+use http::{HeaderName, HeaderValue, Response};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -31,6 +31,8 @@ use demand::{Claim, allocate};
 use level::{Arrival, Level, Limit, Refusal};
 use rules::Rules;
 
+const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const PRIORITY_LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 /// Seats move between levels this often.
 const ADJUSTMENT: Duration = Duration::from_secs(10);
 /// The widest request.
@@ -313,8 +315,8 @@ impl Marks {
     pub fn tell(self, response: &mut Response<crate::body::Body>) {
         if let Some([schema, level]) = self.0.into_inner() {
             let headers = response.headers_mut();
-            headers.insert("x-kubernetes-pf-flowschema-uid", schema);
-            headers.insert("x-kubernetes-pf-prioritylevel-uid", level);
+            headers.insert(FLOW_SCHEMA, schema);
+            headers.insert(PRIORITY_LEVEL, level);
         }
     }
 }

@@ -51,8 +51,8 @@ pub fn routed(headers: &HeaderMap, streams: bool) -> Result<(), Status> {
     let mut accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     // The router reads the first header alone.
     let Some(first) = accept.next().filter(|first| !first.is_empty()) else { return Ok(()) };
-    let bare = |range: &str| range.split(';').next().unwrap_or_default().trim().to_owned();
-    if first.split(',').map(bare).any(|media| media == "*/*" || MEDIA_TYPES.contains(&media.as_str())) {
+    let mut ranges = first.split(',').map(|range| range.split(';').next().unwrap_or_default().trim());
+    if ranges.any(|media| media == "*/*" || MEDIA_TYPES.contains(&media)) {
         return Ok(());
     }
     let produced = if streams { [MEDIA_TYPES, STREAM_MEDIA_TYPES].concat() } else { MEDIA_TYPES.to_vec() };
