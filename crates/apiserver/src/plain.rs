@@ -45,7 +45,10 @@ pub async fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<B
             ));
         }
         "/openapi/v3" => {
-            return Ok(respond::json(StatusCode::OK, &openapi::v3_index(&server.custom_kinds())));
+            return Ok(respond::json(
+                StatusCode::OK,
+                &openapi::v3_index(&server.custom_kinds(), &server.backends.v3_urls(server)),
+            ));
         }
         "/openapi/v2" => return openapi_v2(server, headers).ok_or_else(Status::unknown_path),
         "" => return Ok(respond::json(StatusCode::OK, &json!({ "paths": paths() }))),
@@ -57,7 +60,7 @@ pub async fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<B
     }
     if let Some(document) = path.strip_prefix("/openapi/v3/") {
         let build = |customs: &[CustomKind]| openapi::v3_document(document, customs);
-        let answer = tagged(headers, "application/json", &server.custom_kinds(), build);
+        let answer = tagged(headers, "application/json", (&server.custom_kinds(), &[]), build);
         return answer.ok_or_else(Status::unknown_path);
     }
     let (address, port) = server.config.advertise;
@@ -98,24 +101,26 @@ fn paths() -> Vec<&'static str> {
 
 fn openapi_v2(server: &Server, headers: &HeaderMap) -> Option<Response<Body>> {
     let customs = server.custom_kinds();
+    let (tags, others) = server.backends.v2_documents(server);
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.contains("com.github.proto-openapi.spec.v2") {
-        let build = |customs: &[CustomKind]| Some(openapi::v2_protobuf(customs));
-        return tagged(headers, OPENAPI_V2_PROTOBUF, &customs, build);
+        let build = |customs: &[CustomKind]| Some(openapi::v2_protobuf(customs, &others));
+        return tagged(headers, OPENAPI_V2_PROTOBUF, (&customs, &tags), build);
     }
-    tagged(headers, "application/json", &customs, |customs| Some(openapi::v2_json(customs)))
+    let build = |customs: &[CustomKind]| Some(openapi::v2_json(customs, &others));
+    tagged(headers, "application/json", (&customs, &tags), build)
 }
 
-/// A document with its ETag; 304, without building it, where the client has it.
+/// A document with its ETag, which `others` say of what is not the own part of it; 304, without building it, where the client has it.
 fn tagged(
     headers: &HeaderMap,
     media: &'static str,
-    customs: &[CustomKind],
+    (customs, others): (&[CustomKind], &[u64]),
     build: impl FnOnce(&[CustomKind]) -> Option<Vec<u8>>,
 ) -> Option<Response<Body>> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    (openapi::hash(), media, customs).hash(&mut hasher);
+    (openapi::hash(), media, customs, others).hash(&mut hasher);
     let tag = format!("\"{:016X}\"", hasher.finish());
     let known = headers.get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == tag.as_bytes());
     let mut response = match known {

@@ -1,17 +1,19 @@
 //! OpenAPI documents, built on demand from the packed definitions and the catalogue; nothing stays resident.
 
 mod custom;
+mod merge;
 mod operations;
 mod proto;
 mod schemas;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value, json};
 
 pub use custom::CustomKind;
+pub use merge::below;
 
 use crate::catalogue::KINDS;
 use operations::{Operation, PathItem};
@@ -36,8 +38,8 @@ fn document_path(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-/// `/openapi/v3`: the documents there are and their URLs, which carry the hash.
-pub fn v3_index(customs: &[CustomKind]) -> Value {
+/// `/openapi/v3`: the documents there are and their URLs, which carry the hash; `others` are documents and URLs of other servers.
+pub fn v3_index(customs: &[CustomKind], others: &[(String, String)]) -> Value {
     let mut paths = Map::new();
     for kind in KINDS {
         let path = document_path(kind.group, kind.version);
@@ -51,6 +53,9 @@ pub fn v3_index(customs: &[CustomKind]) -> Value {
     for (path, hasher) in own {
         let url = format!("/openapi/v3/{path}?hash={:016X}", hasher.finish());
         paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    for (path, url) in others {
+        paths.insert(path.clone(), json!({"serverRelativeURL": url}));
     }
     json!({"paths": paths})
 }
@@ -93,12 +98,14 @@ pub fn v3_document(path: &str, customs: &[CustomKind]) -> Option<Vec<u8>> {
     Some(document.to_string().into_bytes())
 }
 
-fn v2_document(customs: &[CustomKind]) -> Value {
+/// The own document and those of other servers, each as [`below`] made it.
+fn v2_document(customs: &[CustomKind], others: &[Arc<Value>]) -> Value {
     let mut items: Vec<PathItem> = KINDS.iter().flat_map(operations::of).collect();
     items.extend(customs.iter().flat_map(operations::of));
     let (mut definitions, own) = parts(&items, &customs.iter().collect::<Vec<_>>(), true);
     definitions.extend(own);
-    let paths: Map<String, Value> = items.iter().map(|item| (item.path.clone(), item.v2())).collect();
+    let mut paths: Map<String, Value> = items.iter().map(|item| (item.path.clone(), item.v2())).collect();
+    others.iter().for_each(|other| merge::merge(&mut paths, &mut definitions, other));
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": "v1.37.0"},
@@ -108,13 +115,13 @@ fn v2_document(customs: &[CustomKind]) -> Value {
 }
 
 /// `/openapi/v2` as JSON.
-pub fn v2_json(customs: &[CustomKind]) -> Vec<u8> {
-    v2_document(customs).to_string().into_bytes()
+pub fn v2_json(customs: &[CustomKind], others: &[Arc<Value>]) -> Vec<u8> {
+    v2_document(customs, others).to_string().into_bytes()
 }
 
 /// `/openapi/v2` as `application/com.github.proto-openapi.spec.v2@v1.0+protobuf`.
-pub fn v2_protobuf(customs: &[CustomKind]) -> Vec<u8> {
-    proto::document(&v2_document(customs))
+pub fn v2_protobuf(customs: &[CustomKind], others: &[Arc<Value>]) -> Vec<u8> {
+    proto::document(&v2_document(customs, others))
 }
 
 #[cfg(test)]

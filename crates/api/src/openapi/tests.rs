@@ -8,7 +8,7 @@ fn parse(bytes: Vec<u8>) -> Value {
 
 #[test]
 fn every_listed_document_is_closed() {
-    for path in v3_index(&[])["paths"].as_object().expect("paths").keys() {
+    for path in v3_index(&[], &[])["paths"].as_object().expect("paths").keys() {
         let document = parse(v3_document(path, &[]).expect("listed"));
         let schemas = document["components"]["schemas"].as_object().expect("schemas");
         let text = document.to_string();
@@ -39,7 +39,7 @@ fn kubectl_finds_what_it_needs() {
     );
     assert!(deployment["description"].is_string());
 
-    let v2 = parse(v2_json(&[]));
+    let v2 = parse(v2_json(&[], &[]));
     assert!(v2["paths"]["/api/v1/pods"]["get"].is_object());
     assert!(v2["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
 }
@@ -78,7 +78,7 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
 
 #[test]
 fn protobuf_form_is_well_formed() {
-    let encoded = v2_protobuf(&[]);
+    let encoded = v2_protobuf(&[], &[]);
     let document = fields(&encoded);
     assert_eq!(document[0], (1, b"2.0".as_slice()));
     let of = |number: u64| document.iter().find(|(n, _)| *n == number).expect("field").1;
@@ -114,7 +114,34 @@ fn custom_resources_are_in_the_documents() {
     assert_eq!(v3["components"]["schemas"][name]["properties"]["spec"]["nullable"], true);
     assert!(v3["components"]["schemas"]["io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference"].is_object());
     assert!(v3["paths"]["/apis/stable.e.io/v1/namespaces/{namespace}/tabs/{name}/scale"]["get"].is_object());
-    let v2 = parse(v2_json(&customs));
+    let v2 = parse(v2_json(&customs, &[]));
     assert_eq!(v2["definitions"][name]["properties"]["spec"], json!({}));
     assert_eq!(v2["definitions"]["io.e.stable.v1.TabList"]["required"], json!(["items"]));
+}
+
+#[test]
+fn documents_of_other_servers_are_merged() {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let reference = |name: &str| json!({"$ref": format!("#/definitions/{name}")});
+    let (list, object) = ("/apis/w.e.io/v1/things", "io.e.Thing");
+    let get = json!({"parameters": [{"$ref": "#/parameters/pretty"}], "responses": {"200": {"schema": reference(object)}}});
+    let theirs = json!({
+        "paths": {list: {"get": get}, "/apis/w.e.io/v10/things": {}, "/version": {}},
+        "parameters": {"pretty": {"name": "pretty", "in": "query", "type": "string"}},
+        "definitions": {
+            object: {"type": "object", "properties": {"metadata": reference(META), "when": reference("Time")}},
+            META: {"type": "object", "properties": {"name": {"type": "string"}}},
+            "Time": {"type": "string"}, "Unused": {"type": "string"},
+        },
+    });
+    assert_eq!(below(&theirs, "/apis/other/v1"), None);
+    let below = below(&theirs, "/apis/w.e.io/v1").expect("paths");
+    assert_eq!(below["paths"].as_object().map(Map::len), Some(1));
+    let merged = parse(v2_json(&[], &[Arc::new(below)]));
+    assert_eq!(merged["paths"][list]["get"]["parameters"][0]["name"], "pretty");
+    let (renamed, definitions) = (format!("{META}_v2"), &merged["definitions"]);
+    assert_eq!(definitions[object]["properties"]["metadata"], reference(&renamed));
+    assert!(definitions[META]["properties"]["uid"].is_object(), "the own definition keeps its name");
+    assert_eq!(definitions[renamed.as_str()]["properties"], json!({"name": {"type": "string"}}));
+    assert_eq!((definitions["Time"].is_object(), definitions.get("Unused")), (true, None));
 }

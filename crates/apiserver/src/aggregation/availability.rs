@@ -9,7 +9,7 @@ use http::Request;
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
-use super::{COLLECTION, GROUP};
+use super::{COLLECTION, GROUP, openapi};
 use crate::Server;
 use crate::authn::UserInfo;
 use crate::body::Body;
@@ -165,6 +165,13 @@ async fn probe(
             body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok()).unwrap_or_default();
         if let (true, Some(resources)) = (status.is_success(), list["resources"].as_array()) {
             server.backends.set_resources(group, version, resources.clone());
+        }
+        Ok::<_, Status>(status)
+    };
+    let asked = async {
+        let status = asked.await?;
+        if status.is_success() {
+            openapi::fetch(server, user, backend).await;
         }
         Ok::<_, Status>(status)
     };

@@ -3,6 +3,7 @@
 //! Requests are passed on with the user in headers, under a certificate that the other server trusts for that.
 
 mod availability;
+mod openapi;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -29,6 +30,7 @@ use crate::subresource::{endpoint, forward};
 use crate::webhook::trusting;
 
 pub use availability::run;
+use openapi::Documents;
 
 const GROUP: &str = "apiregistration.k8s.io";
 const COLLECTION: &str = "apiservices.apiregistration.k8s.io";
@@ -64,6 +66,8 @@ pub struct Backends {
     known: RwLock<(Revision, Arc<Known>)>,
     /// What their servers said that they serve.
     resources: RwLock<HashMap<(String, String), Vec<Value>>>,
+    /// What their servers' OpenAPI documents say of it.
+    documents: RwLock<HashMap<(String, String), Documents>>,
 }
 
 type Known = HashMap<(String, String), Arc<Backend>>;
@@ -192,7 +196,9 @@ impl Server {
         if backends.is_empty() {
             return None;
         }
-        let mut parts = info.path.split('/').filter(|part| !part.is_empty());
+        // An OpenAPI document of a group version is its server's too.
+        let path = info.path.strip_prefix("/openapi/v3").unwrap_or(&info.path);
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
         let (Some("apis"), Some(group), Some(version)) = (parts.next(), parts.next(), parts.next()) else {
             return None;
         };

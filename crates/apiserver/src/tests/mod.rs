@@ -1,6 +1,7 @@
 //! The API server in process, over its memory store: what clients see of features that many layers share.
 
 mod access;
+mod aggregation;
 mod apply;
 mod audit;
 mod bounds;
