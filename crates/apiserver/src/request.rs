@@ -58,11 +58,9 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether a boolean parameter is set and true.
+    /// Whether a boolean parameter is set and not false.
     pub fn is_true(&self, name: &'static str) -> bool {
-        self.all(name)
-            .next()
-            .is_some_and(|value| matches!(value, "" | "1" | "true" | "True" | "TRUE" | "t" | "T"))
+        self.all(name).next().is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 }
 

@@ -130,6 +130,7 @@ impl Call {
     pub async fn delete_collection(&self, request: Request<Body>) -> Outcome {
         let form = self.form()?;
         let options = self.delete_options(request).await?;
+        self.check_list_options(false)?;
         let selection = self.selection()?;
         let mut objects = self.collection().list(&selection.prefix);
         objects.retain(|object| selection.may_take(object));

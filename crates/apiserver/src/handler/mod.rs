@@ -2,6 +2,7 @@
 
 mod create;
 mod delete;
+mod list_options;
 mod managed;
 mod negotiate;
 mod patch;

@@ -121,6 +121,7 @@ impl Call {
     /// GET of a collection.
     pub async fn list(&self) -> Outcome {
         let form = self.form()?;
+        self.check_list_options(false)?;
         let selection = self.selection()?;
         let now = self.server.store.revision();
         let window = Window::of(self, now)?;
@@ -195,16 +196,8 @@ struct Window {
 
 impl Window {
     fn of(call: &Call, now: Revision) -> Result<Self, Status> {
-        let limit = match call.query.get("limit").map(str::parse::<usize>) {
-            None | Some(Ok(0)) => usize::MAX,
-            Some(Ok(limit)) => limit,
-            Some(Err(_)) => {
-                let limit = call.query.get("limit").unwrap_or_default();
-                return Err(Status::bad_request(format!(
-                    "strconv.ParseInt: parsing \"{limit}\": invalid syntax"
-                )));
-            }
-        };
+        let limit = call.query.get("limit").and_then(|limit| limit.parse().ok());
+        let limit = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let version = parse_version(call.query.get("resourceVersion"))?;
         if let Some(token) = call.query.get("continue") {
             if version.is_some_and(|version| version != 0) {

@@ -32,16 +32,13 @@ impl Call {
     /// A watch of a collection (or, by name, of one object).
     pub async fn watch(&self) -> Outcome {
         let form = self.form()?;
+        self.check_list_options(true)?;
         let selection = self.selection()?;
         let bookmarks = self.query.is_true("allowWatchBookmarks");
         let send_initial = self.query.is_true("sendInitialEvents");
-        let seconds = match self.query.get("timeoutSeconds").map(str::parse::<u64>) {
-            Some(Ok(seconds)) if seconds > 0 => seconds,
-            None | Some(Ok(_)) => {
-                rand::rng().random_range(SHORTEST_WATCH_SECONDS..2 * SHORTEST_WATCH_SECONDS)
-            }
-            Some(Err(_)) => return Err(Status::bad_request("timeoutSeconds must be a non-negative integer")),
-        };
+        let seconds = self.query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok());
+        let usual = || rand::rng().random_range(SHORTEST_WATCH_SECONDS..2 * SHORTEST_WATCH_SECONDS);
+        let seconds = seconds.filter(|seconds| *seconds > 0).unwrap_or_else(usual);
         let from = parse_version(self.query.get("resourceVersion"))?.filter(|version| *version > 0);
         let mut stream = Stream {
             call: self.clone(),

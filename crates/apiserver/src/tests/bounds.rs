@@ -104,3 +104,39 @@ async fn unknown_fields_are_told_before_repeated_ones() {
     assert_eq!(code, 400);
     assert!(refused["message"].as_str().is_some_and(|message| message.ends_with(told)), "{refused}");
 }
+
+#[tokio::test]
+async fn options_of_lists_may_not_contradict_each_other() {
+    let server = Fixture::start().await;
+    let invalid = |why: &str| (422, format!("ListOptions.meta.k8s.io \"\" is invalid: {why}"));
+    let initial = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+    for (query, wanted) in [
+        ("timeoutSeconds=x", (400, "strconv.ParseInt: parsing \"x\": invalid syntax".to_owned())),
+        (
+            "resourceVersionMatch=Exact",
+            invalid(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+            ),
+        ),
+        (
+            "sendInitialEvents=true",
+            invalid("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"),
+        ),
+        (
+            "watch=true&sendInitialEvents=true",
+            invalid(&format!("resourceVersionMatch: Forbidden: {initial}")),
+        ),
+        (
+            "watch=maybe&sendInitialEvents=true",
+            invalid(&format!("resourceVersionMatch: Forbidden: {initial}")),
+        ),
+    ] {
+        let (code, refused) = server.get(&format!("/api/v1/configmaps?{query}")).await;
+        assert_eq!(
+            (code, refused["message"].as_str().unwrap_or_default()),
+            (wanted.0, &*wanted.1),
+            "{query}"
+        );
+    }
+    assert_eq!(server.get("/api/v1/configmaps?limit=-1").await.0, 200);
+}

@@ -73,6 +73,9 @@ pub struct Report {
 impl Report {
     /// Compares two answers.
     pub fn add(&mut self, question: Question, ours: &Answer, theirs: &Answer) {
+        if theirs.code == 0 {
+            return;
+        }
         let (count, differences) = self.kinds.entry(question.kind.clone()).or_default();
         count.asked += 1;
         let found = differences_of(ours, theirs);
