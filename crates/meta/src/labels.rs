@@ -69,8 +69,11 @@ impl Selector {
     /// Parses the query form: `a=b,c!=d,e in (f,g),h notin (i),j,!k,l>1,m<2`.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let mut parser = Parser { tokens: lex(text), at: 0 };
-        let requirements =
-            parser.requirements().map_err(|e| ParseError(format!("unable to parse requirement: {e}")))?;
+        let requirements = parser.requirements().map_err(|why| match why.strip_prefix("key: ") {
+            Some(why) => ParseError(format!("unable to parse requirement: <nil>: {why}")),
+            None if why.ends_with("expected: ',' or 'end of string'") => ParseError(why),
+            None => ParseError(format!("unable to parse requirement: {why}")),
+        })?;
         Ok(Selector { nothing: false, requirements })
     }
 

@@ -64,6 +64,7 @@ impl Call {
     /// POST to a collection.
     pub async fn post(&self, request: Request<Body>) -> Outcome {
         let form = self.form()?;
+        self.check_write_options("CreateOptions")?;
         let (mut object, duplicates) = read_document(request).await?;
         check_type(&self.kind, &mut object)?;
         let warnings = self.decode(&mut object, duplicates)?;

@@ -1,14 +1,16 @@
 //! Delete: preconditions, propagation, finalizers and grace, then the commit.
 
 use bytes::Bytes;
-use coxswain_meta::Status;
+use coxswain_api::schema;
 use coxswain_meta::status::{Details, OBJECT_MODIFIED};
+use coxswain_meta::{ErrorList, FieldError, Path, Status};
 use coxswain_store::{CommitError, Expect};
 use http::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::create::unavailable;
+use super::list_options::check_dry_run;
 use super::update::finished;
 use super::{Call, Stored, document, key, read_body, render};
 use crate::admission::{Admission, Operation};
@@ -20,6 +22,7 @@ use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
 use crate::{Server, definitions};
 
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -37,6 +40,26 @@ pub struct Options {
     pub orphan_dependents: Option<bool>,
     /// `All`, or nothing.
     pub dry_run: Vec<String>,
+}
+
+impl Options {
+    /// All that is wrong with them.
+    fn errors(&self) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let path = Path::new("propagationPolicy");
+        if let Some(policy) = &self.propagation_policy {
+            if self.orphan_dependents.is_some() {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                errors.push(FieldError::invalid(&path, policy.as_str(), why));
+            }
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            if !known[..3].contains(&policy.as_str()) {
+                errors.push(FieldError::not_supported(&path, policy.as_str(), &known));
+            }
+        }
+        errors.extend(check_dry_run(&self.dry_run));
+        errors
+    }
 }
 
 /// Conditions on the object's identity.
@@ -59,38 +82,45 @@ pub enum Deleted {
 
 impl Call {
     /// The options of a delete: the body, or else the query.
+    /// The options of a deletion: what the body says, or else the query.
     async fn delete_options(&self, request: Request<Body>) -> Result<Options, Status> {
         let headers = request.headers().clone();
         let body = read_body(request).await?;
-        let mut options = Options::default();
-        if !body.is_empty() {
-            let (value, _) = document(&headers, &body)?;
-            options = Options::deserialize(&value).map_err(|error| {
+        let options = if body.is_empty() {
+            let number = |name: &str| match self.query.get(name).map(str::parse) {
+                Some(Err(_)) => {
+                    let text = self.query.get(name).unwrap_or_default();
+                    Err(Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+                }
+                number => Ok(number.and_then(Result::ok)),
+            };
+            Options {
+                grace_period_seconds: number("gracePeriodSeconds")?,
+                preconditions: None,
+                propagation_policy: self.query.get("propagationPolicy").map(str::to_owned),
+                orphan_dependents: self
+                    .query
+                    .get("orphanDependents")
+                    .map(|_| self.query.is_true("orphanDependents")),
+                dry_run: self.query.all("dryRun").map(str::to_owned).collect(),
+            }
+        } else {
+            let (mut value, _) = document(&headers, &body)?;
+            let wrong = schema::by_name(DELETE_OPTIONS)
+                .and_then(|of| schema::check(&mut value, of).errors.into_iter().next());
+            if let Some(wrong) = wrong {
+                return Err(Status::bad_request(wrong));
+            }
+            Options::deserialize(&value).map_err(|error| {
                 Status::bad_request(format!(
                     "DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: {error}"
                 ))
-            })?;
-        }
-        if let Some(seconds) = self.query.get("gracePeriodSeconds") {
-            let seconds =
-                seconds.parse().map_err(|_| Status::bad_request("gracePeriodSeconds must be an integer"))?;
-            options.grace_period_seconds = Some(seconds);
-        }
-        if let Some(policy) = self.query.get("propagationPolicy") {
-            options.propagation_policy = Some(policy.to_owned());
-        }
-        if self.dry_run()? {
-            options.dry_run = vec!["All".into()];
-        }
-        match options.propagation_policy.as_deref() {
-            None | Some("Orphan" | "Background" | "Foreground") => Ok(options),
-            Some(other) => Err(Status::failure(
-                422,
-                "Invalid",
-                format!(
-                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": supported values: \"Foreground\", \"Background\", \"Orphan\""
-                ),
-            )),
+            })?
+        };
+        let errors = options.errors();
+        match errors.is_empty() {
+            true => Ok(options),
+            false => Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors)),
         }
     }
 
@@ -217,18 +247,28 @@ fn check_preconditions(
     options: &Options,
 ) -> Result<(), Status> {
     let Some(wanted) = &options.preconditions else { return Ok(()) };
-    let refuse = |what: &str, wanted: &str, found: &str| {
-        let why =
-            format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
-        Err(Status::conflict(kind.group(), kind.plural(), name, &why))
+    let refuse = |what: &str, wanted: &str, found: &str, then: &str| {
+        // Namespaces are deleted on a road of their own.
+        if kind.is_core("namespaces") {
+            let why = format!(
+                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+            );
+            return Err(Status::conflict(kind.group(), kind.plural(), name, &why));
+        }
+        let why = format!(
+            "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {then}"
+        );
+        Err(Status::conflict(kind.group(), kind.kind(), name, &why))
     };
     match (&wanted.uid, &wanted.resource_version) {
-        (Some(uid), _) if uid != old.meta_str("uid") => refuse("UID", uid, old.meta_str("uid")),
+        (Some(uid), _) if uid != old.meta_str("uid") => {
+            refuse("UID", uid, old.meta_str("uid"), "deleted and then recreated")
+        }
         (_, Some(version)) if *version != current.revision.to_string() => {
             if version.is_empty() {
                 return Err(Status::conflict(kind.group(), kind.plural(), name, OBJECT_MODIFIED));
             }
-            refuse("ResourceVersion", version, &current.revision.to_string())
+            refuse("ResourceVersion", version, &current.revision.to_string(), "modified")
         }
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! What may be asked together of a list, a watch or the deletion of a collection (`ListOptions`).
+//! What may be asked together of a list, a watch or the deletion of a collection (`ListOptions`), and of writes.
 
 use coxswain_meta::{ErrorList, FieldError, Path, Status};
 use serde_json::Value;
@@ -22,6 +22,25 @@ impl Call {
         match errors.is_empty() {
             true => Ok(()),
             false => Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors)),
+        }
+    }
+
+    /// Refuses options of a write that are none; `kind` is what upstream calls them, `CreateOptions`.
+    pub(super) fn check_write_options(&self, kind: &str) -> Result<(), Status> {
+        let mut errors = ErrorList::new();
+        errors.extend(check_dry_run(&self.query.all("dryRun").map(str::to_owned).collect::<Vec<_>>()));
+        let validation = self.query.get("fieldValidation").unwrap_or_default();
+        let known = ["", "Ignore", "Strict", "Warn"];
+        if !known.contains(&validation) {
+            errors.push(FieldError::not_supported(
+                &Path::new("fieldValidation"),
+                Value::from(validation),
+                &known,
+            ));
+        }
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(Status::invalid("meta.k8s.io", kind, "", &errors)),
         }
     }
 
@@ -79,4 +98,13 @@ impl Call {
         }
         errors
     }
+}
+
+/// What is wrong with the values of `dryRun`.
+pub(super) fn check_dry_run(values: &[String]) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if values.iter().any(|value| value != "All") {
+        errors.push(FieldError::not_supported(&Path::new("dryRun"), Value::from(values), &["All"]));
+    }
+    errors
 }

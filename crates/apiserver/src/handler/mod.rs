@@ -92,7 +92,15 @@ impl Call {
     /// Answers a request on the resource itself or its `status`.
     pub async fn run(&self, request: Request<Body>) -> Outcome {
         let verb = self.info.verb;
-        if !self.kind.verbs().contains(&verb) {
+        if !self.info.tail.is_empty() {
+            return Err(Status::unknown_path());
+        }
+        let misplaced = match verb {
+            "create" => !self.info.name.is_empty() && self.info.subresource.is_empty(),
+            "update" | "patch" => self.info.name.is_empty(),
+            _ => false,
+        };
+        if misplaced || !self.kind.verbs().contains(&verb) {
             return Err(Status::method_not_allowed_here());
         }
         if self.kind.row_of_catalogue().is_some() {
@@ -114,7 +122,14 @@ impl Call {
 
     /// The form of the answer that the client asked for.
     pub fn form(&self) -> Result<Form, Status> {
-        Form::accepted(&self.headers, self.kind.schema().is_some())
+        let form = Form::accepted(&self.headers, self.kind.schema().is_some())?;
+        let include = self.include_object();
+        match form.shape == Shape::Table && !matches!(include, "Metadata" | "Object" | "None") {
+            true => Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {include:?}: must be 'Metadata', 'Object', 'None', or empty"
+            ))),
+            false => Ok(form),
+        }
     }
 
     /// The collection that keeps the kind.
@@ -274,10 +289,12 @@ pub fn check_type(kind: &Resource, object: &mut Value) -> Result<(), Status> {
             )));
         }
         return Err(Status::bad_request(format!(
-            "{} in version \"{}\" cannot be handled as a {}: no kind \"{sent_kind}\" is registered for version \"{sent_version}\"",
+            "{} in version \"{}\" cannot be handled as a {}: no kind \"{sent_kind}\" is registered for version \"{sent_version}\"{}",
             sent_kind,
             kind.version(),
-            kind.kind()
+            kind.kind(),
+            // Where upstream's types are registered is part of its words.
+            if kind.schema().is_some() { " in scheme \"pkg/runtime/scheme.go:111\"" } else { "" }
         )));
     }
     map.insert("apiVersion".into(), version.into());

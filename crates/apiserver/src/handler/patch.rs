@@ -150,6 +150,7 @@ impl Call {
         let form = self.form()?;
         let patch = Patch::read(self, request).await?;
         let mut warnings = Vec::new();
+        self.check_write_options("PatchOptions")?;
         self.check_patch_options(&patch)?;
         let (code, bytes) = match patch.dialect {
             Dialect::Apply => self.apply(patch, &mut warnings).await?,

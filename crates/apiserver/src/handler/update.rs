@@ -72,6 +72,7 @@ impl Call {
     /// PUT of an object or its status.
     pub async fn put(&self, request: Request<Body>) -> Outcome {
         let form = self.form()?;
+        self.check_write_options("UpdateOptions")?;
         let (mut object, duplicates) = read_document(request).await?;
         check_type(&self.kind, &mut object)?;
         let warnings = self.decode(&mut object, duplicates)?;

@@ -39,7 +39,12 @@ impl Call {
         let seconds = self.query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok());
         let usual = || rand::rng().random_range(SHORTEST_WATCH_SECONDS..2 * SHORTEST_WATCH_SECONDS);
         let seconds = seconds.filter(|seconds| *seconds > 0).unwrap_or_else(usual);
-        let from = parse_version(self.query.get("resourceVersion"))?.filter(|version| *version > 0);
+        let from = parse_version(self.query.get("resourceVersion"));
+        // Upstream's watch cache says so, and not as of a request.
+        let from = from.map_err(|why| {
+            Status::failure(500, "", why.message.trim_start_matches("invalid resource version: ").to_owned())
+        });
+        let from = from?.filter(|version| *version > 0);
         let mut stream = Stream {
             call: self.clone(),
             as_stored: render::is_storage(&self.kind),

@@ -65,7 +65,7 @@ pub fn object(
     let mut changed = document.clone();
     ask("apply by another", &Request::with_body("PATCH", &applied, APPLY, changed.to_string()))?;
     for section in ["spec", "data", "rules", "webhooks", "parameters"] {
-        contradict(&mut changed[section]);
+        changed.get_mut(section).into_iter().for_each(contradict);
     }
     ask("apply in conflict", &Request::with_body("PATCH", &applied, APPLY, changed.to_string()))?;
     ask("apply by nobody", &Request::with_body("PATCH", &put(""), APPLY, document.to_string()))?;
@@ -77,7 +77,10 @@ pub fn object(
         ("a wrong type", json!({"gracePeriodSeconds": "soon"})),
         ("nothing to wait for", json!({"gracePeriodSeconds": 0, "propagationPolicy": "Background"})),
     ] {
-        let request = Request::with_body("DELETE", &put(""), JSON, body.to_string());
+        // The query does not count beside a body.
+        let mut body = body;
+        body["dryRun"] = json!(["All"]);
+        let request = Request::with_body("DELETE", &path, JSON, body.to_string());
         ask(&format!("delete with {what}"), &request)?;
     }
     for sub in ["status", "scale", "bogus", "log", "status/more"] {
