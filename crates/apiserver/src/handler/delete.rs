@@ -105,9 +105,9 @@ impl Call {
                 dry_run: self.query.all("dryRun").map(str::to_owned).collect(),
             }
         } else {
-            let (mut value, _) = document(&headers, &body)?;
+            let (value, _) = document(&headers, &body)?;
             let wrong = schema::by_name(DELETE_OPTIONS)
-                .and_then(|of| schema::check(&mut value, of).errors.into_iter().next());
+                .and_then(|of| schema::check(&value, of).errors.into_iter().next());
             if let Some(wrong) = wrong {
                 return Err(Status::bad_request(wrong));
             }
