@@ -35,12 +35,14 @@ static SERVER: LazyLock<(Runtime, InProcess)> = LazyLock::new(|| {
 });
 
 /// Mistakes of clients that upstream calls errors of its own, and we as upstream does.
-const UPSTREAMS: [&str; 5] = [
+const UPSTREAMS: [&str; 6] = [
     "does not contain declared merge key",
     "failed to convert new object",
     "failed to create typed patch object",
     "list element types are not identical",
     "resourceVersion should not be set on objects to be created",
+    // A resourceVersion that is no number, of a watch and in a document.
+    "strconv.ParseUint: parsing ",
 ];
 
 /// Whether an answer blames the server for what it should not.

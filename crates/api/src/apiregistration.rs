@@ -1,11 +1,12 @@
 //! APIService: a group version that another server answers.
 
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
+use crate::prepare;
 use crate::table::{AGE, NAME, age, column, name};
-use crate::value::{filled, flag, has, int, items, present, set_default, text};
+use crate::value::{filled, flag, has, int, items, present, set, set_default, text};
 
 const GROUP: &str = "apiregistration.k8s.io";
 
@@ -23,8 +24,28 @@ pub(crate) const SERVICE: Kind = Kind {
                 set_default(service, "port", 443);
             }
         },
+        prepare_create: |v| {
+            prepare::create_status(v);
+            if !has(&v["spec"], "service") {
+                let since = v["metadata"]["creationTimestamp"].clone();
+                let available = json!({"type": "Available", "status": "True", "lastTransitionTime": since,
+                    "reason": "Local", "message": "Local APIServices are always available"});
+                set(v, "status", json!({"conditions": [available]}));
+            }
+        },
         name: crate::objectmeta::path_segment,
         validate,
+        validate_status: |v, _| {
+            let mut errors = ErrorList::new();
+            for (i, condition) in items(&v["status"], "conditions").iter().enumerate() {
+                let known = &["True", "False", "Unknown"];
+                if !known.contains(&text(condition, "status")) {
+                    let at = Path::new("status").child("conditions").index(i).child("status");
+                    errors.push(FieldError::not_supported(&at, text(condition, "status"), known));
+                }
+            }
+            errors
+        },
         row,
         ..Hooks::STATUS
     },
@@ -55,7 +76,7 @@ fn validate(service: &Value) -> ErrorList {
     let (group, version) = (text(spec, "group"), text(spec, "version"));
     let wanted = format!("{version}.{group}");
     let called = crate::value::name(service);
-    if called != wanted && names::path_segment_name(called).is_empty() {
+    if !called.is_empty() && called != wanted && names::path_segment_name(called).is_empty() {
         let why = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
         errors.push(FieldError::invalid(&Path::new("metadata").child("name"), called, why));
     }

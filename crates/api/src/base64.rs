@@ -1,23 +1,23 @@
-//! Standard base64 with padding, as Go reads and writes it.
+//! Standard base64 with padding, as Go reads and writes it: line breaks are passed over, and bits behind the last byte.
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 
 /// Encodes bytes.
 pub(crate) fn encode(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for i in 0..4 {
-            let sextet = (bits >> (18 - 6 * i) & 63) as usize;
-            out.push(if i <= chunk.len() { char::from(ALPHABET[sextet]) } else { '=' });
-        }
-    }
-    out
+    BASE64_STANDARD.encode(bytes)
+}
+
+/// Whether this is the very text that [`encode`] would write.
+pub(crate) fn is_canonical(text: &str) -> bool {
+    BASE64_STANDARD.decode(text).is_ok()
 }
 
 /// Checks a text; line breaks are allowed. The error is Go's.
 pub(crate) fn check(text: &str) -> Result<(), String> {
+    if is_canonical(text) {
+        return Ok(());
+    }
     let alphabet = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
     let mut count = 0usize;
     let mut padding = 0usize;
@@ -36,13 +36,17 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
     }
 }
 
-/// Bytes a text decodes to.
+/// How many bytes a canonical text decodes to.
 pub(crate) fn decoded_length(text: &str) -> usize {
-    text.bytes().filter(|b| !matches!(b, b'=' | b'\n' | b'\r')).count() * 3 / 4
+    text.trim_end_matches('=').len() * 3 / 4
 }
 
 /// The bytes of a text that passes [`check`]; characters outside the alphabet are skipped.
 pub(crate) fn decode(text: &str) -> Vec<u8> {
+    BASE64_STANDARD.decode(text).unwrap_or_else(|_| decode_leniently(text))
+}
+
+fn decode_leniently(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() / 4 * 3);
     let (mut bits, mut count) = (0u32, 0);
     for b in text.bytes() {
@@ -62,4 +66,22 @@ pub(crate) fn decode(text: &str) -> Vec<u8> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn go_reads_line_breaks_and_loose_bits_and_writes_neither() {
+        for (text, bytes) in [("YWJj", "abc"), ("YW\nJj\r\n", "abc"), ("YQ==", "a"), ("YR==", "a"), ("", "")]
+        {
+            assert_eq!((check(text), decode(text)), (Ok(()), bytes.as_bytes().to_vec()), "{text:?}");
+            assert_eq!(is_canonical(text), encode(bytes.as_bytes()) == text, "{text:?}");
+            assert_eq!(decoded_length(&encode(bytes.as_bytes())), bytes.len());
+        }
+        for (text, at) in [("YW.j", 2), ("YWJ", 0), ("YQ==YQ==", 4), ("Y===", 1)] {
+            assert_eq!(check(text), Err(format!("illegal base64 data at input byte {at}")), "{text:?}");
+        }
+    }
 }

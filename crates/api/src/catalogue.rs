@@ -47,6 +47,8 @@ pub struct Kind {
     pub storage: (&'static str, &'static str),
     /// Status is written by its own subresource only.
     pub status: bool,
+    /// A PUT makes what is not there.
+    pub create_on_update: bool,
     /// Deletion waits for a grace period (pods).
     pub graceful: bool,
     /// The fields besides `metadata.name` and `metadata.namespace` that field selectors may use.
@@ -167,6 +169,7 @@ macro_rules! kind {
             subresources: &[],
             storage: ($group, $plural),
             status: false,
+            create_on_update: false,
             graceful: false,
             selectable: &[],
             field_aliases: &[],

@@ -28,6 +28,7 @@ pub(crate) const SIGNING_REQUEST: Kind = Kind {
     selectable: &["spec.signerName"],
     hooks: Hooks {
         validate,
+        validate_status,
         prepare_update: |new, old| {
             set(new, "spec", old["spec"].clone());
             prepare::update_status(new, old);
@@ -155,6 +156,87 @@ fn validate(request: &Value) -> ErrorList {
     errors
 }
 
+/// What is decided once and for all.
+const DECISIONS: &[&str] = &["Approved", "Denied", "Failed"];
+
+/// What is wrong with the conditions of a request, but for what was wrong with them before.
+pub fn conditions(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (conditions, path) = (items(&new["status"], "conditions"), Path::new("status").child("conditions"));
+    let before = items(&old["status"], "conditions");
+    let has = |list: &[Value], kind: &str| list.iter().any(|c| text(c, "type") == kind);
+    let both = has(before, "Approved") && has(before, "Denied");
+    let repeats = before.iter().enumerate().any(|(i, c)| has(&before[..i], text(c, "type")));
+    for (i, condition) in conditions.iter().enumerate() {
+        let (at, kind, status) = (path.index(i), text(condition, "type"), text(condition, "status"));
+        if kind.is_empty() && !has(before, "") {
+            errors.push(FieldError::required(&at.child("type"), ""));
+        }
+        let known: &[&str] =
+            if DECISIONS.contains(&kind) { &["True"] } else { &["False", "True", "Unknown"] };
+        if status.is_empty() {
+            errors.push(FieldError::required(&at.child("status"), ""));
+        } else if !known.contains(&status) {
+            errors.push(FieldError::not_supported(&at.child("status"), status, known));
+        }
+        let other = match kind {
+            "Approved" => "Denied",
+            "Denied" => "Approved",
+            _ => "",
+        };
+        if !both && !other.is_empty() && has(&conditions[..i], other) {
+            let rule = "Approved and Denied conditions are mutually exclusive";
+            errors.push(FieldError::invalid(&path, kind, rule));
+        }
+        if !repeats && has(&conditions[..i], kind) {
+            errors.push(FieldError::duplicate(&at.child("type"), kind));
+        }
+    }
+    for kind in DECISIONS {
+        if of_kind(conditions, kind) < of_kind(before, kind) {
+            let rule = format!("updates may not remove a condition of type {kind:?}");
+            errors.push(FieldError::forbidden(&path, rule));
+        }
+    }
+    errors
+}
+
+fn of_kind(conditions: &[Value], kind: &str) -> usize {
+    conditions.iter().filter(|condition| text(condition, "type") == kind).count()
+}
+
+fn validate_status(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = conditions(new, old);
+    let path = Path::new("status");
+    let (certificate, before) = (text(&new["status"], "certificate"), text(&old["status"], "certificate"));
+    let at = path.child("certificate");
+    if certificate != before && !certificate.is_empty() {
+        let pem = String::from_utf8(crate::base64::decode(certificate)).unwrap_or_default();
+        let mut kinds = pem.split("-----BEGIN ").skip(1).filter_map(|block| block.split_once("-----"));
+        let wrong = match kinds.clone().find(|(kind, _)| *kind != "CERTIFICATE") {
+            Some((kind, _)) => Some(format!("only CERTIFICATE PEM blocks are allowed, found {kind:?}")),
+            None if kinds.next().is_none() => {
+                Some("must contain at least one CERTIFICATE PEM block".to_owned())
+            }
+            None => None,
+        };
+        if let Some(rule) = wrong {
+            errors.push(FieldError::invalid(&at, "<certificate data>", rule));
+        }
+    }
+    for kind in ["Approved", "Denied"] {
+        let count = |object: &Value| of_kind(items(&object["status"], "conditions"), kind);
+        if count(new) > count(old) {
+            let rule = format!("updates may not add a condition of type {kind:?}");
+            errors.push(FieldError::forbidden(&path.child("conditions"), rule));
+        }
+    }
+    if certificate != before && !before.is_empty() {
+        errors.push(FieldError::forbidden(&at, "updates may not modify existing certificate content"));
+    }
+    errors
+}
+
 fn row(request: &Value, now: i64) -> Vec<Value> {
     let (spec, status) = (&request["spec"], &request["status"]);
     let holds = |kind: &str| items(status, "conditions").iter().any(|c| text(c, "type") == kind);
@@ -179,4 +261,44 @@ fn row(request: &Value, now: i64) -> Vec<Value> {
         int(spec, "expirationSeconds").map_or("<none>".into(), human_duration).into(),
         condition.into(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_decides_nothing_and_conditions_are_sound() {
+        let of = |conditions: Value| json!({"status": {"conditions": conditions}});
+        let approved = json!({"type": "Approved", "status": "True"});
+        for (new, old, wanted) in [
+            (
+                json!([approved]),
+                json!([]),
+                "status.conditions: Forbidden: updates may not add a condition of type \"Approved\"",
+            ),
+            (
+                json!([]),
+                json!([approved]),
+                "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\"",
+            ),
+            (json!([{"type": "A"}]), json!([]), "status.conditions[0].status: Required value"),
+            (
+                json!([{"type": "Failed", "status": "False"}]),
+                json!([]),
+                "status.conditions[0].status: Unsupported value: \"False\": supported values: \"True\"",
+            ),
+            (json!([approved]), json!([approved]), ""),
+        ] {
+            let errors = validate_status(&of(new), &of(old));
+            assert_eq!(if errors.is_empty() { String::new() } else { errors.to_string() }, wanted);
+        }
+        let signed = json!({"status": {"certificate": crate::base64::encode(b"x")}});
+        assert_eq!(
+            validate_status(&signed, &json!({})).to_string(),
+            "status.certificate: Invalid value: \"<certificate data>\": must contain at least one CERTIFICATE PEM block"
+        );
+    }
 }

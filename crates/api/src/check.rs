@@ -66,6 +66,32 @@ pub(crate) fn texts<'a>(object: &'a Value, key: &str) -> Vec<&'a str> {
     crate::value::items(object, key).iter().map(|v| v.as_str().unwrap_or_default()).collect()
 }
 
+/// Conditions as the metadata package has them: of unique types, with a status, a time and a reason.
+pub(crate) fn conditions(errors: &mut ErrorList, status: &Value, path: &Path) {
+    let conditions = crate::value::items(status, "conditions");
+    for (i, condition) in conditions.iter().enumerate() {
+        let at = path.child("conditions").index(i);
+        let of_type = text(condition, "type");
+        if conditions[..i].iter().any(|before| text(before, "type") == of_type) {
+            errors.push(FieldError::duplicate(&at.child("type"), of_type));
+        }
+        errors.invalid_each(&at.child("type"), of_type, names::qualified_name(of_type));
+        let known = &["False", "True", "Unknown"];
+        if !known.contains(&text(condition, "status")) {
+            errors.push(FieldError::not_supported(&at.child("status"), text(condition, "status"), known));
+        }
+        if let Some(n) = int(condition, "observedGeneration").filter(|n| *n < 0) {
+            let rule = "must be greater than or equal to zero";
+            errors.push(FieldError::invalid(&at.child("observedGeneration"), n, rule));
+        }
+        for field in ["lastTransitionTime", "reason"] {
+            if text(condition, field).is_empty() {
+                errors.push(FieldError::required(&at.child(field), ""));
+            }
+        }
+    }
+}
+
 /// A Go value of a list or map that nobody set is written as null.
 pub(crate) fn or_null(value: &Value) -> Value {
     match value {

@@ -15,6 +15,7 @@ pub(crate) const LEASE: Kind = Kind {
         row: |v, now| vec![name(v), text(&v["spec"], "holderIdentity").into(), age(v, now)],
         ..Hooks::PLAIN
     },
+    create_on_update: true,
     ..kind!("coordination.k8s.io", "v1", "Lease", "leases", "lease")
 };
 

@@ -10,7 +10,7 @@ mod autoscaling;
 mod base64;
 mod batch;
 pub mod catalogue;
-mod certificates;
+pub mod certificates;
 mod check;
 mod coordination;
 mod core;

@@ -23,6 +23,7 @@ pub(crate) const RUNTIME_CLASS: Kind = Kind {
         row: |v, now| vec![name(v), text(v, "handler").into(), age(v, now)],
         ..Hooks::PLAIN
     },
+    create_on_update: true,
     ..kind!("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "runtimeclass")
 };
 

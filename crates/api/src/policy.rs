@@ -4,6 +4,7 @@ use coxswain_meta::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
+use crate::check::{conditions, not_negative};
 use crate::objectmeta;
 use crate::table::{AGE, NAME, age, column, count, int_or_string, name, number};
 use crate::value::has;
@@ -13,7 +14,7 @@ pub(crate) const BUDGET: Kind = Kind {
     subresources: &[Subresource::status("policy", "v1", "PodDisruptionBudget")],
     status: true,
     columns: COLUMNS,
-    hooks: Hooks { validate, row, ..Hooks::COUNTED },
+    hooks: Hooks { validate, validate_status, row, ..Hooks::COUNTED },
     ..kind!("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudget")
 };
 
@@ -48,6 +49,16 @@ fn validate(budget: &Value) -> ErrorList {
     errors
 }
 
+fn validate_status(budget: &Value, _old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (status, path) = (&budget["status"], Path::new("status"));
+    conditions(&mut errors, status, &path);
+    for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        not_negative(&mut errors, status, field, &path);
+    }
+    errors
+}
+
 fn row(budget: &Value, now: i64) -> Vec<Value> {
     let spec = &budget["spec"];
     vec![
@@ -57,4 +68,22 @@ fn row(budget: &Value, now: i64) -> Vec<Value> {
         number(&budget["status"], "disruptionsAllowed"),
         age(budget, now),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn conditions_have_a_status_a_time_and_a_reason() {
+        let of = |condition: Value| json!({"status": {"disruptionsAllowed": 0, "conditions": [condition]}});
+        let whole = json!({"type": "A", "status": "True", "reason": "R", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        assert!(validate_status(&of(whole), &Value::Null).is_empty());
+        assert_eq!(
+            validate_status(&of(json!({"type": "A"})), &Value::Null).to_string(),
+            "[status.conditions[0].status: Unsupported value: \"\": supported values: \"False\", \"True\", \"Unknown\", status.conditions[0].lastTransitionTime: Required value, status.conditions[0].reason: Required value]"
+        );
+    }
 }

@@ -18,6 +18,7 @@ pub(crate) const ROLE: Kind = Kind {
         row: |v, _| vec![name(v), text(&v["metadata"], "creationTimestamp").into()],
         ..Hooks::PLAIN
     },
+    create_on_update: true,
     ..kind!("rbac.authorization.k8s.io", "v1", "Role", "roles", "role")
 };
 
@@ -32,6 +33,7 @@ pub(crate) const CLUSTER_ROLE: Kind = Kind {
         },
         ..ROLE.hooks
     },
+    create_on_update: true,
     ..kind!("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "clusterrole")
 };
 const ROLE_COLUMNS: &[Column] = &[NAME, CREATED_AT];
@@ -46,6 +48,7 @@ pub(crate) const ROLE_BINDING: Kind = Kind {
         row: binding_row,
         ..Hooks::PLAIN
     },
+    create_on_update: true,
     ..kind!("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "rolebinding")
 };
 
@@ -53,6 +56,7 @@ pub(crate) const CLUSTER_ROLE_BINDING: Kind = Kind {
     namespaced: false,
     columns: BINDING_COLUMNS,
     hooks: Hooks { validate: |v| binding(v, false), ..ROLE_BINDING.hooks },
+    create_on_update: true,
     ..kind!(
         "rbac.authorization.k8s.io",
         "v1",

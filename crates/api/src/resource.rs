@@ -69,7 +69,7 @@ pub(crate) const TEMPLATE: Kind = Kind {
             let spec = present(v, "spec").and_then(|spec| present(spec, "spec"));
             spec.into_iter().for_each(default_claim);
         },
-        validate_new: |v| {
+        validate: |v| {
             let mut errors = ErrorList::new();
             let (spec, path) = (&v["spec"], Path::new("spec"));
             objectmeta::labels(&mut errors, &spec["metadata"], "labels", &path.child("metadata"));

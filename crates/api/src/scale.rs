@@ -4,8 +4,12 @@ use coxswain_meta::labels::Selector;
 use coxswain_meta::{ErrorList, FieldError, Path};
 use serde_json::{Value, json};
 
+use crate::catalogue::{Kind, kind};
 use crate::prepare;
 use crate::value::{child, int, present, set, text};
+
+/// What is read and written there; no collection has it.
+pub const KIND: Kind = kind!("autoscaling", "v1", "Scale", "scales", "scale");
 
 /// The `Scale` of a Deployment, ReplicaSet, ReplicationController or StatefulSet.
 pub fn from_object(object: &Value) -> Value {

@@ -107,7 +107,8 @@ impl Allocation<'_> {
         let name = service.name().to_owned();
         let others: Vec<Value> = self.server.read_all("", "services", "");
         let same = |other: &Value| other.name() == name && other.namespace() == service.namespace();
-        let others: Vec<&Value> = others.iter().filter(|other| !same(other)).collect();
+        // What is created anew finds even the ports of its own name taken.
+        let others: Vec<&Value> = others.iter().filter(|other| old.is_none() || !same(other)).collect();
         let mut errors = ErrorList::new();
         let range = &self.server.config.services;
         assign_ip(range, service, old, &others, &mut errors);
@@ -198,6 +199,14 @@ fn free_ip(range: &ServiceRange, taken: &HashSet<&str>) -> Option<Ipv4Addr> {
     offsets.into_iter().find(free).map(|offset| range.address(offset))
 }
 
+const OUT_OF_RANGE: &str = "provided port is not in the valid range. The range of valid ports is";
+
+fn free_port(range: &ServiceRange, taken: &HashSet<u64>) -> Option<u64> {
+    let (first, last) = (u64::from(*range.node_ports.start()), u64::from(*range.node_ports.end()));
+    let start = rand::rng().random_range(first..=last);
+    (start..=last).chain(first..start).find(|port| !taken.contains(port))
+}
+
 fn assign_ports(
     range: &ServiceRange,
     service: &mut Value,
@@ -212,21 +221,29 @@ fn assign_ports(
         "LoadBalancer" => spec["allocateLoadBalancerNodePorts"] != false,
         _ => false,
     };
-    let port_of = |port: &Value| (text(port, "protocol").to_owned(), port["nodePort"].as_u64().unwrap_or(0));
-    let mut taken: HashSet<(String, u64)> = others
+    let node_port = |port: &Value| port["nodePort"].as_u64().unwrap_or(0);
+    let mut taken: HashSet<u64> = others
         .iter()
         .flat_map(|other| other["spec"]["ports"].as_array().into_iter().flatten())
-        .map(port_of)
+        .map(node_port)
         .collect();
+    // A port of several protocols has one node port.
+    let mut given: Vec<(Value, u64)> = Vec::new();
+    let requested: Vec<(Value, u64)> = spec["ports"].as_array().map_or_else(Vec::new, |ports| {
+        ports.iter().map(|port| (port["port"].clone(), node_port(port))).filter(|(_, n)| *n > 0).collect()
+    });
+    let of = |known: &[(Value, u64)], port: &Value| {
+        known.iter().find(|(number, _)| *number == port["port"]).map(|(_, node_port)| *node_port)
+    };
     let old_ports: Vec<Value> =
         old.and_then(|old| old["spec"]["ports"].as_array().cloned()).unwrap_or_default();
     let had_ports = old.is_some_and(|old| matches!(text(&old["spec"], "type"), "NodePort" | "LoadBalancer"));
     let path = Path::new("spec").child("ports");
     for (at, port) in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
-        let (protocol, mut number) = port_of(port);
+        let mut number = node_port(port);
         let same = old_ports
             .iter()
-            .find(|other| other["port"] == port["port"] && text(other, "protocol") == protocol);
+            .find(|other| other["port"] == port["port"] && other["protocol"] == port["protocol"]);
         if !wants && kind != "LoadBalancer" {
             // A type without node ports gives up those it was given.
             if had_ports
@@ -242,32 +259,30 @@ fn assign_ports(
         {
             number = kept;
         }
+        let sibling = of(&given, port);
+        if number == 0 && wants && old.is_none() {
+            number = sibling.or_else(|| of(&requested, port)).unwrap_or(0);
+        }
         let path = path.index(at).child("nodePort");
         let bounds = u64::from(*range.node_ports.start())..=u64::from(*range.node_ports.end());
         if number == 0 && wants {
-            let start = rand::rng().random_range(bounds.clone());
-            let free = (start..=*bounds.end())
-                .chain(*bounds.start()..start)
-                .find(|port| !taken.contains(&(protocol.clone(), *port)));
-            match free {
+            match free_port(range, &taken) {
                 Some(free) => number = free,
                 None => {
                     errors.push(FieldError::internal(&path, "failed to allocate a nodePort: range is full"))
                 }
             }
         } else if number > 0 && !bounds.contains(&number) {
-            let detail = format!(
-                "provided port is not in the valid range. The range of valid ports is {}-{}",
-                bounds.start(),
-                bounds.end()
-            );
-            errors.push(FieldError::invalid(&path, number, detail));
-        } else if number > 0 && taken.contains(&(protocol.clone(), number)) {
+            let (first, last) = bounds.into_inner();
+            let why = format!("{OUT_OF_RANGE} {first}-{last}");
+            errors.push(FieldError::invalid(&path, number, why));
+        } else if number > 0 && sibling != Some(number) && taken.contains(&number) {
             errors.push(FieldError::invalid(&path, number, "provided port is already allocated"));
         }
         if number > 0 {
             port["nodePort"] = number.into();
-            taken.insert((protocol, number));
+            taken.insert(number);
+            given.push((port["port"].clone(), number));
         }
     }
 }

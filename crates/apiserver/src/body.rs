@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{IoSlice, Write};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::Compression;
@@ -16,6 +18,7 @@ use futures::{Stream, StreamExt};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::combinators::{MapFrame, UnsyncBoxBody};
 use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -26,6 +29,11 @@ const FRAME_BYTES: usize = (16 << 10) - 9;
 const MOST_PIECES: usize = 16;
 /// Upstream's bound: shorter answers are not compressed.
 const LEAST_COMPRESSED_BYTES: u64 = 128 << 10;
+
+/// So much of a body that nobody wants may arrive.
+const MOST_DRAINED_BYTES: usize = 256 << 10;
+/// As long as this.
+const DRAINING: Duration = Duration::from_millis(500);
 
 /// So much is compressed in one turn.
 const MOST_COMPRESSED_AT_ONCE: usize = 256 << 10;
@@ -123,6 +131,15 @@ impl Body {
         }
     }
 
+    /// The body of a request as it comes in, and what its handler leaves of it unread, where there is anything.
+    pub fn incoming(body: Incoming) -> (Self, Option<Unread>) {
+        if body.is_end_stream() {
+            return (Self::empty(), None);
+        }
+        let shared = Shared(Arc::new(Mutex::new(body)));
+        (Self::new(Shared(shared.0.clone())), Some(Unread(shared)))
+    }
+
     /// What comes piece by piece.
     pub fn from_stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         Self::new(StreamBody::new(pieces.map(|piece| Ok::<_, Infallible>(Frame::data(piece)))))
@@ -199,6 +216,55 @@ impl http_body::Body for Body {
             Content::Compressed(_) => SizeHint::default(),
             Content::Stream(stream) => stream.size_hint(),
         }
+    }
+}
+
+struct Shared(Arc<Mutex<Incoming>>);
+
+impl Shared {
+    fn body(&self) -> MutexGuard<'_, Incoming> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl http_body::Body for Shared {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut *self.body()).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body().size_hint()
+    }
+}
+
+/// What is left of a request's body when it is answered. A client that is still sending when the answer is complete is told
+/// to stop, and some (curl) take that for a failure of the request.
+pub struct Unread(Shared);
+
+impl Unread {
+    /// Lets what is on its way arrive, for a moment and within bounds, unless somebody goes on reading.
+    pub async fn drain(mut self) {
+        if Arc::strong_count(&self.0.0) > 1 {
+            return;
+        }
+        let arriving = async {
+            let mut left = MOST_DRAINED_BYTES;
+            while let Some(Ok(frame)) = self.0.frame().await {
+                let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { break };
+                left = rest;
+            }
+        };
+        let _ = tokio::time::timeout(DRAINING, arriving).await;
     }
 }
 
@@ -286,8 +352,40 @@ mod tests {
     use std::io::Read;
 
     use flate2::read::GzDecoder;
+    use hyper::service::service_fn;
+    use hyper::{client, server};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_reads_has_come_before_the_answer_is_complete() {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let refuse = service_fn(|request: http::Request<Incoming>| async {
+            let (body, unread) = Body::incoming(request.into_body());
+            drop(body);
+            unread.expect("a body on its way").drain().await;
+            Ok::<_, Infallible>(http::Response::new(Body::empty().joined()))
+        });
+        tokio::spawn(
+            server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(far), refuse),
+        );
+        let client = client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near));
+        let (mut client, connection) = client.await.expect("a connection");
+        tokio::spawn(connection);
+        let (send, pieces) = futures::channel::mpsc::unbounded();
+        send.unbounded_send(Bytes::from_static(b"first")).expect("the body");
+        let body = Body::from_stream(pieces).joined();
+        let request = http::Request::post("http://a/").body(body).expect("a request");
+        let answer = tokio::spawn(async move { client.send_request(request).await });
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!answer.is_finished(), "the body has not ended");
+        drop(send);
+        assert_eq!(answer.await.expect("a task").expect("an answer").status(), 200);
+    }
 
     /// Frames of a body, as they are written: the pieces of each.
     async fn frames(mut body: Body) -> Vec<Vec<Vec<u8>>> {

@@ -1,6 +1,6 @@
 //! What the server does for CustomResourceDefinitions: accepts their names, and clears up after them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use coxswain_meta::Status;
@@ -14,6 +14,7 @@ use crate::authn::UserInfo;
 use crate::handler::{Change, FieldManager, Options, Part, Stored};
 use crate::object::{Meta, collection, now};
 use crate::resource::{Custom, DEFINITIONS, Resource};
+use crate::rows::Rows;
 
 /// Where a definition in a group of the community says who approved of it.
 const APPROVAL: &str = "api-approved.kubernetes.io";
@@ -37,13 +38,14 @@ pub async fn run(server: Arc<Server>) {
         // After a compaction the state is read anew, which is all that counts here.
         let at = server.store.revision();
         known.refresh(&definitions.list(""));
-        for (name, (_, definition)) in &known.0 {
+        for name in known.unsettled() {
+            let Some(Row { definition, .. }) = known.0.get(&name) else { continue };
             if definition.is_deleting() && definition.finalizers().iter().any(|held| held == CLEANUP) {
                 if cleaning.insert(name.to_string(), ()).is_none() {
                     cleaners.push(clean(server.clone(), name.to_string()));
                 }
-            } else if let Err(status) = known.settle(&server, name).await {
-                tracing::warn!(%status, definition = &**name, "a definition was not settled");
+            } else if let Err(status) = known.settle(&server, &name).await {
+                tracing::warn!(%status, definition = &*name, "a definition was not settled");
             }
         }
         from = from.max(at);
@@ -72,41 +74,46 @@ fn definition_kind() -> Option<Resource> {
     Resource::built_in(GROUP, "v1", "customresourcedefinitions")
 }
 
-/// The definitions by name, without their versions: each is parsed once a change.
+/// A definition without its versions.
+struct Row {
+    definition: Value,
+    /// Whether its status says what it must say, whatever becomes of others.
+    settled: bool,
+}
+
+/// The definitions.
 #[derive(Default)]
-struct Known(BTreeMap<Arc<str>, (Revision, Value)>);
+struct Known(Rows<Row>);
 
 impl Known {
     /// Takes in what is stored now.
     fn refresh(&mut self, stored: &[Stored]) {
-        let mut before = std::mem::take(&mut self.0);
-        for object in stored {
-            let same = before.remove(&object.name).filter(|(revision, _)| *revision == object.revision);
-            let entry = same.unwrap_or_else(|| {
-                let mut definition: Value = serde_json::from_slice(&object.bytes).unwrap_or_default();
-                if let Some(spec) = definition.get_mut("spec").and_then(Value::as_object_mut) {
-                    spec.remove("versions");
-                }
-                (object.revision, definition)
-            });
-            self.0.insert(object.name.clone(), entry);
-        }
+        self.0.refresh(stored, |object, _| {
+            let mut definition: Value = serde_json::from_slice(&object.bytes).unwrap_or_default();
+            if let Some(spec) = definition.get_mut("spec").and_then(Value::as_object_mut) {
+                spec.remove("versions");
+            }
+            Row { definition, settled: false }
+        });
+    }
+
+    /// Those that have changed, and those whose names somebody else had.
+    fn unsettled(&self) -> Vec<Arc<str>> {
+        self.0.iter().filter(|(_, row)| !row.settled).map(|(name, _)| name.clone()).collect()
     }
 
     /// Accepts the names of a definition where nobody else has them, and says so in its status.
-    async fn settle(&self, server: &Arc<Server>, name: &str) -> Result<(), Status> {
-        let others: Vec<&Value> = self
-            .0
-            .iter()
-            .filter(|(other, _)| &***other != name)
-            .map(|(_, (_, definition))| definition)
-            .collect();
-        let (Some(kind), Some((_, definition))) = (definition_kind(), self.0.get(name)) else {
+    async fn settle(&mut self, server: &Arc<Server>, name: &str) -> Result<(), Status> {
+        let (Some(kind), Some(row)) = (definition_kind(), self.0.get(name)) else {
             return Ok(());
         };
-        let mut settled = definition.clone();
+        let others = self.0.iter().filter(|(other, _)| &***other != name);
+        let others: Vec<&Value> = others.map(|(_, row)| &row.definition).collect();
+        let mut settled = row.definition.clone();
         decide(&mut settled, &others);
-        if settled == *definition {
+        if settled == row.definition {
+            let accepted = is_true(&settled, "NamesAccepted");
+            self.0.get_mut(name).into_iter().for_each(|row| row.settled = accepted);
             return Ok(());
         }
         let user = user();
@@ -160,7 +167,8 @@ fn decide(definition: &mut Value, others: &[&Value]) {
         };
         let clash = names.iter().filter_map(Value::as_str).find(|name| taken(field, name));
         match clash {
-            Some(name) => conflict = conflict.or(Some((reason, format!("{name:?} is already in use")))),
+            // The last one is told.
+            Some(name) => conflict = Some((reason, format!("{name:?} is already in use"))),
             None if wanted[field].is_null() => {
                 drop(accepted.as_object_mut().and_then(|map| map.remove(field)))
             }

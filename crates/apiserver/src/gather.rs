@@ -8,18 +8,23 @@
 
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use futures::task::AtomicWaker;
 use hyper::rt::Executor;
 use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 
 /// More than this is sent before more is taken.
 const MOST_PENDING_BYTES: usize = 128 << 10;
+/// How often a turn goes on beyond once a stream; then others have theirs.
+const SPARE_ROUNDS: usize = 8;
 
 struct Wire {
     socket: TcpStream,
@@ -38,9 +43,52 @@ pub struct Turns(Arc<Mutex<Wire>>);
 #[derive(Clone, Default)]
 pub struct Streams(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
 
+/// What wakes a connection up. In a turn it only takes note: the turn goes on as long as it is rung.
+#[derive(Default)]
+struct Bell {
+    state: AtomicU8,
+    task: AtomicWaker,
+}
+
+const RESTING: u8 = 0;
+const LISTENING: u8 = 1;
+const RUNG: u8 = 2;
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.swap(RUNG, Ordering::AcqRel) == RESTING {
+            self.task.wake();
+        }
+    }
+}
+
+impl Bell {
+    /// From now on it is noted whether it rings.
+    fn listen(&self) {
+        self.state.store(LISTENING, Ordering::Release);
+    }
+
+    fn was_rung(&self) -> bool {
+        self.state.load(Ordering::Acquire) == RUNG
+    }
+
+    /// The turn is over: the next ring wakes the task, and so does one that was not heeded.
+    fn rest(&self) {
+        let rest = self.state.compare_exchange(LISTENING, RESTING, Ordering::AcqRel, Ordering::Acquire);
+        if rest.is_err() {
+            self.task.wake();
+        }
+    }
+}
+
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        lock(&self.0).push(Box::pin(stream));
+        // A stream's turn is short by itself, and the budget of a task is too small for the turns of many.
+        lock(&self.0).push(Box::pin(unconstrained(stream)));
     }
 }
 
@@ -59,21 +107,35 @@ impl Turns {
         let mut connection = std::pin::pin!(connection);
         let mut running = FuturesUnordered::new();
         lock(&self.0).by_turns = true;
-        std::future::poll_fn(|cx| {
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        std::future::poll_fn(|task| {
+            bell.task.register(task.waker());
+            let cx = &mut Context::from_waker(&waker);
+            // The set stops at the second stream that wakes itself up, which a stream does whenever it sends.
+            let mut rounds = running.len() + SPARE_ROUNDS;
             let ended = loop {
+                bell.listen();
                 while let Poll::Ready(Some(())) = running.poll_next_unpin(cx) {}
+                rounds -= 1;
+                if bell.was_rung() && rounds > 0 {
+                    continue;
+                }
                 let ended = connection.as_mut().poll(cx);
                 let new = std::mem::take(&mut *lock(&streams.0));
-                if ended.is_ready() || new.is_empty() {
+                let is_over = ended.is_ready() || new.is_empty() && !bell.was_rung();
+                rounds += new.len();
+                running.extend(new);
+                if is_over || rounds == 0 {
                     break ended;
                 }
-                running.extend(new);
             };
             let mut wire = lock(&self.0);
             // Whoever holds the stream after an upgrade flushes for itself.
             wire.by_turns = ended.is_pending();
             // An error comes back to the connection at its next write; one that waits wakes it up when it can go on.
             let _ = wire.poll_send(cx);
+            bell.rest();
             ended
         })
         .await
@@ -293,5 +355,41 @@ mod tests {
         };
         turns.drive(connection, streams).await;
         reading.await.unwrap();
+    }
+
+    /// A stream that wakes itself up until it is told not to.
+    fn restless(until: impl Fn() -> bool + Send + 'static) -> impl Future<Output = ()> + Send {
+        std::future::poll_fn(move |cx| {
+            if until() {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
+    #[tokio::test]
+    async fn all_streams_that_wake_themselves_have_their_turn_in_one_and_none_has_it_for_ever() {
+        let ((_stream, turns), _peer) = pair().await;
+        let streams = Streams::default();
+        let (mut turns_had, ended) = (0, Arc::new(AtomicU8::new(0)));
+        for _ in 0..8 {
+            let (ended, polled) = (ended.clone(), AtomicU8::new(0));
+            streams.execute(async move {
+                restless(move || polled.fetch_add(1, Ordering::Relaxed) > 0).await;
+                ended.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        streams.execute(restless(|| false));
+        let connection = std::future::poll_fn(|cx| {
+            turns_had += 1;
+            cx.waker().wake_by_ref();
+            match (turns_had, ended.load(Ordering::Relaxed)) {
+                (1, ended) => assert_eq!(ended, 0, "the connection has not handed them over"),
+                (_, ended) => assert_eq!(ended, 8),
+            }
+            if turns_had > 50 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        turns.drive(connection, streams).await;
     }
 }

@@ -36,6 +36,7 @@ mod remote;
 mod request;
 mod resource;
 mod respond;
+mod rows;
 mod sent;
 mod serve;
 mod subresource;
@@ -61,7 +62,7 @@ use tokio_util::sync::CancellationToken;
 pub use access::{Access, AccessConfig, AccessError};
 pub use aggregation::FrontProxy;
 pub use allocate::ServiceRange;
-pub use audit::{AuditConfig, AuditWebhookConfig, AuditWebhookMode, LogConfig};
+pub use audit::{AuditConfig, AuditDelivery, AuditMode, AuditThrottle, AuditWebhookConfig, LogConfig};
 pub use authn::{
     Anonymous, OidcConfig, Peer, RequestHeaderConfig, TokenAuthority, TokenError, TokenWebhookConfig,
     UserInfo,
@@ -228,7 +229,7 @@ impl ApiServer {
         let [accept, coding] = [ACCEPT, ACCEPT_ENCODING].map(|name| request.headers().get(name).cloned());
         let accept = || accept.map(|value| (ACCEPT, value)).into_iter().collect();
         let query = Query::parse(request.uri().query().unwrap_or_default());
-        let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let info = Arc::new(RequestInfo::parse(request.method(), request.uri().path(), &query));
         let running = self.0.metrics.begin(&info);
         let id = audit::id_of(request.headers());
         let limit = info.time_limit(&query, self.0.config.access.request_timeout);
@@ -257,7 +258,7 @@ impl ApiServer {
         &self,
         peer: &Peer,
         query: Query,
-        info: RequestInfo,
+        info: Arc<RequestInfo>,
         id: &HeaderValue,
         marks: &Marks,
         request: Request<Body>,
@@ -281,9 +282,9 @@ impl ApiServer {
     /// Impersonation, flow control and authorization.
     async fn admit(
         &self,
-        user: UserInfo,
+        user: Arc<UserInfo>,
         query: Query,
-        info: RequestInfo,
+        info: Arc<RequestInfo>,
         marks: &Marks,
         request: Request<Body>,
     ) -> Outcome {
@@ -302,9 +303,9 @@ impl ApiServer {
 
     async fn dispatch(
         &self,
-        user: UserInfo,
+        user: Arc<UserInfo>,
         query: Query,
-        info: RequestInfo,
+        info: Arc<RequestInfo>,
         request: Request<Body>,
     ) -> Outcome {
         if let Some(backend) = self.0.backend_of(&info) {

@@ -3,8 +3,10 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use hashbrown::{Equivalent, HashMap};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -45,6 +47,73 @@ struct Answered {
     code: u16,
 }
 
+/// `Answered` as a request is looked for: its hash must be the same.
+#[derive(Hash)]
+struct Row<'a> {
+    verb: &'static str,
+    group: &'a str,
+    version: &'a str,
+    resource: &'a str,
+    subresource: &'a str,
+    scope: &'static str,
+    code: u16,
+}
+
+impl<'a> Row<'a> {
+    /// A resource that nobody serves is counted without its name: names are many.
+    fn of(info: &'a RequestInfo, code: StatusCode) -> Self {
+        let unnamed =
+            matches!(code, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED);
+        let known = |text: &'a str| if unnamed { "" } else { text };
+        Self {
+            verb: verb(info),
+            group: known(&info.group),
+            version: known(&info.version),
+            resource: known(&info.resource),
+            subresource: known(&info.subresource),
+            scope: match () {
+                () if unnamed || !info.is_resource => "",
+                () if !info.name.is_empty() => "resource",
+                () if !info.namespace.is_empty() => "namespace",
+                () => "cluster",
+            },
+            code: code.as_u16(),
+        }
+    }
+
+    fn owned(&self) -> Answered {
+        let asked = Asked {
+            verb: self.verb,
+            group: self.group.to_owned(),
+            version: self.version.to_owned(),
+            resource: self.resource.to_owned(),
+            subresource: self.subresource.to_owned(),
+            scope: self.scope,
+        };
+        Answered { asked, code: self.code }
+    }
+}
+
+impl Equivalent<Answered> for Row<'_> {
+    fn equivalent(&self, key: &Answered) -> bool {
+        let Answered { asked, code } = key;
+        self.code == *code
+            && self.resource == asked.resource
+            && self.verb == asked.verb
+            && self.scope == asked.scope
+            && self.subresource == asked.subresource
+            && self.group == asked.group
+            && self.version == asked.version
+    }
+}
+
+/// Where a request is counted.
+struct Counts {
+    requests: Counter<u64, AtomicU64>,
+    /// None of watches.
+    durations: Option<Histogram>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Class {
     request_kind: &'static str,
@@ -55,7 +124,9 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<Answered, Counter<u64, AtomicU64>>,
     durations: Family<Asked, Histogram>,
-    inflight: Family<Class, Gauge>,
+    inflight: [Gauge; 2],
+    /// The members of the families, found without a copy of what is looked for.
+    rows: RwLock<HashMap<Answered, Counts>>,
 }
 
 impl Default for Metrics {
@@ -63,7 +134,7 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("apiserver");
         let requests = Family::default();
         let durations: Family<Asked, Histogram> = Family::new_with_constructor(|| Histogram::new(SECONDS));
-        let inflight = Family::default();
+        let inflight: Family<Class, Gauge> = Family::default();
         registry.register(
             "request",
             "Requests by what was asked and the code of the answer",
@@ -80,41 +151,49 @@ impl Default for Metrics {
             "Requests that are being answered, watches left out",
             inflight.clone(),
         );
-        Self { registry, requests, durations, inflight }
+        let inflight = ["readOnly", "mutating"]
+            .map(|request_kind| inflight.get_or_create(&Class { request_kind }).clone());
+        Self { registry, requests, durations, inflight, rows: RwLock::default() }
     }
 }
 
 /// A request that is being answered.
 pub struct Running<'a> {
     metrics: &'a Metrics,
-    asked: Asked,
-    inflight: Option<Gauge>,
+    info: Arc<RequestInfo>,
+    inflight: Option<&'a Gauge>,
     since: Instant,
 }
 
 impl Metrics {
     /// Begins a request.
-    pub fn begin(&self, info: &RequestInfo) -> Running<'_> {
-        let asked = Asked {
-            verb: verb(info),
-            group: info.group.clone(),
-            version: info.version.clone(),
-            resource: info.resource.clone(),
-            subresource: info.subresource.clone(),
-            scope: match () {
-                () if !info.is_resource => "",
-                () if !info.name.is_empty() => "resource",
-                () if !info.namespace.is_empty() => "namespace",
-                () => "cluster",
-            },
-        };
-        let reads = matches!(info.verb, "get" | "list");
-        let class = Class { request_kind: if reads { "readOnly" } else { "mutating" } };
-        let inflight = (info.verb != "watch").then(|| self.inflight.get_or_create(&class).clone());
-        if let Some(inflight) = &inflight {
+    pub fn begin(&self, info: &Arc<RequestInfo>) -> Running<'_> {
+        let [reading, writing] = &self.inflight;
+        let class = if matches!(info.verb, "get" | "list") { reading } else { writing };
+        let inflight = (info.verb != "watch").then_some(class);
+        if let Some(inflight) = inflight {
             inflight.inc();
         }
-        Running { metrics: self, asked, inflight, since: Instant::now() }
+        Running { metrics: self, info: info.clone(), inflight, since: Instant::now() }
+    }
+
+    fn count(&self, row: &Row<'_>, took: Option<Duration>) {
+        let count = |counts: &Counts| {
+            counts.requests.inc();
+            if let (Some(took), Some(durations)) = (took, &counts.durations) {
+                durations.observe(took.as_secs_f64());
+            }
+        };
+        if let Some(counts) = self.rows.read().unwrap_or_else(PoisonError::into_inner).get(row) {
+            return count(counts);
+        }
+        let key = row.owned();
+        let counts = Counts {
+            requests: self.requests.get_or_create(&key).clone(),
+            durations: took.map(|_| self.durations.get_or_create(&key.asked).clone()),
+        };
+        count(&counts);
+        self.rows.write().unwrap_or_else(PoisonError::into_inner).insert(key, counts);
     }
 }
 
@@ -134,30 +213,16 @@ fn verb(info: &RequestInfo) -> &'static str {
 }
 
 impl Running<'_> {
-    /// Ends it with the code of its answer. A resource that nobody serves is counted without its name: names are many.
-    pub fn end(mut self, code: StatusCode) {
-        if code == StatusCode::NOT_FOUND || code == StatusCode::FORBIDDEN || code == StatusCode::UNAUTHORIZED
-        {
-            self.asked = Asked {
-                verb: self.asked.verb,
-                group: String::new(),
-                version: String::new(),
-                resource: String::new(),
-                subresource: String::new(),
-                scope: "",
-            };
-        }
-        if self.inflight.is_some() {
-            self.metrics.durations.get_or_create(&self.asked).observe(self.since.elapsed().as_secs_f64());
-        }
-        let answered = Answered { asked: self.asked.clone(), code: code.as_u16() };
-        self.metrics.requests.get_or_create(&answered).inc();
+    /// Ends it with the code of its answer.
+    pub fn end(self, code: StatusCode) {
+        let took = self.inflight.is_some().then(|| self.since.elapsed());
+        self.metrics.count(&Row::of(&self.info, code), took);
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if let Some(inflight) = &self.inflight {
+        if let Some(inflight) = self.inflight {
             inflight.dec();
         }
     }
@@ -214,4 +279,48 @@ fn process(text: &mut String) {
          # HELP process_cpu_seconds Total user and system CPU time spent in seconds.\n\
          # TYPE process_cpu_seconds counter\nprocess_cpu_seconds_total {spent}\n"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::request::Query;
+
+    #[test]
+    fn requests_are_counted_by_what_they_ask_and_are_answered() {
+        let metrics = Metrics::default();
+        for (path, code) in [
+            ("/api/v1/namespaces/a/pods/b", 200),
+            ("/api/v1/namespaces/a/pods/c", 200),
+            ("/api/v1/namespaces/a/pods/b", 500),
+            ("/api/v1/namespaces/a/secrets/b", 404),
+            ("/api/v1/nodes?watch=1", 200),
+        ] {
+            let (path, query) = path.split_once('?').unwrap_or((path, ""));
+            let info = Arc::new(RequestInfo::parse(&Method::GET, path, &Query::parse(query)));
+            metrics.begin(&info).end(StatusCode::from_u16(code).unwrap());
+        }
+        let mut text = String::new();
+        encode(&mut text, &metrics.registry).unwrap();
+        let row = |verb: &str, version: &str, resource: &str, scope: &str| {
+            format!(
+                "verb=\"{verb}\",group=\"\",version=\"{version}\",resource=\"{resource}\",subresource=\"\",scope=\"{scope}\""
+            )
+        };
+        let pods = row("GET", "v1", "pods", "resource");
+        let nodes = row("WATCH", "v1", "nodes", "cluster");
+        for line in [
+            format!("apiserver_request_total{{{pods},code=\"200\"}} 2\n"),
+            format!("apiserver_request_total{{{pods},code=\"500\"}} 1\n"),
+            format!("apiserver_request_total{{{},code=\"404\"}} 1\n", row("GET", "", "", "")),
+            format!("apiserver_request_total{{{nodes},code=\"200\"}} 1\n"),
+            format!("apiserver_request_duration_seconds_count{{{pods}}} 3\n"),
+            "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 0\n".to_owned(),
+        ] {
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains(&format!("apiserver_request_duration_seconds_count{{{nodes}}}")), "{text}");
+    }
 }

@@ -59,6 +59,11 @@ pub async fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<B
         return Ok(respond::text(StatusCode::OK, page));
     }
     if let Some(document) = path.strip_prefix("/openapi/v3/") {
+        if let Some((tag, made)) = server.backends.v3_made(server, document) {
+            let build = |_: &[CustomKind]| Some(made.to_string().into_bytes());
+            let answer = tagged(headers, "application/json", (&[], &[tag]), build);
+            return answer.ok_or_else(Status::unknown_path);
+        }
         let build = |customs: &[CustomKind]| openapi::v3_document(document, customs);
         let answer = tagged(headers, "application/json", (&server.custom_kinds(), &[]), build);
         return answer.ok_or_else(Status::unknown_path);

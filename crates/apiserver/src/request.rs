@@ -1,6 +1,7 @@
 //! What a request asks for, read from its method, path and query.
 
 use std::borrow::Cow;
+use std::num::{IntErrorKind, ParseIntError};
 use std::time::Duration;
 
 use coxswain_meta::Status;
@@ -58,6 +59,17 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// A parameter that is a number.
+    ///
+    /// # Errors
+    /// It is set, and none that fits.
+    pub fn integer(&self, name: &'static str) -> Result<Option<i64>, Status> {
+        let Some(text) = self.all(name).next() else { return Ok(None) };
+        text.parse().map(Some).map_err(|error: ParseIntError| {
+            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {}", parse_fault(&error)))
+        })
+    }
+
     /// Whether a boolean parameter is set and not false.
     pub fn is_true(&self, name: &'static str) -> bool {
         self.all(name).next().is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
@@ -67,8 +79,14 @@ impl Query {
 impl RequestInfo {
     /// Reads a request.
     pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
-        let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
-        let parts: Vec<&str> = parts.iter().map(|part| &**part).collect();
+        let written = path.split('/').filter(|part| !part.is_empty());
+        let decoded: Vec<_> =
+            if path.contains('%') { written.clone().map(decode).collect() } else { Vec::new() };
+        let mut parts: Vec<&str> = Vec::with_capacity(8);
+        match decoded.is_empty() {
+            true => parts.extend(written),
+            false => parts.extend(decoded.iter().map(|part| &**part)),
+        }
         let plain = || Self { path: path.to_owned(), verb: plain_verb(method), ..Self::default() };
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
@@ -134,6 +152,14 @@ impl RequestInfo {
             ))
         })?;
         Ok(Some(if asked.is_zero() { most } else { asked.min(most) }))
+    }
+}
+
+/// What Go says of a text that is no number.
+pub fn parse_fault(error: &ParseIntError) -> &'static str {
+    match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
     }
 }
 

@@ -16,6 +16,11 @@ pub fn note(document: &Value) {
     });
 }
 
+/// Whether the request being handled has sent an empty list or map there, a JSON pointer.
+pub fn is_empty_at(pointer: &str) -> bool {
+    with_empties(|noted| noted.iter().any(|(at, _)| at == pointer)).unwrap_or(false)
+}
+
 /// What is wrong with an object, as upstream words it: the values in its messages are those that were sent.
 pub fn worded(errors: ErrorList, object: &Value, validate: impl Fn(&Value) -> ErrorList) -> ErrorList {
     if errors.is_empty() {
@@ -27,6 +32,16 @@ pub fn worded(errors: ErrorList, object: &Value, validate: impl Fn(&Value) -> Er
     let same = errors.len() == again.len()
         && errors.iter().zip(again.iter()).all(|(a, b)| (a.kind, &a.field) == (b.kind, &b.field));
     if same { again } else { errors }
+}
+
+/// The object with the empty lists and maps that were sent where it says null now; none where it has none.
+pub fn owned(object: &Value) -> Option<Value> {
+    with_empties(|noted| {
+        let nulls = noted.iter().filter(|(at, _)| object.pointer(at).is_some_and(Value::is_null));
+        let nulls: Empties = nulls.cloned().collect();
+        put_back(&nulls, object)
+    })
+    .flatten()
 }
 
 /// The empty lists and maps of a document, as JSON pointers and values.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -88,7 +88,17 @@ async fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let (api, known) = (api.clone(), known.clone());
         known.1.store(true, Ordering::Relaxed);
-        async move { Ok::<_, Infallible>(api.handle(&known.0, request.map(Body::new)).await) }
+        async move {
+            let (head, body) = request.into_parts();
+            let (body, unread) = Body::incoming(body);
+            // HTTP/1.1 has its own ways.
+            let unread = unread.filter(|_| head.version == Version::HTTP_2);
+            let response = api.handle(&known.0, Request::from_parts(head, body)).await;
+            if let Some(unread) = unread {
+                unread.drain().await;
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let silent = async {
         tokio::time::sleep(HEADER_TIMEOUT).await;

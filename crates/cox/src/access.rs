@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use coxswain_apiserver::{
-    Access, AccessConfig, Anonymous, AuditConfig, AuditWebhookConfig, AuditWebhookMode,
-    AuthorizationWebhookConfig, LogConfig, Mode, OidcConfig, RequestHeaderConfig, TokenWebhookConfig,
+    Access, AccessConfig, Anonymous, AuditConfig, AuditDelivery, AuditMode, AuditThrottle,
+    AuditWebhookConfig, AuthorizationWebhookConfig, LogConfig, Mode, OidcConfig, RequestHeaderConfig,
+    TokenWebhookConfig,
 };
 
 const MEGABYTE: u64 = 1 << 20;
@@ -198,13 +199,41 @@ pub struct AccessArgs {
     #[arg(long, env = "COX_AUDIT_LOG_MAXSIZE", value_name = "MB", default_value_t = 0)]
     pub audit_log_maxsize: u64,
 
+    /// Whether requests wait until it is written, and fail where it is not.
+    #[arg(long, env = "COX_AUDIT_LOG_MODE", value_name = "MODE", default_value = "blocking")]
+    pub audit_log_mode: DeliveryMode,
+
+    /// So many events wait to be written; more are dropped.
+    #[arg(long, env = "COX_AUDIT_LOG_BATCH_BUFFER_SIZE", value_name = "EVENTS", default_value_t = 10_000)]
+    pub audit_log_batch_buffer_size: usize,
+
+    /// So many are written at once.
+    #[arg(long, env = "COX_AUDIT_LOG_BATCH_MAX_SIZE", value_name = "EVENTS", default_value_t = 1)]
+    pub audit_log_batch_max_size: usize,
+
+    /// How long they wait for others to be written with.
+    #[arg(long, env = "COX_AUDIT_LOG_BATCH_MAX_WAIT", value_name = "SPAN", default_value = "0s", value_parser = span)]
+    pub audit_log_batch_max_wait: Duration,
+
+    /// Whether batches are written at a pace.
+    #[arg(long, env = "COX_AUDIT_LOG_BATCH_THROTTLE_ENABLE", value_parser = clap::value_parser!(bool), num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub audit_log_batch_throttle_enable: bool,
+
+    /// So many batches are written a second.
+    #[arg(long, env = "COX_AUDIT_LOG_BATCH_THROTTLE_QPS", value_name = "BATCHES", default_value_t = 0.0)]
+    pub audit_log_batch_throttle_qps: f64,
+
+    /// So many are written at once after a silence.
+    #[arg(long, env = "COX_AUDIT_LOG_BATCH_THROTTLE_BURST", value_name = "BATCHES", default_value_t = 0)]
+    pub audit_log_batch_throttle_burst: u32,
+
     /// Whom it is sent to: a file in the form of a kubeconfig.
     #[arg(long, env = "COX_AUDIT_WEBHOOK_CONFIG_FILE", value_name = "FILE", requires = "audit_policy_file")]
     pub audit_webhook_config_file: Option<PathBuf>,
 
     /// Whether requests wait until it is sent, and fail where it is not.
     #[arg(long, env = "COX_AUDIT_WEBHOOK_MODE", value_name = "MODE", default_value = "batch")]
-    pub audit_webhook_mode: AuditMode,
+    pub audit_webhook_mode: DeliveryMode,
 
     /// So many events wait to be sent; more are dropped.
     #[arg(
@@ -222,6 +251,28 @@ pub struct AccessArgs {
     /// How long they wait for others to be sent with.
     #[arg(long, env = "COX_AUDIT_WEBHOOK_BATCH_MAX_WAIT", value_name = "SPAN", default_value = "30s", value_parser = span)]
     pub audit_webhook_batch_max_wait: Duration,
+
+    /// Whether batches go at a pace.
+    #[arg(long, env = "COX_AUDIT_WEBHOOK_BATCH_THROTTLE_ENABLE", value_parser = clap::value_parser!(bool), num_args = 0..=1, default_value_t = true, default_missing_value = "true")]
+    pub audit_webhook_batch_throttle_enable: bool,
+
+    /// So many batches are sent a second.
+    #[arg(
+        long,
+        env = "COX_AUDIT_WEBHOOK_BATCH_THROTTLE_QPS",
+        value_name = "BATCHES",
+        default_value_t = 10.0
+    )]
+    pub audit_webhook_batch_throttle_qps: f64,
+
+    /// So many are sent at once after a silence.
+    #[arg(
+        long,
+        env = "COX_AUDIT_WEBHOOK_BATCH_THROTTLE_BURST",
+        value_name = "BATCHES",
+        default_value_t = 15
+    )]
+    pub audit_webhook_batch_throttle_burst: u32,
 
     /// How long is waited before they are sent again.
     #[arg(long, env = "COX_AUDIT_WEBHOOK_INITIAL_BACKOFF", value_name = "SPAN", default_value = "10s", value_parser = span)]
@@ -275,7 +326,7 @@ impl From<AuthorizationMode> for Mode {
 
 /// How audit events are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AuditMode {
+pub enum DeliveryMode {
     /// Many at once, and no request waits.
     Batch,
     /// Requests wait for each.
@@ -284,12 +335,12 @@ pub enum AuditMode {
     BlockingStrict,
 }
 
-impl From<AuditMode> for AuditWebhookMode {
-    fn from(mode: AuditMode) -> Self {
+impl From<DeliveryMode> for AuditMode {
+    fn from(mode: DeliveryMode) -> Self {
         match mode {
-            AuditMode::Batch => Self::Batch,
-            AuditMode::Blocking => Self::Blocking,
-            AuditMode::BlockingStrict => Self::BlockingStrict,
+            DeliveryMode::Batch => Self::Batch,
+            DeliveryMode::Blocking => Self::Blocking,
+            DeliveryMode::BlockingStrict => Self::BlockingStrict,
         }
     }
 }
@@ -392,21 +443,67 @@ impl AccessArgs {
 
     fn audit(&self) -> anyhow::Result<Option<AuditConfig>> {
         let Some(policy) = &self.audit_policy_file else { return Ok(None) };
-        let log = self.audit_log_path.clone().map(|path| LogConfig {
+        let log = self.audit_log_path.clone().map(|path| self.audit_log(path)).transpose()?;
+        let webhook =
+            self.audit_webhook_config_file.clone().map(|file| self.audit_webhook(file)).transpose()?;
+        Ok(Some(AuditConfig { policy: read(policy)?, log, webhook }))
+    }
+
+    fn audit_log(&self, path: PathBuf) -> anyhow::Result<LogConfig> {
+        let pace = AuditThrottle {
+            per_second: self.audit_log_batch_throttle_qps,
+            burst: self.audit_log_batch_throttle_burst,
+        };
+        let delivery = AuditDelivery {
+            mode: self.audit_log_mode.into(),
+            buffer_size: self.audit_log_batch_buffer_size,
+            batch_size: self.audit_log_batch_max_size,
+            max_wait: self.audit_log_batch_max_wait,
+            throttle: self.audit_log_batch_throttle_enable.then_some(pace),
+        };
+        Ok(LogConfig {
             path,
             max_age_days: self.audit_log_maxage,
             max_backups: self.audit_log_maxbackup,
             max_size_bytes: if self.audit_log_maxsize == 0 { 100 } else { self.audit_log_maxsize } * MEGABYTE,
-        });
-        let webhook = self.audit_webhook_config_file.clone().map(|file| AuditWebhookConfig {
-            file,
+            delivery: checked("log", delivery)?,
+        })
+    }
+
+    fn audit_webhook(&self, file: PathBuf) -> anyhow::Result<AuditWebhookConfig> {
+        let pace = AuditThrottle {
+            per_second: self.audit_webhook_batch_throttle_qps,
+            burst: self.audit_webhook_batch_throttle_burst,
+        };
+        let delivery = AuditDelivery {
             mode: self.audit_webhook_mode.into(),
             buffer_size: self.audit_webhook_batch_buffer_size,
             batch_size: self.audit_webhook_batch_max_size,
             max_wait: self.audit_webhook_batch_max_wait,
-            initial_backoff: self.audit_webhook_initial_backoff,
-        });
-        Ok(Some(AuditConfig { policy: read(policy)?, log, webhook }))
+            throttle: self.audit_webhook_batch_throttle_enable.then_some(pace),
+        };
+        let delivery = checked("webhook", delivery)?;
+        Ok(AuditWebhookConfig { file, delivery, initial_backoff: self.audit_webhook_initial_backoff })
+    }
+}
+
+/// What is used of it must be positive.
+fn checked(backend: &str, delivery: AuditDelivery) -> anyhow::Result<AuditDelivery> {
+    let of_throttle =
+        delivery.throttle.map(|throttle| (throttle.per_second, f64::from(throttle.burst))).unzip();
+    let positive = [
+        ("buffer size", Some(delivery.buffer_size as f64)),
+        ("max batch size", Some(delivery.batch_size as f64)),
+        ("throttle QPS", of_throttle.0),
+        ("throttle burst", of_throttle.1),
+    ];
+    let wrong =
+        positive.into_iter().find(|(_, value)| value.is_some_and(|value| value.is_nan() || value <= 0.0));
+    match (delivery.mode, wrong) {
+        (AuditMode::Batch, Some((what, Some(value)))) => {
+            anyhow::bail!("invalid audit batch {backend} {what} {value}, must be a positive number")
+        }
+        _ => Ok(delivery),
     }
 }
 
@@ -445,6 +542,27 @@ mod tests {
         let strict = "--audit-webhook-mode=blocking-strict";
         let sent = ["cox", "--audit-policy-file=a", "--audit-webhook-config-file=b", strict];
         assert!(Line::try_parse_from(sent).is_ok(), "an audit webhook without a log");
+        let paced = |flag: &str| {
+            let line = Line::try_parse_from([sent[0], sent[1], sent[2], flag]).unwrap();
+            line.access
+                .audit_webhook("b".into())
+                .map(|config| config.delivery.throttle.map(|pace| (pace.per_second, pace.burst)))
+        };
+        assert_eq!(paced("--audit-webhook-mode=batch").unwrap(), Some((10.0, 15)));
+        assert_eq!(paced("--audit-webhook-batch-throttle-enable=false").unwrap(), None);
+        let wrong = paced("--audit-webhook-batch-throttle-qps=0").unwrap_err().to_string();
+        assert_eq!(wrong, "invalid audit batch webhook throttle QPS 0, must be a positive number");
+        let logged = |flags: &[&str]| {
+            let line = ["cox", "--audit-policy-file=a", "--audit-log-path=b"]
+                .into_iter()
+                .chain(flags.iter().copied());
+            Line::try_parse_from(line).unwrap().access.audit_log("b".into()).map(|log| log.delivery)
+        };
+        assert_eq!(logged(&[]).unwrap().mode, AuditMode::Blocking);
+        let batch = logged(&["--audit-log-mode=batch", "--audit-log-batch-max-size=7"]).unwrap();
+        assert_eq!((batch.mode, batch.buffer_size, batch.batch_size), (AuditMode::Batch, 10_000, 7));
+        let wrong = logged(&["--audit-log-mode=batch", "--audit-log-batch-throttle-enable"]).unwrap_err();
+        assert_eq!(wrong.to_string(), "invalid audit batch log throttle QPS 0, must be a positive number");
         for wrong in [
             "--audit-policy-file=a",
             "--audit-webhook-mode=strict",

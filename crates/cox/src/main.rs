@@ -87,7 +87,8 @@ fn main() -> ExitCode {
         }
         Command::Token(command) => run(1, token::run(command)),
         Command::Demo(args) => {
-            log_to_stderr("warn");
+            // Watches whose pods are on their way out are refused at its end, as they should be.
+            log_to_stderr("warn,kube_runtime::watcher=error");
             serve(demo::run(args))
         }
         Command::Backup(args) => run(1, backup::backup(args)),

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::golang;
+
 /// Where in an object a value sits, such as `spec.containers[0].image`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Path(String);
@@ -209,7 +211,12 @@ impl FieldError {
         let mut text = self.kind.text().to_owned();
         if let Some(value) = &self.value {
             // `Value` prints strings quoted and compounds as JSON, which is what upstream does.
-            text.push_str(&format!(": {value}"));
+            let shown = value.to_string();
+            text.push_str(": ");
+            match value {
+                Value::Array(_) | Value::Object(_) => text.push_str(&golang::escaped(shown)),
+                _ => text.push_str(&shown),
+            }
         }
         if !self.detail.is_empty() {
             text.push_str(": ");
@@ -319,6 +326,11 @@ mod tests {
         );
         check(FieldError::invalid(&Path::new("a").key("b/c"), 3, "no"), "a[b/c]: Invalid value: 3: no");
         check(FieldError::too_many(&Path::new("a"), 4, 3), "a: Too many: 4: must have at most 3 items");
+        let tagged = serde_json::json!({"k": "<x>"});
+        check(
+            FieldError::invalid(&Path::new("a"), tagged, "no"),
+            r#"a: Invalid value: {"k":"\u003cx\u003e"}: no"#,
+        );
         let mut list = ErrorList::from(FieldError::duplicate(&Path::new("a"), "x"));
         list.push(FieldError::duplicate(&Path::new("a"), "x"));
         assert_eq!(list.to_string(), r#"a: Duplicate value: "x""#);

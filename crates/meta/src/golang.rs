@@ -16,6 +16,24 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
+/// A floating point number that is whole, as Go writes it: without a fraction.
+pub fn whole_number(value: &mut Value) {
+    // Beyond, Go writes an exponent or digits that no integer here has.
+    const MOST: f64 = 9.0e18;
+    if let Some(number) = value.as_f64().filter(|n| value.is_f64() && n.fract() == 0.0 && n.abs() < MOST) {
+        *value = (number as i64).into();
+    }
+}
+
+/// The same for every number in a value.
+pub fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(map) => map.values_mut().for_each(whole_numbers),
+        scalar => whole_number(scalar),
+    }
+}
+
 /// The Go type of a value that JSON was read into.
 pub fn type_of(value: &Value) -> &'static str {
     match value {
@@ -27,6 +45,31 @@ pub fn type_of(value: &Value) -> &'static str {
         Value::Array(_) => "[]interface {}",
         Value::Object(_) => "map[string]interface {}",
     }
+}
+
+/// JSON as Go writes it: what means something to HTML is escaped.
+pub fn escaped(json: String) -> String {
+    match json.contains(['<', '>', '&']) {
+        true => json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"),
+        false => json,
+    }
+}
+
+/// What a value is in JSON, as its decoder names it.
+pub fn json_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// What the decoder says of a value where it wants a map.
+pub fn no_map(value: &Value) -> String {
+    format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", json_kind(value))
 }
 
 /// The members of a map by key.
@@ -81,6 +124,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn whole_numbers_have_no_fraction() {
+        let mut value = json!({"a": [1.0, 2.5, -3.0], "b": 1e30, "c": 4});
+        whole_numbers(&mut value);
+        assert_eq!(value.to_string(), r#"{"a":[1,2.5,-3],"b":1e+30,"c":4}"#);
+    }
 
     #[test]
     fn maps_are_sorted() {

@@ -8,7 +8,7 @@ use super::{
     match_conditions, rule, selectors, set_absent,
 };
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
-use crate::check::{one_of, required_name, required_one_of, texts};
+use crate::check::{conditions, one_of, required_name, required_one_of, texts};
 use crate::objectmeta;
 use crate::prepare;
 use crate::table::{AGE, NAME, age, column, count, name, or};
@@ -36,6 +36,7 @@ pub(crate) const VALIDATING: Kind = Kind {
     hooks: Hooks {
         default: default_policy,
         validate: validate_validating,
+        validate_status: validate_validating_status,
         row: |v, now| policy_row(v, "validations", now),
         ..Hooks::COUNTED
     },
@@ -247,6 +248,22 @@ fn param_kind(errors: &mut ErrorList, kind: &Value, path: &Path) {
         let rule = format!("may have mixed case, but should otherwise match: {}", rules.join(","));
         errors.push(FieldError::invalid(&at, kind, rule));
     }
+}
+
+/// What is found wrong with types is told, with its place.
+fn validate_validating_status(policy: &Value, _old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (status, path) = (&policy["status"], Path::new("status"));
+    let at = path.child("typeChecking").child("expressionWarnings");
+    for (i, warning) in items(&status["typeChecking"], "expressionWarnings").iter().enumerate() {
+        for field in ["warning", "fieldRef"] {
+            if text(warning, field).is_empty() {
+                errors.push(FieldError::required(&at.index(i).child(field), ""));
+            }
+        }
+    }
+    conditions(&mut errors, status, &path);
+    errors
 }
 
 fn validate_validating(policy: &Value) -> ErrorList {

@@ -141,7 +141,7 @@ fn validate_new(definition: &Value) -> ErrorList {
     let wanted =
         format!("{}.{}", text(&definition["spec"]["names"], "plural"), text(&definition["spec"], "group"));
     let called = crate::value::name(definition);
-    if called != wanted {
+    if !called.is_empty() && called != wanted {
         let why = "must be spec.names.plural+\".\"+spec.group";
         errors.push(FieldError::invalid(&Path::new("metadata").child("name"), called, why));
     }

@@ -526,11 +526,12 @@ fn defaults(errors: &mut ErrorList, schema: &Value, structural: &Structural, pat
         let at = path.child("default");
         let mut kept = value.clone();
         if !structural::prune(&mut kept, structural).is_empty() && kept != *value {
-            errors.push(FieldError::invalid(&at, value.clone(), "must be pruned"));
+            errors.push(FieldError::invalid(&at, value.clone(), "must not have unknown fields"));
         } else {
             for mut error in structural::validate(value, structural, &at).iter().cloned() {
                 // Upstream knows no path inside of the text.
                 error.detail = error.detail.strip_prefix(at.as_str()).unwrap_or(&error.detail).to_owned();
+                error.detail = error.detail.strip_prefix('.').unwrap_or(&error.detail).to_owned();
                 errors.push(error);
             }
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::table::{AGE, NAME, age, column, int_or_string, name};
-use crate::value::{child, filled, int, items, present, set, set_default, text};
+use crate::value::{child, filled, has, int, items, present, set, set_default, text};
 use v1::{BEHAVIOR, CONDITIONS, CURRENT_METRICS, METRICS, from_storage, take_annotation, to_storage};
 
 pub(crate) const HPA_V2: Kind = Kind {
@@ -91,7 +91,7 @@ fn default(hpa: &mut Value) {
             if let Some(seconds) = window {
                 set_default(rules, "stabilizationWindowSeconds", seconds);
             }
-            if !filled(rules, "policies") {
+            if !has(rules, "policies") {
                 set(rules, "policies", policies);
             }
         }

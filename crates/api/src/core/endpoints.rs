@@ -12,6 +12,7 @@ pub(crate) const KIND: Kind = Kind {
     short_names: &["ep"],
     columns: COLUMNS,
     hooks: Hooks { default, validate, row, ..Hooks::PLAIN },
+    create_on_update: true,
     ..kind!("", "v1", "Endpoints", "endpoints", "endpoints")
 };
 const COLUMNS: &[Column] = &[NAME, column("Endpoints", "Addresses and ports that are ready."), AGE];

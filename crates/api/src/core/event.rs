@@ -13,6 +13,7 @@ pub(crate) const KIND: Kind = Kind {
     columns: COLUMNS,
     selectable: SELECTABLE,
     hooks: Hooks { validate, selectable, row, ..Hooks::PLAIN },
+    create_on_update: true,
     ..kind!("", "v1", "Event", "events", "event")
 };
 

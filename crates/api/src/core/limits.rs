@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::texts;
 use crate::table::{self, AGE, CREATED_AT, NAME, age, column, name};
-use crate::value::{child, entries, filled, has, items, items_mut, text};
+use crate::value::{child, entries, filled, has, items, items_mut, set_default, text};
 
 const COUNTED: &[&str] = &[
     "pods",
@@ -47,11 +47,17 @@ pub(crate) const LIMIT_RANGE: Kind = Kind {
     short_names: &["limits"],
     hooks: Hooks {
         default: default_limit_range,
+        prepare_create: |v| {
+            // Ranges were made without names once.
+            let uid = v["metadata"]["uid"].clone();
+            child(v, "metadata").into_iter().for_each(|metadata| set_default(metadata, "name", uid.clone()));
+        },
         validate: validate_limit_range,
         row: |v, _| vec![name(v), text(&v["metadata"], "creationTimestamp").into()],
         ..Hooks::PLAIN
     },
     columns: &[NAME, CREATED_AT],
+    create_on_update: true,
     ..kind!("", "v1", "LimitRange", "limitranges", "limitrange")
 };
 

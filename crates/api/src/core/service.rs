@@ -43,6 +43,7 @@ pub(crate) const KIND: Kind = Kind {
         row,
         ..Hooks::PLAIN
     },
+    create_on_update: true,
     ..kind!("", "v1", "Service", "services", "service")
 };
 

@@ -277,7 +277,10 @@ fn default_policy(policy: &mut Value) {
     }
     for direction in ["ingress", "egress"] {
         for rule in items_mut(spec, direction) {
-            items_mut(rule, "ports").iter_mut().for_each(|port| set_default(port, "protocol", "TCP"));
+            items_mut(rule, "ports")
+                .iter_mut()
+                .filter(|port| !has(port, "protocol"))
+                .for_each(|port| set(port, "protocol", "TCP"));
         }
     }
 }

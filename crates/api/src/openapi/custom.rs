@@ -1,5 +1,8 @@
 //! Custom resources in the OpenAPI documents: their definitions, in the form that each version of OpenAPI can hold.
 
+use std::hash::{Hash, Hasher};
+
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -7,7 +10,7 @@ const API_VERSION: &str = "APIVersion defines the versioned schema of this repre
 const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
 
 /// One version of a custom resource.
-#[derive(Debug, Clone, Default, Hash)]
+#[derive(Debug, Clone, Default)]
 pub struct CustomKind {
     /// API group.
     pub group: String,
@@ -23,8 +26,17 @@ pub struct CustomKind {
     pub namespaced: bool,
     /// `status` and `scale`, where they are served.
     pub subresources: Vec<&'static str>,
-    /// Its `openAPIV3Schema`.
-    pub schema: Value,
+    /// The text of its `openAPIV3Schema`; empty where it has none.
+    pub schema: Bytes,
+    /// Another schema has another one.
+    pub digest: u64,
+}
+
+impl Hash for CustomKind {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.group, &self.version, &self.kind, &self.list_kind, &self.plural).hash(state);
+        (self.namespaced, &self.subresources, self.digest).hash(state);
+    }
 }
 
 impl CustomKind {
@@ -47,8 +59,10 @@ impl CustomKind {
             out
         };
         let gvk = |kind: &str| json!([{"group": self.group, "kind": kind, "version": self.version}]);
-        let mut object = if v2 { to_v2(&self.schema) } else { self.schema.clone() };
-        if v2 && self.schema["x-kubernetes-preserve-unknown-fields"] == true || !object.is_object() {
+        let schema: Value = serde_json::from_slice(&self.schema).unwrap_or_default();
+        let preserves = schema["x-kubernetes-preserve-unknown-fields"] == true;
+        let mut object = if v2 { to_v2(&schema) } else { schema };
+        if v2 && preserves || !object.is_object() {
             // With any property here, kubectl would take all others for unknown.
             object = json!({"type": "object"});
         } else {

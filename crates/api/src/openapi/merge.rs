@@ -38,7 +38,7 @@ pub fn below(document: &Value, prefix: &str) -> Option<Value> {
 }
 
 /// Puts parameters where they are referred to.
-fn inline(value: &mut Value, parameters: &Value) {
+pub(super) fn inline(value: &mut Value, parameters: &Value) {
     match value {
         Value::Object(map) => {
             let name = map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix("#/parameters/"));

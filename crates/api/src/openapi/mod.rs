@@ -1,5 +1,6 @@
 //! OpenAPI documents, built on demand from the packed definitions and the catalogue; nothing stays resident.
 
+mod convert;
 mod custom;
 mod merge;
 mod operations;
@@ -12,6 +13,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value, json};
 
+pub use convert::to_v3 as converted;
 pub use custom::CustomKind;
 pub use merge::below;
 

@@ -106,7 +106,10 @@ fn custom_resources_are_in_the_documents() {
         plural: "tabs".into(),
         namespaced: true,
         subresources: vec!["scale"],
-        schema: json!({"type": "object", "properties": {"spec": {"type": "object", "nullable": true, "properties": {}}}}),
+        schema: json!({"type": "object", "properties": {"spec": {"type": "object", "nullable": true, "properties": {}}}})
+            .to_string()
+            .into(),
+        digest: 0,
     };
     let customs = [custom];
     let v3 = parse(v3_document("apis/stable.e.io/v1", &customs).expect("listed"));
@@ -144,4 +147,39 @@ fn documents_of_other_servers_are_merged() {
     assert!(definitions[META]["properties"]["uid"].is_object(), "the own definition keeps its name");
     assert_eq!(definitions[renamed.as_str()]["properties"], json!({"name": {"type": "string"}}));
     assert_eq!((definitions["Time"].is_object(), definitions.get("Unused")), (true, None));
+}
+
+#[test]
+fn swagger_becomes_openapi_v3() {
+    let swagger = json!({
+        "swagger": "2.0", "info": {"title": "t"},
+        "parameters": {"pretty": {"name": "pretty", "in": "query", "type": "string", "uniqueItems": true}},
+        "paths": {"/apis/a/v1/things": {"parameters": [{"$ref": "#/parameters/pretty"}], "post": {
+            "operationId": "create", "schemes": ["https"], "consumes": ["*/*"], "produces": ["application/json"],
+            "parameters": [{"name": "body", "in": "body", "schema": {"$ref": "#/definitions/Thing"}}],
+            "responses": {"200": {"description": "OK", "schema": {"$ref": "#/definitions/Thing"}}, "401": {"description": "no"}},
+            "x-kubernetes-action": "post"}}},
+        "definitions": {"Thing": {"type": "object", "properties": {
+            "one": {"description": "One.", "$ref": "#/definitions/Other"},
+            "all": {"type": "array", "items": {"$ref": "#/definitions/Other"}}}}},
+        "securityDefinitions": {"token": {"type": "oauth2", "flow": "implicit", "authorizationUrl": "https://a"}},
+    });
+    let other = json!({"$ref": "#/components/schemas/Other"});
+    let thing = json!({"schema": {"$ref": "#/components/schemas/Thing"}});
+    assert_eq!(
+        converted(&swagger),
+        json!({
+            "openapi": "3.0.0", "info": {"title": "t"},
+            "paths": {"/apis/a/v1/things": {
+                "parameters": [{"name": "pretty", "in": "query", "schema": {"type": "string", "uniqueItems": true}}],
+                "post": {"operationId": "create", "x-kubernetes-action": "post",
+                    "requestBody": {"content": {"*/*": thing}},
+                    "responses": {
+                        "200": {"description": "OK", "content": {"application/json": thing}}, "401": {"description": "no"}}}}},
+            "components": {
+                "schemas": {"Thing": {"type": "object", "properties": {
+                    "one": {"description": "One.", "allOf": [other]}, "all": {"type": "array", "items": other}}}},
+                "securitySchemes": {"token": {"type": "oauth2", "flows": {"implicit": {"authorizationUrl": "https://a"}}}}},
+        })
+    );
 }

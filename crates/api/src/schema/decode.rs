@@ -1,6 +1,7 @@
 //! Checking a document against its type, as Go's decoder would find it, and bringing it into stored form.
 
 use coxswain_meta::Quantity;
+use coxswain_meta::golang::json_kind;
 use serde_json::{Map, Value};
 
 use super::{Alternative, Field, Type, TypeRef};
@@ -174,6 +175,10 @@ impl<'a> Checker<'a> {
                 Step::Name(name) => names.push(*name),
                 Step::Field(name, field) => {
                     names.extend(field.embedded.split('.').filter(|part| !part.is_empty()));
+                    // What an object says of itself is embedded, and no part of the message.
+                    if field.numbers[0] == 0 && matches!(*name, "kind" | "apiVersion") {
+                        names.push("TypeMeta");
+                    }
                     names.push(name);
                 }
                 Step::Index(_) | Step::Key(_) => {}
@@ -216,17 +221,6 @@ impl<'a> Checker<'a> {
             }
         }
         out
-    }
-}
-
-fn json_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
     }
 }
 
@@ -311,9 +305,13 @@ fn zero(ty: &Type) -> Value {
     }
 }
 
+/// Lists that defaults and validation see empty: whoever writes an empty one means it.
+const SCALING_POLICIES: &str = "[]v2.HPAScalingPolicy";
+
 /// Whether Go leaves the value out: zero values of most optional fields, yet never empty structs.
 fn is_left_out(value: &Value, field: &Field) -> bool {
     field.omits_zero
+        && !(field.name == "policies" && field.go_type == Some(SCALING_POLICIES))
         && match (&field.ty, value) {
             (Type::List(_), Value::Array(items)) => items.is_empty(),
             (Type::Map(_), Value::Object(map)) => map.is_empty(),
@@ -349,13 +347,16 @@ fn normalise_value(value: &mut Value, ty: &Type) {
                 }
             }
         }
+        (Type::Number, value) => coxswain_meta::golang::whole_number(value),
         (Type::Quantity, value) if value.is_null() => *value = "0".into(),
         (Type::Quantity, value) => {
             if let Ok(quantity) = Quantity::from_json(value) {
                 *value = Value::String(quantity.to_string());
             }
         }
-        (Type::Bytes, Value::String(text)) => *text = crate::base64::encode(&crate::base64::decode(text)),
+        (Type::Bytes, Value::String(text)) if !crate::base64::is_canonical(text) => {
+            *text = crate::base64::encode(&crate::base64::decode(text));
+        }
         (Type::Bytes, value @ Value::Array(_)) => {
             let bytes = value.as_array().into_iter().flatten();
             let bytes = bytes.filter_map(Value::as_u64).filter_map(|byte| u8::try_from(byte).ok());
@@ -373,5 +374,5 @@ fn normalise_value(value: &mut Value, ty: &Type) {
 }
 
 fn is_plain(ty: &Type) -> bool {
-    matches!(ty, Type::Int32 | Type::Int64 | Type::Bool | Type::Number | Type::Any)
+    matches!(ty, Type::Int32 | Type::Int64 | Type::Bool | Type::Any)
 }

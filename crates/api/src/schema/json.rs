@@ -41,7 +41,11 @@ impl Writer {
             }
             (ty, Value::Object(map)) => {
                 let inner = if let Type::Map(inner) = ty { inner } else { &Type::Any };
-                self.block('{', '}', map.iter(), |writer, (key, item)| writer.member(key, item, inner));
+                let mut members: Vec<_> = map.iter().collect();
+                members.sort_by(|(a, _), (b, _)| coxswain_meta::apply::order(a, b));
+                self.block('{', '}', members.into_iter(), |writer, (key, item)| {
+                    writer.member(key, item, inner);
+                });
             }
             (_, Value::Array(items)) => {
                 self.block('[', ']', items.iter(), |writer, item| writer.value(item, &Type::Any));

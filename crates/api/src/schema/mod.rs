@@ -30,7 +30,7 @@ pub use parse::{parse_json_strict, parse_yaml_strict};
 pub use patched::patched;
 pub use protobuf::{decode as decode_protobuf, decode_message as decode_protobuf_message};
 pub use shown::{changes, internal, internal_list};
-pub use typed::{conversion_error, in_one, in_own_words, typed_errors};
+pub use typed::{conversion_error, in_one, in_own_words, narrow, typed_errors};
 pub use wire::{
     encode as encode_protobuf, encode_message as encode_protobuf_message, envelope, envelope_of,
     field as write_field, field_head, message_field as encode_protobuf_field,

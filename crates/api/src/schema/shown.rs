@@ -12,6 +12,7 @@ const OF_THE_HOST: &[&str] = &["hostNetwork", "hostPID", "hostIPC", "shareProces
 const PLAIN_INSIDE: &[&str] = &["RollingUpdateDaemonSet"];
 /// Fields that came with 1.37: until all know them, messages show them only where they are set.
 const RECENT: &[&str] = &[
+    "PodSpec.evictionResponders",
     "VolumeMount.bindMountOptions",
     "KeyToPath.user",
     "DownwardAPIVolumeFile.user",
@@ -21,6 +22,22 @@ const RECENT: &[&str] = &[
     "EmptyDirVolumeSource.mode",
     "ExactDeviceRequest.derivedAttributes",
     "DeviceSubRequest.derivedAttributes",
+];
+/// Fields that stand elsewhere inside: each comes after the other one.
+const MOVED: &[(&str, &str, &str)] = &[
+    ("ContainerResourceMetricSource", "container", "name"),
+    ("ContainerResourceMetricStatus", "container", "name"),
+    ("CSIDriverSpec", "fsGroupPolicy", "attachRequired"),
+    ("JSONSchemaProps", "nullable", "type"),
+    ("JobSpec", "activeDeadlineSeconds", "successPolicy"),
+    ("PodSecurityContext", "fsGroupChangePolicy", "fsGroup"),
+    ("PodSpec", "setHostnameAsFQDN", "subdomain"),
+    ("PodSpec", "preemptionPolicy", "priority"),
+    ("PodSpec", "overhead", "runtimeClassName"),
+    ("PersistentVolumeSpec", "quobyte", "rbd"),
+    ("PersistentVolumeSpec", "flexVolume", "iscsi"),
+    ("Volume", "quobyte", "rbd"),
+    ("ValidatingAdmissionPolicySpec", "matchConditions", "validations"),
 ];
 /// Lines around a change.
 const CONTEXT: usize = 3;
@@ -157,7 +174,7 @@ fn collect(object: &Value, target: TypeRef, tagged: bool, out: &mut Vec<(String,
             out.push((go_name(field), value, field));
         }
     }
-    for field in target.declared().filter(|field| field.numbers[0] != 0) {
+    for field in inside(target) {
         let mut value = object.get(field.name).cloned().unwrap_or_default();
         let recent = |known: &&str| known.split_once('.') == Some((target.short_name(), field.name));
         if value.is_null() && (field.name == "defaultUser" || RECENT.iter().any(recent)) {
@@ -187,6 +204,20 @@ fn collect(object: &Value, target: TypeRef, tagged: bool, out: &mut Vec<(String,
         }
         out.push((go_name(field), value, field));
     }
+}
+
+/// The fields of a struct in the order that they have inside.
+fn inside(target: TypeRef) -> Vec<&'static Field> {
+    let mut fields: Vec<_> = target.declared().filter(|field| field.numbers[0] != 0).collect();
+    let moved = MOVED.iter().filter(|(owner, ..)| *owner == target.short_name());
+    for (_, name, before) in moved {
+        let place = |fields: &[&Field], name: &str| fields.iter().position(|field| field.name == name);
+        if let Some(field) = place(&fields, name).map(|at| fields.remove(at)) {
+            let after = place(&fields, before).map_or(fields.len(), |at| at + 1);
+            fields.insert(after, field);
+        }
+    }
+    fields
 }
 
 fn go_name(field: &Field) -> String {
@@ -262,6 +293,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn fields_have_the_order_that_they_have_inside() {
+        let shown = internal(&json!({}), "io.k8s.api.core.v1.PodSpec");
+        let order =
+            ["Subdomain", "SetHostnameAsFQDN", "Affinity", "Priority", "PreemptionPolicy", "Overhead"];
+        let places: Vec<_> = order.iter().map(|name| shown.find(&format!("\"{name}\":"))).collect();
+        assert!(places.is_sorted() && places.iter().all(Option::is_some), "{shown}");
+    }
 
     #[test]
     fn structs_are_shown_whole() {

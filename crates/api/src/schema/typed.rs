@@ -31,7 +31,11 @@ fn typed(value: &Value, ty: &Type, field: Option<&Field>, at: &str, out: &mut Ve
                 let at = format!("{at}.{name}");
                 match target.get(name) {
                     Some(field) => typed(inner, &field.ty, Some(field), &at, out),
-                    None => out.push(format!("{at}: field not declared in schema")),
+                    // Nobody looks any further.
+                    None => {
+                        out.push(format!("{at}: field not declared in schema"));
+                        break;
+                    }
                 }
             }
         }
@@ -152,6 +156,35 @@ fn converted(value: &Value, ty: &Type, field: Option<&Field>) -> Option<String> 
         }
         // What decodes itself says so itself.
         _ => None,
+    }
+}
+
+/// Makes integers fit as that conversion does: what is too large for 32 bits loses the bits above them.
+pub fn narrow(object: &mut Value, type_ref: TypeRef) {
+    narrow_value(object, &Type::Ref(type_ref));
+}
+
+fn narrow_value(value: &mut Value, ty: &Type) {
+    match (ty, value) {
+        (Type::Ref(target), Value::Object(map)) => {
+            for field in target.declared() {
+                if let Some(value) = map.get_mut(field.name) {
+                    narrow_value(value, &field.ty);
+                }
+            }
+        }
+        (Type::Map(inner), Value::Object(map)) => {
+            map.values_mut().for_each(|item| narrow_value(item, inner));
+        }
+        (Type::List(inner), Value::Array(items)) => {
+            items.iter_mut().for_each(|item| narrow_value(item, inner));
+        }
+        (Type::Int32, value) => {
+            if let Some(wide) = value.as_i64().filter(|wide| i32::try_from(*wide).is_err()) {
+                *value = (wide as i32).into();
+            }
+        }
+        _ => {}
     }
 }
 

@@ -125,7 +125,7 @@ pub(crate) const ATTACHMENT: Kind = Kind {
 };
 const ATTACHMENT_COLUMNS: &[Column] = &[
     NAME,
-    column("Attacher", "The CSI driver."),
+    Column { format: "name", ..column("Attacher", "The CSI driver.") },
     column("PV", "The volume."),
     column("Node", "The node."),
     boolean("Attached", "Whether it is attached."),

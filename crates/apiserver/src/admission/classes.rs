@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Admission;
 use crate::object::Meta;
+use crate::sent;
 
 const DEFAULT_STORAGE_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 const DEFAULT_INGRESS_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
@@ -64,8 +65,10 @@ pub fn runtime_class(admission: &Admission, pod: &mut Value) -> Result<(), Statu
 pub fn overhead(admission: &Admission, pod: &Value, _: Option<&Value>) -> Result<(), Status> {
     let class = runtime_class_of(admission, pod)?.unwrap_or_default();
     let (given, set) = (&class["overhead"]["podFixed"], &pod["spec"]["overhead"]);
-    match (given.is_null(), set.is_null()) {
-        (true, false) => {
+    // An empty one is set too.
+    let is_set = !set.is_null() || sent::is_empty_at("/spec/overhead");
+    match (given.is_null(), is_set) {
+        (true, true) => {
             let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
             Err(admission.forbidden(pod, why))
         }

@@ -47,6 +47,37 @@ pub async fn run(server: Arc<Server>) {
     }
 }
 
+/// The rank of a group among all groups, and of a version among those of its group.
+fn priorities(group: &str, version: &str) -> (u32, u32) {
+    let of_group = match group {
+        "" => return (18000, 1),
+        "events.k8s.io" => 17750,
+        "authentication.k8s.io" => 17700,
+        "authorization.k8s.io" => 17600,
+        "autoscaling" => 17500,
+        "batch" => 17400,
+        "certificates.k8s.io" => 17300,
+        "networking.k8s.io" => 17200,
+        "policy" => 17100,
+        "rbac.authorization.k8s.io" => 17000,
+        "storage.k8s.io" => 16800,
+        "admissionregistration.k8s.io" | "apiextensions.k8s.io" => 16700,
+        "scheduling.k8s.io" => 16600,
+        "coordination.k8s.io" => 16500,
+        "node.k8s.io" => 16300,
+        "discovery.k8s.io" | "resource.k8s.io" => 16200,
+        "flowcontrol.apiserver.k8s.io" => 16100,
+        "storagemigration.k8s.io" => 15800,
+        _ => 17800,
+    };
+    let of_version = match (group, version) {
+        ("autoscaling", "v2") => 30,
+        ("resource.k8s.io" | "flowcontrol.apiserver.k8s.io", "v1") => 21,
+        _ => 15,
+    };
+    (of_group, of_version)
+}
+
 fn kind() -> Option<Resource> {
     Resource::built_in(GROUP, "v1", "apiservices")
 }
@@ -66,10 +97,14 @@ async fn settle(server: &Arc<Server>) -> Result<(), Status> {
     for (group, version, managed) in &own {
         let name = format!("{version}.{group}");
         if server.read(GROUP, "apiservices", "", &name).is_none() {
-            let (priority, version_priority) = if *managed == "true" { (1000, 100) } else { (17800, 15) };
-            let object = json!({ "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            let (of_group, of_version) =
+                if *managed == "true" { (1000, 100) } else { priorities(group, version) };
+            let mut object = json!({ "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
                 "metadata": { "name": name, "labels": { MANAGED: managed } },
-                "spec": { "group": group, "version": version, "groupPriorityMinimum": priority, "versionPriority": version_priority } });
+                "spec": { "version": version, "groupPriorityMinimum": of_group, "versionPriority": of_version } });
+            if !group.is_empty() {
+                object["spec"]["group"] = group.as_str().into();
+            }
             let new = New { kind: &kind, user: &user, manager: Some(FieldManager::server()), dry_run: false };
             server.create(new, object).await?;
         }

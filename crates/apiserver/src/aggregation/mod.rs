@@ -196,8 +196,12 @@ impl Server {
         if backends.is_empty() {
             return None;
         }
-        // An OpenAPI document of a group version is its server's too.
-        let path = info.path.strip_prefix("/openapi/v3").unwrap_or(&info.path);
+        // An OpenAPI document of a group version is its server's too, unless it was made here.
+        let document = info.path.strip_prefix("/openapi/v3/");
+        if document.is_some_and(|path| self.backends.v3_made(self, path).is_some()) {
+            return None;
+        }
+        let path = document.unwrap_or(&info.path);
         let mut parts = path.split('/').filter(|part| !part.is_empty());
         let (Some("apis"), Some(group), Some(version)) = (parts.next(), parts.next(), parts.next()) else {
             return None;

@@ -23,8 +23,18 @@ pub struct Documents {
     tag: Option<HeaderValue>,
     /// Its part of the swagger document, and the part's hash.
     v2: Option<(u64, Arc<Value>)>,
-    /// The URL of its OpenAPI v3 document.
-    v3: Option<String>,
+    v3: V3,
+}
+
+/// Where the OpenAPI v3 document of a group version is.
+#[derive(Clone, Default)]
+enum V3 {
+    #[default]
+    Nowhere,
+    /// At a URL that the server names.
+    Url(String),
+    /// Made from the swagger document of a server that has no other, and its hash.
+    Made(u64, Arc<Value>),
 }
 
 fn document_path(backend: &Backend) -> String {
@@ -36,9 +46,27 @@ impl Backends {
     pub fn v3_urls(&self, server: &Server) -> Vec<(String, String)> {
         let known = self.documents.read().unwrap_or_else(PoisonError::into_inner);
         let backends = self.current(server);
-        let url =
-            |(key, backend): (&_, &Arc<Backend>)| Some((document_path(backend), known.get(key)?.v3.clone()?));
+        let url = |(key, backend): (&_, &Arc<Backend>)| {
+            let path = document_path(backend);
+            let url = match &known.get(key)?.v3 {
+                V3::Nowhere => return None,
+                V3::Url(url) => url.clone(),
+                V3::Made(hash, _) => format!("/openapi/v3/{path}?hash={hash:016X}"),
+            };
+            Some((path, url))
+        };
         backends.iter().filter_map(url).collect()
+    }
+
+    /// The OpenAPI v3 document at a path that was made for a server which has none itself, and its hash.
+    pub fn v3_made(&self, server: &Server, path: &str) -> Option<(u64, Arc<Value>)> {
+        let known = self.documents.read().unwrap_or_else(PoisonError::into_inner);
+        let backends = self.current(server);
+        let (key, _) = backends.iter().find(|(_, backend)| document_path(backend) == path)?;
+        match &known.get(key)?.v3 {
+            V3::Made(hash, document) => Some((*hash, document.clone())),
+            _ => None,
+        }
     }
 
     /// The parts of swagger documents that other servers answer for, and their hashes; in the order of group versions.
@@ -56,31 +84,50 @@ pub async fn fetch(server: &Arc<Server>, user: &UserInfo, backend: &Backend) {
     let key = (backend.group.clone(), backend.version.clone());
     let known = server.backends.documents.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
     let mut documents = known.unwrap_or_default();
+    let mut converted = matches!(documents.v3, V3::Made(..));
     match ask(server, user, backend, "/openapi/v3", None).await {
         Some((StatusCode::OK, _, index)) => {
             let url = &index["paths"][document_path(backend)]["serverRelativeURL"];
-            documents.v3 = url.as_str().map(str::to_owned);
+            documents.v3 = url.as_str().map_or(V3::Nowhere, |url| V3::Url(url.to_owned()));
+            converted = false;
         }
-        Some((StatusCode::NOT_FOUND, ..)) => documents.v3 = None,
+        Some((StatusCode::NOT_FOUND, ..)) => {
+            // What was not made of the swagger document is made now, whether that changed or not.
+            if !converted {
+                (documents.v3, documents.tag) = (V3::Nowhere, None);
+            }
+            converted = true;
+        }
         _ => {}
     }
     match ask(server, user, backend, "/openapi/v2", documents.tag.clone()).await {
         Some((StatusCode::OK, tag, document)) => {
             let part = openapi::below(&document, &format!("/{}", document_path(backend)));
             documents.tag = tag;
-            documents.v2 = part.map(|part| {
-                let mut hasher = DefaultHasher::new();
-                part.hash(&mut hasher);
-                (hasher.finish(), Arc::new(part))
-            });
+            documents.v2 = part.map(hashed);
+            if converted {
+                let (hash, made) = hashed(openapi::converted(&document));
+                documents.v3 = V3::Made(hash, made);
+            }
         }
-        Some((StatusCode::NOT_FOUND, ..)) => (documents.tag, documents.v2) = (None, None),
+        Some((StatusCode::NOT_FOUND, ..)) => {
+            (documents.tag, documents.v2) = (None, None);
+            if converted {
+                documents.v3 = V3::Nowhere;
+            }
+        }
         _ => {}
     }
     let current = server.backends.current(server);
     let mut known = server.backends.documents.write().unwrap_or_else(PoisonError::into_inner);
     known.retain(|key, _| current.contains_key(key));
     known.insert(key, documents);
+}
+
+fn hashed(document: Value) -> (u64, Arc<Value>) {
+    let mut hasher = DefaultHasher::new();
+    document.hash(&mut hasher);
+    (hasher.finish(), Arc::new(document))
 }
 
 async fn ask(

@@ -1,6 +1,7 @@
 //! The audit log: one JSON document a line, written by a thread of its own, with files that are turned over.
 //!
-//! Nothing waits for it. Events that come faster than the disk takes them are dropped, and counted.
+//! A request waits until its events are written, or nothing waits for them: then those that come faster than the disk takes
+//! them are dropped, and counted.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -11,9 +12,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use jiff::tz::TimeZone;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-/// Events that wait to be written.
-const MOST_WAITING: usize = 10_000;
+use super::delivery::{AuditDelivery, AuditMode, Pace};
+
+/// Events that are written by one call, where there are as many.
+const MOST_TOGETHER: usize = 1000;
 
 /// Where the log is and when its files are turned over.
 #[derive(Clone, Debug)]
@@ -26,10 +31,18 @@ pub struct LogConfig {
     pub max_backups: usize,
     /// A file is turned over at this size; 0 for never.
     pub max_size_bytes: u64,
+    /// Who waits for events, and how many are written at once.
+    pub delivery: AuditDelivery,
 }
 
+/// An event, and who waits until it is written.
+type Entry = (Bytes, Option<oneshot::Sender<bool>>);
+
 /// The way into the log.
-pub struct Log(SyncSender<Bytes>);
+pub struct Log {
+    mode: AuditMode,
+    sender: SyncSender<Entry>,
+}
 
 impl Log {
     /// Opens the file and starts the thread that writes it, which ends with the log.
@@ -37,15 +50,27 @@ impl Log {
     /// # Errors
     /// The file cannot be opened.
     pub fn open(config: LogConfig) -> io::Result<Self> {
-        let (sender, events) = sync_channel(MOST_WAITING);
+        let (sender, events) = sync_channel(config.delivery.buffer_size.max(1));
+        let mode = config.delivery.mode;
         let mut output = Output::open(config)?;
         std::thread::Builder::new().name("audit".to_owned()).spawn(move || output.run(&events))?;
-        Ok(Self(sender))
+        Ok(Self { mode, sender })
+    }
+
+    /// Who waits for events.
+    pub fn mode(&self) -> AuditMode {
+        self.mode
     }
 
     /// Hands an event over; false where it had to be dropped.
     pub fn write(&self, event: Bytes) -> bool {
-        self.0.try_send(event).is_ok()
+        self.sender.try_send((event, None)).is_ok()
+    }
+
+    /// Writes an event; false where that failed.
+    pub async fn written(&self, event: Bytes) -> bool {
+        let (done, written) = oneshot::channel();
+        self.sender.try_send((event, Some(done))).is_ok() && written.await.unwrap_or(false)
     }
 }
 
@@ -64,15 +89,36 @@ impl Output {
         Ok(Self { config, file: BufWriter::new(Box::new(file)), size_bytes })
     }
 
-    fn run(&mut self, events: &Receiver<Bytes>) {
-        while let Ok(event) = events.recv() {
-            let written = self.write(&event).and_then(|()| {
+    fn run(&mut self, events: &Receiver<Entry>) {
+        let delivery = self.config.delivery;
+        let batches = delivery.mode == AuditMode::Batch;
+        let mut pace = delivery.throttle.filter(|_| batches).map(|pace| Pace::new(pace, Instant::now()));
+        while let Ok(first) = events.recv() {
+            let mut batch = vec![first];
+            if batches {
+                let end = Instant::now() + delivery.max_wait;
+                while batch.len() < delivery.batch_size {
+                    let left = end.saturating_duration_since(Instant::now());
+                    let Ok(entry) = events.recv_timeout(left) else { break };
+                    batch.push(entry);
+                }
+            }
+            if let Some(pace) = &mut pace {
+                let now = Instant::now();
+                // The pace is a matter of time, and this thread has nothing else to do.
+                std::thread::sleep(pace.next(now).saturating_duration_since(now));
+            } else {
                 // What came meanwhile goes with it: one call to the kernel for many events.
-                events.try_iter().take(MOST_WAITING).try_for_each(|event| self.write(&event))?;
-                self.file.flush()
-            });
-            if let Err(error) = written {
+                batch.extend(events.try_iter().take(MOST_TOGETHER));
+            }
+            let written =
+                batch.iter().try_for_each(|(event, _)| self.write(event)).and_then(|()| self.file.flush());
+            if let Err(error) = &written {
                 tracing::error!(%error, path = %self.config.path.display(), "the audit log cannot be written");
+            }
+            for done in batch.into_iter().filter_map(|(_, done)| done) {
+                // Who does not wait any more need not know.
+                let _ = done.send(written.is_ok());
             }
         }
     }
@@ -158,12 +204,51 @@ mod tests {
 
     use super::*;
 
+    fn config(path: &Path, mode: AuditMode) -> LogConfig {
+        let max_wait = Duration::from_secs(3600);
+        let delivery = AuditDelivery { mode, buffer_size: 10, batch_size: 3, max_wait, throttle: None };
+        LogConfig { path: path.to_owned(), max_age_days: 0, max_backups: 0, max_size_bytes: 0, delivery }
+    }
+
+    #[tokio::test]
+    async fn who_waits_knows_whether_it_is_written() {
+        let path = std::env::temp_dir().join(format!("cox-audit-blocking-{}.log", std::process::id()));
+        let log = Log::open(config(&path, AuditMode::Blocking)).unwrap();
+        assert!(log.written(Bytes::from("event")).await);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "event\n");
+        fs::remove_file(&path).unwrap();
+        let full = Log::open(config(Path::new("/dev/full"), AuditMode::BlockingStrict)).unwrap();
+        assert!(!full.written(Bytes::from("event")).await);
+    }
+
+    #[test]
+    fn a_batch_waits_until_it_is_full() {
+        let path = std::env::temp_dir().join(format!("cox-audit-batch-{}.log", std::process::id()));
+        let mut output = Output::open(config(&path, AuditMode::Batch)).unwrap();
+        let (sender, events) = sync_channel(10);
+        let writer = std::thread::spawn(move || output.run(&events));
+        for event in ["1", "2", "3"] {
+            sender.send((Bytes::from(event), None)).unwrap();
+        }
+        let end = Instant::now() + Duration::from_secs(20);
+        while fs::read_to_string(&path).unwrap() != "1\n2\n3\n" {
+            assert!(Instant::now() < end, "a full batch is written at once");
+            std::thread::yield_now();
+        }
+        sender.send((Bytes::from("4"), None)).unwrap();
+        // Nothing else comes: what is there is written.
+        drop(sender);
+        writer.join().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n2\n3\n4\n");
+        fs::remove_file(&path).unwrap();
+    }
+
     #[test]
     fn files_are_turned_over_and_only_some_stay() {
         let dir = std::env::temp_dir().join(format!("cox-audit-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let path = dir.join("audit.log");
-        let config = LogConfig { path: path.clone(), max_age_days: 0, max_backups: 1, max_size_bytes: 25 };
+        let config = LogConfig { max_backups: 1, max_size_bytes: 25, ..config(&path, AuditMode::Blocking) };
         let mut output = Output::open(config).unwrap();
         for _ in 0..6 {
             output.write(b"0123456789").unwrap();

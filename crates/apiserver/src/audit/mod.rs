@@ -1,6 +1,7 @@
 //! Audit: who did what, as the policy says. Without a policy, requests pass by.
 //! <https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/>
 
+mod delivery;
 mod log;
 mod policy;
 mod webhook;
@@ -21,12 +22,13 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 
+pub use delivery::{AuditDelivery, AuditMode, AuditThrottle};
 use log::Log;
 pub use log::LogConfig;
 use policy::{Decision, Level, Policy, Stage, without_managed_fields};
 use tokio_util::sync::CancellationToken;
+pub use webhook::AuditWebhookConfig;
 use webhook::Webhook;
-pub use webhook::{AuditWebhookConfig, AuditWebhookMode};
 
 use crate::authn::{Peer, UserInfo};
 use crate::body::{Body, BoxError, Joined};
@@ -80,9 +82,9 @@ pub struct Auditor {
 /// What is asked, and by whom.
 pub struct Asked {
     /// The user, before impersonation.
-    pub user: UserInfo,
+    pub user: Arc<UserInfo>,
     /// What is asked.
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     /// Whether this server answers; bodies that go to others are not read.
     pub own: bool,
 }
@@ -113,7 +115,9 @@ pub fn id_of(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(AUDIT_ID).filter(|id| !id.is_empty() && id.len() <= 64).cloned();
     let mut id = given.unwrap_or_else(|| {
         let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
-        HeaderValue::try_from(id.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let text = id.hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"))
     });
     // No secret, but never the same twice: HTTP/2 shall not remember it to compress the next.
     id.set_sensitive(true);
@@ -168,28 +172,35 @@ impl Auditor {
         dropped
     }
 
-    fn log(&self, event: &Bytes) {
-        self.written.fetch_add(1, Ordering::Relaxed);
-        self.count_dropped(self.log.as_ref().is_some_and(|log| !log.write(event.clone())));
-    }
-
     /// Hands an event over; nobody waits for it.
     fn hand_over(&self, event: Bytes) {
-        self.log(&event);
+        self.written.fetch_add(1, Ordering::Relaxed);
+        self.count_dropped(self.log.as_ref().is_some_and(|log| !log.write(event.clone())));
         self.count_dropped(self.webhook.as_ref().is_some_and(|webhook| !webhook.write(event)));
     }
 
-    /// Writes down an event; the request waits where the webhook's mode says so. False where it must not go on.
+    /// Writes down an event; the request waits where the modes of the log and the webhook say so. False where it must not go on.
     async fn store(&self, event: Bytes) -> bool {
-        let mode = self.webhook.as_ref().map(|webhook| (webhook, webhook.mode()));
-        let Some((webhook, mode @ (AuditWebhookMode::Blocking | AuditWebhookMode::BlockingStrict))) = mode
-        else {
-            self.hand_over(event);
-            return true;
+        self.written.fetch_add(1, Ordering::Relaxed);
+        let mut goes_on = true;
+        let mut outcome = |taken: bool, mode: AuditMode| {
+            goes_on &= !self.count_dropped(!taken) || mode != AuditMode::BlockingStrict;
         };
-        self.log(&event);
-        let dropped = self.count_dropped(!Box::pin(webhook.send(event)).await);
-        !dropped || mode != AuditWebhookMode::BlockingStrict
+        if let Some(log) = &self.log {
+            let taken = match log.mode() {
+                AuditMode::Batch => log.write(event.clone()),
+                AuditMode::Blocking | AuditMode::BlockingStrict => log.written(event.clone()).await,
+            };
+            outcome(taken, log.mode());
+        }
+        if let Some(webhook) = &self.webhook {
+            let taken = match webhook.mode() {
+                AuditMode::Batch => webhook.write(event),
+                AuditMode::Blocking | AuditMode::BlockingStrict => Box::pin(webhook.send(event)).await,
+            };
+            outcome(taken, webhook.mode());
+        }
+        goes_on
     }
 
     /// Writes down a request whose user nobody knows.

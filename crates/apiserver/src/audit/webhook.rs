@@ -5,13 +5,17 @@
 //! <https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/#webhook-backend>
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::delivery::{AuditDelivery, AuditMode, Pace};
 use crate::remote::{Remote, RemoteError};
 
 /// Upstream's number of attempts, and by how much longer it waits after each.
@@ -20,38 +24,23 @@ const BACKOFF_FACTOR: f64 = 1.5;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// What is left is sent within this time when the server stops.
 const LAST: Duration = Duration::from_secs(3);
+/// Batches that are sent at the same time; further ones wait.
+const MOST_SENDING: usize = 64;
 
-/// Who waits until events are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuditWebhookMode {
-    /// Nobody; they are sent many at once.
-    Batch,
-    /// The request that they tell of.
-    Blocking,
-    /// That, which fails where it cannot be told that it came.
-    BlockingStrict,
-}
-
-/// Where events are sent, and how many at once.
+/// Where events are sent.
 #[derive(Clone, Debug)]
 pub struct AuditWebhookConfig {
     /// A file in the form of a kubeconfig.
     pub file: PathBuf,
-    /// Who waits for them.
-    pub mode: AuditWebhookMode,
-    /// Events that wait to be sent.
-    pub buffer_size: usize,
-    /// Events of a batch.
-    pub batch_size: usize,
-    /// How long a batch waits to be full.
-    pub max_wait: Duration,
+    /// Who waits for them, and how many go at once.
+    pub delivery: AuditDelivery,
     /// How long is waited after the first failure.
     pub initial_backoff: Duration,
 }
 
 /// The way to the service.
 pub struct Webhook {
-    remote: Remote,
+    remote: Arc<Remote>,
     config: AuditWebhookConfig,
     sender: Sender<Bytes>,
     waiting: Mutex<Receiver<Bytes>>,
@@ -63,21 +52,22 @@ impl Webhook {
     /// # Errors
     /// [`RemoteError`].
     pub fn new(mut config: AuditWebhookConfig) -> Result<Self, RemoteError> {
-        if config.mode != AuditWebhookMode::Batch {
-            config.batch_size = 1;
+        if config.delivery.mode != AuditMode::Batch {
+            config.delivery.batch_size = 1;
         }
-        let (sender, waiting) = channel(config.buffer_size.max(1));
-        Ok(Self { remote: Remote::from_kubeconfig(&config.file)?, config, sender, waiting: waiting.into() })
+        let (sender, waiting) = channel(config.delivery.buffer_size.max(1));
+        let remote = Arc::new(Remote::from_kubeconfig(&config.file)?);
+        Ok(Self { remote, config, sender, waiting: waiting.into() })
     }
 
     /// Who waits for events.
-    pub fn mode(&self) -> AuditWebhookMode {
-        self.config.mode
+    pub fn mode(&self) -> AuditMode {
+        self.config.delivery.mode
     }
 
     /// Sends an event; false where it is given up.
     pub async fn send(&self, event: Bytes) -> bool {
-        self.deliver(&[event]).await
+        deliver(&self.remote, self.config.initial_backoff, &[event]).await
     }
 
     /// Hands an event over; false where it had to be dropped.
@@ -85,20 +75,38 @@ impl Webhook {
         self.sender.try_send(event).is_ok()
     }
 
-    /// Sends batches until the server stops, then what is left; tells of events that were lost.
+    /// Sends batches until the server stops, then what is left; tells of events that were lost. A batch does not wait for
+    /// those before it.
     pub async fn run(&self, stop: &CancellationToken, lost: impl Fn(usize)) {
         let mut waiting = self.waiting.lock().await;
+        let mut pace = self.config.delivery.throttle.map(|throttle| Pace::new(throttle, Instant::now()));
+        let mut sending = JoinSet::new();
         loop {
             let batch = self.next(&mut waiting, stop).await;
-            let taken = match stop.run_until_cancelled(self.deliver(&batch)).await {
-                _ if batch.is_empty() => return,
-                Some(taken) => taken,
-                // Once more, and quickly: somebody waits for the end.
-                None => self.remote.tell(list(&batch), LAST).await.is_ok(),
-            };
-            if !taken {
-                lost(batch.len());
+            if batch.is_empty() {
+                break;
             }
+            if let Some(pace) = &mut pace {
+                stop.run_until_cancelled(tokio::time::sleep_until(pace.next(Instant::now()))).await;
+            }
+            while let Some(sent) = sending.try_join_next() {
+                lost(sent.unwrap_or(0));
+            }
+            if sending.len() >= MOST_SENDING {
+                lost(sending.join_next().await.and_then(Result::ok).unwrap_or(0));
+            }
+            let (remote, backoff, stop) = (self.remote.clone(), self.config.initial_backoff, stop.clone());
+            sending.spawn(async move {
+                let taken = match stop.run_until_cancelled(deliver(&remote, backoff, &batch)).await {
+                    Some(taken) => taken,
+                    // Once more, and quickly: somebody waits for the end.
+                    None => remote.tell(list(&batch), LAST).await.is_ok(),
+                };
+                if taken { 0 } else { batch.len() }
+            });
+        }
+        while let Some(sent) = sending.join_next().await {
+            lost(sent.unwrap_or(0));
         }
     }
 
@@ -106,7 +114,7 @@ impl Webhook {
     async fn next(&self, waiting: &mut Receiver<Bytes>, stop: &CancellationToken) -> Vec<Bytes> {
         let mut batch = Vec::new();
         let mut end = None;
-        while batch.len() < self.config.batch_size.max(1) {
+        while batch.len() < self.config.delivery.batch_size.max(1) {
             let event = match end {
                 None => stop.run_until_cancelled(waiting.recv()).await.flatten(),
                 Some(end) => {
@@ -117,28 +125,26 @@ impl Webhook {
             // What is there already goes with the last batches.
             let Some(event) = event.or_else(|| waiting.try_recv().ok()) else { break };
             batch.push(event);
-            end = end.or_else(|| Some(tokio::time::Instant::now() + self.config.max_wait));
+            end = end.or_else(|| Some(Instant::now() + self.config.delivery.max_wait));
         }
         batch
     }
+}
 
-    /// Sends a batch, again and again; false where it is given up.
-    async fn deliver(&self, batch: &[Bytes]) -> bool {
-        if batch.is_empty() {
-            return true;
+/// Sends a batch, again and again; false where it is given up.
+async fn deliver(remote: &Remote, initial_backoff: Duration, batch: &[Bytes]) -> bool {
+    let mut pause = initial_backoff;
+    for attempt in 1..=ATTEMPTS {
+        let Err(error) = remote.tell(list(batch), TIMEOUT).await else { return true };
+        tracing::warn!(%error, attempt, events = batch.len(), "the audit webhook did not take a batch");
+        if attempt == ATTEMPTS {
+            return false;
         }
-        let mut pause = self.config.initial_backoff;
-        for attempt in 1..=ATTEMPTS {
-            let Err(error) = self.remote.tell(list(batch), TIMEOUT).await else { return true };
-            tracing::warn!(%error, attempt, events = batch.len(), "the audit webhook did not take a batch");
-            if attempt == ATTEMPTS {
-                return false;
-            }
-            tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.2))).await;
-            pause = pause.mul_f64(BACKOFF_FACTOR);
-        }
-        false
+        // Whoever is overloaded is given time, and not by all at the same moment.
+        tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.2))).await;
+        pause = pause.mul_f64(BACKOFF_FACTOR);
     }
+    false
 }
 
 fn list(events: &[Bytes]) -> Bytes {
@@ -151,4 +157,65 @@ fn list(events: &[Bytes]) -> Bytes {
     }
     text.extend_from_slice(b"]}");
     text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Reads what is posted, which ends as lists of events do.
+    async fn posted(stream: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(b"]}") {
+            assert_ne!(stream.read_buf(&mut text).await.unwrap(), 0, "the end of a list");
+        }
+        String::from_utf8(text).unwrap().split("\"items\":").last().unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn batches_do_not_wait_for_each_other() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let file = std::env::temp_dir().join(format!("cox-audit-webhook-{}", std::process::id()));
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let kubeconfig = serde_json::json!({"current-context": "a", "users": [{"name": "a", "user": {}}],
+            "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+            "clusters": [{"name": "a", "cluster": {"server": server}}]});
+        std::fs::write(&file, kubeconfig.to_string()).unwrap();
+        let second = Duration::from_secs(1);
+        let throttle = None;
+        let mode = AuditMode::Batch;
+        let delivery = AuditDelivery { mode, buffer_size: 10, batch_size: 2, max_wait: second, throttle };
+        let config = AuditWebhookConfig { file: file.clone(), delivery, initial_backoff: second };
+        let webhook = Webhook::new(config).unwrap();
+        std::fs::remove_file(file).unwrap();
+        for event in ["1", "2", "3", "4"] {
+            assert!(webhook.write(Bytes::from(event)));
+        }
+        let stop = CancellationToken::new();
+        let sink = async {
+            let (mut one, _) = listener.accept().await.unwrap();
+            let mut batches = vec![posted(&mut one).await];
+            // The first is not answered until the second is here.
+            let (mut other, _) = listener.accept().await.unwrap();
+            batches.push(posted(&mut other).await);
+            for stream in [&mut one, &mut other] {
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
+            // Whoever has its answer hangs up.
+            for mut stream in [one, other] {
+                while stream.read_buf(&mut Vec::new()).await.is_ok_and(|read| read > 0) {}
+            }
+            stop.cancel();
+            batches.sort();
+            assert_eq!(batches, ["[1,2]}", "[3,4]}"]);
+        };
+        let lost = std::cell::Cell::new(0);
+        let both = async { tokio::join!(webhook.run(&stop, |count| lost.set(lost.get() + count)), sink) };
+        tokio::time::timeout(20 * second, both).await.unwrap();
+        assert_eq!(lost.get(), 0);
+    }
 }

@@ -2,6 +2,7 @@
 //! <https://kubernetes.io/docs/reference/access-authn-authz/user-impersonation/>
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use coxswain_meta::Status;
 use http::HeaderMap;
@@ -46,7 +47,11 @@ fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
 
 impl Server {
     /// The impersonation layer.
-    pub(crate) async fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
+    pub(crate) async fn impersonate(
+        &self,
+        user: Arc<UserInfo>,
+        headers: &HeaderMap,
+    ) -> Result<Arc<UserInfo>, Status> {
         if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
             return Ok(user);
         }
@@ -87,7 +92,7 @@ impl Server {
             }
         }
         audit::impersonated(&other);
-        Ok(other)
+        Ok(Arc::new(other))
     }
 }
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::UserInfo;
-use crate::cel::{Expression, Scope, of_json, to_json};
+use crate::cel::{Budget, Expression, Scope, of_json, to_json};
 
 /// Where a part of the user comes from.
 pub enum Source {
@@ -55,7 +55,7 @@ impl Default for Mappings {
 }
 
 impl Source {
-    fn value(&self, claims: &Value, scope: &Scope) -> Result<Value, String> {
+    fn value(&self, claims: &Value, scope: &Scope<'_>) -> Result<Value, String> {
         match self {
             Self::Claim(name, _) => Ok(claims[name].clone()),
             Self::Expression(expression) => evaluated(expression, scope),
@@ -70,8 +70,10 @@ impl Source {
     }
 }
 
-fn evaluated(expression: &Expression, scope: &Scope) -> Result<Value, String> {
-    let value = expression.eval(scope).map_err(|why| format!("{}: {why}", expression.source()))?;
+fn evaluated(expression: &Expression, scope: &Scope<'_>) -> Result<Value, String> {
+    let value = expression
+        .eval(scope, &mut Budget::one())
+        .map_err(|why| format!("{}: {why}", expression.source()))?;
     to_json(&value).ok_or_else(|| format!("{}: its value is no document", expression.source()))
 }
 
@@ -90,9 +92,9 @@ fn texts(value: Value, what: &str) -> Result<Vec<String>, String> {
     Ok(texts.into_iter().filter(|text| !text.is_empty()).collect())
 }
 
-fn check(rules: &[Rule], scope: &Scope) -> Result<(), String> {
+fn check(rules: &[Rule], scope: &Scope<'_>) -> Result<(), String> {
     for rule in rules {
-        if !rule.expression.is_true(scope)? {
+        if !rule.expression.is_true(scope, &mut Budget::one()).map_err(|why| why.to_string())? {
             let said = if rule.message.is_empty() { rule.expression.source() } else { &rule.message };
             return Err(format!("validation expression failed: {said}"));
         }

@@ -12,6 +12,7 @@ mod webhook;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -77,7 +78,7 @@ impl UserInfo {
 #[derive(Clone, Debug, Default)]
 pub struct Peer {
     /// The user of its certificate; none without one.
-    pub user: Option<UserInfo>,
+    pub user: Option<Arc<UserInfo>>,
     /// Whether it may name users in headers.
     pub is_proxy: bool,
     /// Its address; none for components of this process.
@@ -87,7 +88,7 @@ pub struct Peer {
 impl Peer {
     /// A component of this process.
     pub fn of(user: UserInfo) -> Self {
-        Self { user: Some(user), is_proxy: false, address: None }
+        Self { user: Some(Arc::new(user)), is_proxy: false, address: None }
     }
 }
 
@@ -126,12 +127,12 @@ impl Server {
             return Peer { address, ..Peer::default() };
         };
         let Some((proxy, of_proxies, of_users)) = &self.config.access.proxies else {
-            return Peer { user: from_certificate(leaf), is_proxy: false, address };
+            return Peer { user: from_certificate(leaf).map(Arc::new), is_proxy: false, address };
         };
         // TLS takes certificates of either authority: what they are good for is told apart here.
         let is_proxy = of_proxies.signed(chain) && request_header::is_allowed(proxy, leaf);
         let user = of_users.signed(chain).then(|| from_certificate(leaf)).flatten();
-        Peer { user, is_proxy, address }
+        Peer { user: user.map(Arc::new), is_proxy, address }
     }
 
     /// The user of a request: whom a front proxy names, the connection's certificate, a bearer token, or else nobody.
@@ -140,18 +141,20 @@ impl Server {
         peer: &Peer,
         path: &str,
         headers: &HeaderMap,
-    ) -> Result<UserInfo, Status> {
+    ) -> Result<Arc<UserInfo>, Status> {
         let proxies = self.config.access.proxies.as_ref().filter(|_| peer.is_proxy);
         if let Some(user) = proxies.and_then(|(proxy, ..)| request_header::user_of(proxy, headers)) {
-            return Ok(user);
+            return Ok(Arc::new(user));
         }
         if let Some(user) = &peer.user {
             return Ok(user.clone());
         }
         match bearer(headers) {
-            Some(token) => self.user_of_token(&token, &[]).await.ok_or_else(Status::unauthorized),
+            Some(token) => {
+                self.user_of_token(&token, &[]).await.map(Arc::new).ok_or_else(Status::unauthorized)
+            }
             None if self.config.access.authenticators.get().anonymous.may_ask(path) => {
-                Ok(UserInfo::anonymous())
+                Ok(Arc::new(UserInfo::anonymous()))
             }
             None => Err(Status::unauthorized()),
         }

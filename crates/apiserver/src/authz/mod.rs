@@ -6,8 +6,7 @@ pub mod node;
 mod rules;
 mod webhook;
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use coxswain_meta::Status;
 use coxswain_store::{Revision, Store};
@@ -19,10 +18,12 @@ pub use rules::{Rule, Verdict};
 pub use webhook::{AuthorizationWebhook, AuthorizationWebhookConfig, WebhookError};
 
 use crate::authn::UserInfo;
-use crate::object::{Meta, ObjectView};
+use crate::handler::Stored;
+use crate::object::ObjectView;
 use crate::request::RequestInfo;
+use crate::rows::Rows;
 use crate::{Server, audit};
-use rules::{Grants, Subject};
+use rules::{Binding, Grants, Role, Subject};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -44,10 +45,25 @@ pub enum Mode {
     Webhook,
 }
 
-/// The roles and bindings, indexed by subject; rebuilt when one of them changed.
+#[derive(Default)]
+struct Known {
+    cluster_roles: Rows<Arc<Role>>,
+    roles: Rows<Arc<Role>>,
+    cluster_bindings: Rows<Arc<Binding>>,
+    bindings: Rows<Arc<Binding>>,
+}
+
+fn refreshed<T>(rows: &mut Rows<Arc<T>>, stored: &[Stored], read: fn(&Value) -> T) -> Vec<Arc<T>> {
+    let parse = |object: &Stored| serde_json::from_slice(&object.bytes).unwrap_or_default();
+    rows.refresh(stored, |object, _| Arc::new(read(&parse(object))));
+    rows.values().cloned().collect()
+}
+
+/// The roles and bindings, indexed by subject; indexed anew when one of them changed.
 #[derive(Default)]
 pub struct Rbac {
     built: RwLock<Option<([Revision; 4], Arc<Grants>)>>,
+    known: Mutex<Known>,
 }
 
 const KINDS: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
@@ -56,20 +72,27 @@ impl Rbac {
     /// The grants as of now.
     pub fn grants(&self, store: &Store<ObjectView>) -> Arc<Grants> {
         let collections = KINDS.map(|kind| store.collection(&format!("{kind}.{GROUP}")));
-        let now = [0, 1, 2, 3].map(|i: usize| collections[i].newest());
-        if let Some((at, grants)) = &*self.built.read().unwrap_or_else(PoisonError::into_inner)
-            && *at == now
-        {
-            return grants.clone();
+        let now = || [0, 1, 2, 3].map(|i: usize| collections[i].newest());
+        let built = |now: [Revision; 4]| {
+            let built = self.built.read().unwrap_or_else(PoisonError::into_inner);
+            built.as_ref().filter(|(at, _)| *at == now).map(|(_, grants)| grants.clone())
+        };
+        if let Some(grants) = built(now()) {
+            return grants;
         }
-        let [cluster_roles, cluster_bindings, roles, bindings] = collections.map(|collection| {
-            let objects = collection.list("");
-            objects
-                .iter()
-                .filter_map(|object| serde_json::from_slice(&object.bytes).ok())
-                .collect::<Vec<Value>>()
-        });
-        let grants = Arc::new(Grants::build(&cluster_roles, &cluster_bindings, &roles, &bindings));
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else may have done it meanwhile.
+        let now = now();
+        if let Some(grants) = built(now) {
+            return grants;
+        }
+        let [cluster_roles, cluster_bindings, roles, bindings] =
+            [0, 1, 2, 3].map(|i: usize| collections[i].list(""));
+        let cluster_roles = refreshed(&mut known.cluster_roles, &cluster_roles, Role::read);
+        let roles = refreshed(&mut known.roles, &roles, Role::read);
+        let mut all = refreshed(&mut known.cluster_bindings, &cluster_bindings, Binding::read);
+        all.extend(refreshed(&mut known.bindings, &bindings, Binding::read));
+        let grants = Arc::new(Grants::build(&cluster_roles, &roles, &all));
         *self.built.write().unwrap_or_else(PoisonError::into_inner) = Some((now, grants.clone()));
         grants
     }
@@ -233,10 +256,3 @@ fn subjects(user: &UserInfo) -> Vec<Subject> {
     subjects.extend(user.groups.iter().cloned().map(Subject::Group));
     subjects
 }
-
-/// Collects what selectors of an aggregated role match.
-fn labels_of(role: &Value) -> &Value {
-    &role.meta()["labels"]
-}
-
-type RoleRules = HashMap<String, Arc<[Rule]>>;

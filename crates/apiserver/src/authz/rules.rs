@@ -1,13 +1,14 @@
 //! The pure part of RBAC: rules, bindings, and whether they allow a request.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use coxswain_meta::labels::Selector;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Attributes, RoleRules, labels_of};
+use super::Attributes;
 use crate::object::Meta;
 
 /// A policy rule.
@@ -109,11 +110,92 @@ impl Verdict {
     }
 }
 
-struct Grant {
-    /// The namespace it holds in; none for all and the cluster scope.
-    namespace: Option<String>,
+/// A role, as it was read.
+pub struct Role {
+    key: String,
     rules: Arc<[Rule]>,
-    reason: String,
+    labels: Value,
+    /// It has the rules of the roles that one of these matches, besides its own.
+    aggregates: Vec<Selector>,
+}
+
+impl Role {
+    /// Reads a role.
+    pub fn read(role: &Value) -> Self {
+        let selectors = role["aggregationRule"]["clusterRoleSelectors"].as_array().into_iter().flatten();
+        Self {
+            key: key(role.namespace(), role.name()),
+            rules: Vec::<Rule>::deserialize(&role["rules"]).unwrap_or_default().into(),
+            labels: role.meta()["labels"].clone(),
+            aggregates: selectors.filter_map(|one| Selector::from_label_selector(one).ok()).collect(),
+        }
+    }
+
+    fn rules(&self, all: &[Arc<Role>]) -> Arc<[Rule]> {
+        if self.aggregates.is_empty() {
+            return self.rules.clone();
+        }
+        let mut rules = self.rules.to_vec();
+        for selector in &self.aggregates {
+            let others = all.iter().filter(|other| other.key != self.key);
+            let selected = others.filter(|other| selector.matches_json(&other.labels));
+            rules.extend(selected.flat_map(|other| other.rules.iter().cloned()));
+        }
+        rules.into()
+    }
+}
+
+/// A binding, as it was read.
+pub struct Binding {
+    name: String,
+    /// Where it holds; empty for everywhere.
+    namespace: String,
+    role_kind: String,
+    role: String,
+    subjects: Vec<Subject>,
+}
+
+impl Binding {
+    /// Reads a binding.
+    pub fn read(binding: &Value) -> Self {
+        let role = |part: &str| binding["roleRef"][part].as_str().unwrap_or_default().to_owned();
+        let subjects = binding["subjects"].as_array().into_iter().flatten();
+        Self {
+            name: binding.name().to_owned(),
+            namespace: binding.namespace().to_owned(),
+            role_kind: role("kind"),
+            role: role("name"),
+            subjects: subjects.filter_map(Subject::read).collect(),
+        }
+    }
+
+    /// The key of its role.
+    fn role(&self) -> String {
+        match self.role_kind.as_str() {
+            "Role" => format!("{}/{}", self.namespace, self.role),
+            _ => self.role.clone(),
+        }
+    }
+
+    /// Why it allows something to a subject.
+    fn reason(&self, subject: &Subject) -> String {
+        let bound = if self.namespace.is_empty() {
+            format!("ClusterRoleBinding {:?}", self.name)
+        } else {
+            format!("RoleBinding {:?}", key(&self.namespace, &self.name))
+        };
+        format!("RBAC: allowed by {bound} of {} {:?} to {subject}", self.role_kind, self.role)
+    }
+}
+
+/// What a namespace and a name are called together; no namespace for the cluster scope.
+fn key(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+struct Grant {
+    binding: Arc<Binding>,
+    rules: Arc<[Rule]>,
 }
 
 /// Every binding, by subject.
@@ -121,99 +203,72 @@ struct Grant {
 pub struct Grants(HashMap<Subject, Vec<Grant>>);
 
 impl Grants {
-    /// Indexes roles and bindings.
-    pub fn build(
-        cluster_roles: &[Value],
-        cluster_bindings: &[Value],
-        roles: &[Value],
-        bindings: &[Value],
-    ) -> Self {
-        let cluster_rules: RoleRules = cluster_roles
-            .iter()
-            .map(|role| (role.name().to_owned(), rules_of_cluster_role(role, cluster_roles)))
-            .collect();
-        let key = |object: &Value, name: &str| format!("{}/{name}", object.namespace());
-        let rules: RoleRules =
-            roles.iter().map(|role| (key(role, role.name()), rules_in(role).into())).collect();
+    /// Indexes roles and bindings, of the cluster and of its namespaces each.
+    pub fn build(cluster_roles: &[Arc<Role>], roles: &[Arc<Role>], bindings: &[Arc<Binding>]) -> Self {
+        let of_cluster = cluster_roles.iter().map(|role| (role.key.as_str(), role.rules(cluster_roles)));
+        let of_namespaces = roles.iter().map(|role| (role.key.as_str(), role.rules.clone()));
+        let rules: HashMap<&str, Arc<[Rule]>> = of_cluster.chain(of_namespaces).collect();
         let mut grants = Self::default();
-        for binding in cluster_bindings.iter().chain(bindings) {
-            let (role, namespace) =
-                (binding["roleRef"]["name"].as_str().unwrap_or_default(), binding.namespace());
-            let found = match binding["roleRef"]["kind"].as_str() {
-                Some("Role") => rules.get(&key(binding, role)),
-                _ => cluster_rules.get(role),
-            };
-            let Some(found) = found else { continue };
-            for subject in binding["subjects"].as_array().into_iter().flatten() {
-                let Some((subject, shown)) = subject_of(subject) else { continue };
-                let kind = binding["roleRef"]["kind"].as_str().unwrap_or_default();
-                let bound = if namespace.is_empty() { "ClusterRoleBinding" } else { "RoleBinding" };
-                let of = if namespace.is_empty() {
-                    binding.name().to_owned()
-                } else {
-                    key(binding, binding.name())
-                };
-                grants.0.entry(subject).or_default().push(Grant {
-                    namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
-                    rules: found.clone(),
-                    reason: format!("RBAC: allowed by {bound} \"{of}\" of {kind} \"{role}\" to {shown}"),
-                });
+        for binding in bindings {
+            let Some(rules) = rules.get(binding.role().as_str()) else { continue };
+            for subject in &binding.subjects {
+                let grant = Grant { binding: binding.clone(), rules: rules.clone() };
+                grants.0.entry(subject.clone()).or_default().push(grant);
             }
         }
         grants
     }
 
-    fn holding<'a>(&'a self, subjects: &'a [Subject], namespace: &'a str) -> impl Iterator<Item = &'a Grant> {
-        let grants = subjects.iter().filter_map(|subject| self.0.get(subject)).flatten();
-        grants.filter(move |grant| grant.namespace.as_deref().is_none_or(|of| of == namespace))
+    fn holding<'a>(
+        &'a self,
+        subjects: &'a [Subject],
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a Subject, &'a Grant)> {
+        let grants = subjects
+            .iter()
+            .flat_map(|subject| self.0.get(subject).into_iter().flatten().map(move |grant| (subject, grant)));
+        grants.filter(move |(_, grant)| {
+            grant.binding.namespace.is_empty() || grant.binding.namespace == namespace
+        })
     }
 
     /// Whether one of the subjects may do it.
     pub fn decide(&self, subjects: &[Subject], asked: &Attributes) -> Verdict {
-        let grant = self
-            .holding(subjects, asked.namespace)
-            .find(|grant| grant.rules.iter().any(|rule| rule.allows(asked)));
+        let mut grants = self.holding(subjects, asked.namespace);
+        let found = grants.find(|(_, grant)| grant.rules.iter().any(|rule| rule.allows(asked)));
         Verdict {
-            allowed: grant.is_some(),
+            allowed: found.is_some(),
             denied: false,
-            reason: grant.map(|grant| grant.reason.clone()).unwrap_or_default(),
+            reason: found.map(|(subject, grant)| grant.binding.reason(subject)).unwrap_or_default(),
         }
     }
 
     /// The rules that hold for the subjects in a namespace.
     pub fn rules_of(&self, subjects: &[Subject], namespace: &str) -> Vec<Rule> {
-        self.holding(subjects, namespace).flat_map(|grant| grant.rules.iter().cloned()).collect()
+        self.holding(subjects, namespace).flat_map(|(_, grant)| grant.rules.iter().cloned()).collect()
     }
 }
 
-fn rules_in(role: &Value) -> Vec<Rule> {
-    Vec::<Rule>::deserialize(&role["rules"]).unwrap_or_default()
-}
-
-/// An aggregated role has the rules of the roles it selects, besides its own.
-fn rules_of_cluster_role(role: &Value, all: &[Value]) -> Arc<[Rule]> {
-    let mut rules = rules_in(role);
-    for selector in role["aggregationRule"]["clusterRoleSelectors"].as_array().into_iter().flatten() {
-        let Ok(selector) = Selector::from_label_selector(selector) else { continue };
-        let selected =
-            all.iter().filter(|other| other.name() != role.name() && selector.matches_json(labels_of(other)));
-        rules.extend(selected.flat_map(rules_in));
+impl Subject {
+    fn read(subject: &Value) -> Option<Self> {
+        let name = subject["name"].as_str()?.to_owned();
+        Some(match subject["kind"].as_str()? {
+            "User" => Self::User(name),
+            "Group" => Self::Group(name),
+            "ServiceAccount" => Self::ServiceAccount(subject["namespace"].as_str()?.to_owned(), name),
+            _ => return None,
+        })
     }
-    rules.into()
 }
 
-fn subject_of(subject: &Value) -> Option<(Subject, String)> {
-    let name = subject["name"].as_str()?.to_owned();
-    Some(match subject["kind"].as_str()? {
-        "User" => (Subject::User(name.clone()), format!("User \"{name}\"")),
-        "Group" => (Subject::Group(name.clone()), format!("Group \"{name}\"")),
-        "ServiceAccount" => {
-            let namespace = subject["namespace"].as_str()?.to_owned();
-            let shown = format!("ServiceAccount \"{name}/{namespace}\"");
-            (Subject::ServiceAccount(namespace, name), shown)
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => write!(f, "User {name:?}"),
+            Self::Group(name) => write!(f, "Group {name:?}"),
+            Self::ServiceAccount(namespace, name) => write!(f, "ServiceAccount \"{name}/{namespace}\""),
         }
-        _ => return None,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -238,10 +293,20 @@ mod tests {
         };
         let (everywhere, one) =
             (bind("sum", "Group", "ops", ""), bind("reader", "ServiceAccount", "bot", "a"));
-        let grants = Grants::build(&[reader, sum], &[everywhere], &[], &[one]);
+        let roles = [reader, sum].map(|role| Role::read(&role).into());
+        // There is no role of its own in that namespace, whatever roles of the cluster are called.
+        let mut none = bind("reader", "User", "eve", "a");
+        none["roleRef"]["kind"] = "Role".into();
+        let grants = Grants::build(
+            &roles,
+            &[],
+            &[everywhere, one, none].map(|binding| Binding::read(&binding).into()),
+        );
         let ops = [Subject::Group("ops".into())];
         let bot = [Subject::ServiceAccount("home".into(), "bot".into())];
+        let eve = [Subject::User("eve".into())];
         for (who, verb, resource, namespace, allowed) in [
+            (&eve, "get", "pods", "a", false),
             (&ops, "get", "pods", "any", true),
             (&ops, "get", "pods/log", "", true),
             (&ops, "get", "pods/exec", "any", false),
@@ -255,5 +320,9 @@ mod tests {
                 "{verb} {resource} {namespace}"
             );
         }
+        assert_eq!(
+            grants.decide(&bot, &asked("get", "pods", "a")).reason,
+            r#"RBAC: allowed by RoleBinding "a/b" of ClusterRole "reader" to ServiceAccount "bot/home""#
+        );
     }
 }

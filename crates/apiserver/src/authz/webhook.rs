@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Attributes, Verdict};
 use crate::authn::UserInfo;
 use crate::cache::{Cache, question};
-use crate::cel::{Expression, Scope, of_json};
+use crate::cel::{Budget, Expression, Scope, of_json};
 use crate::configuration::ConfigurationError;
 use crate::remote::{Remote, RemoteError};
 
@@ -122,7 +122,7 @@ impl AuthorizationWebhook {
         scope.set("request", of_json(&shown_to_conditions(user, asked)));
         let mut failed = None;
         for condition in &self.conditions {
-            match condition.is_true(&scope) {
+            match condition.is_true(&scope, &mut Budget::one()) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
                 Err(why) => failed = failed.or(Some(format!("{}: {why}", condition.source()))),

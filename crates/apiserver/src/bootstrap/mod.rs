@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::Server;
 use crate::authn::{RequestHeaderConfig, UserInfo};
 use crate::handler::{Change, FieldManager, New, Options, Part};
-use crate::object::Meta;
+use crate::object::{Meta, now};
 use crate::resource::Resource;
 use reconcile::Step;
 
@@ -68,6 +68,11 @@ pub async fn ensure(server: &Arc<Server>) {
     .await;
     futures::future::join_all(flow::schemas().into_iter().map(|schema| keep("flowschemas", schema))).await;
     authentication(server, &user).await;
+    // Since when it would be known of every token in a Secret that it is used.
+    let today: String = now().chars().take_while(|c| *c != 'T').collect();
+    let tracking = json!({ "metadata": { "name": "kube-apiserver-legacy-service-account-token-tracking",
+        "namespace": "kube-system" }, "data": { "since": today } });
+    create("", "configmaps", tracking).await;
     report("endpoints", endpoints::write(server).await);
 }
 

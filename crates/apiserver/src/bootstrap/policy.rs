@@ -66,14 +66,14 @@ pub fn objects() -> Vec<(&'static str, Value)> {
                 let own = Some(*own).filter(|own| *own != "-");
                 objects.push((
                     "clusterroles",
-                    json!({ "metadata": metadata(name, own), "aggregationRule": selector(selected), "rules": [] }),
+                    json!({ "metadata": metadata(name, own), "aggregationRule": selector(selected), "rules": null }),
                 ));
             }
             // A binding that upstream leaves to the administrator.
             (false, ["bind", role]) => objects.push(("clusterrolebindings", unbound(role))),
-            (false, ["bind", role, kind, subject]) => {
+            (false, ["bind", role, kind, subject, name @ ..]) => {
                 let plural = if home(role).0.is_some() { "rolebindings" } else { "clusterrolebindings" };
-                let binding = binding(role, kind, subject);
+                let binding = binding(role, kind, subject, name.get(1).copied());
                 let same = |(other, object): &&mut (&str, Value)| {
                     let part = |field: &str| object["metadata"][field] == binding["metadata"][field];
                     *other == plural && part("name") && part("namespace")
@@ -108,14 +108,14 @@ fn unbound(role: &str) -> Value {
     json!({ "metadata": metadata(role, None), "roleRef": { "apiGroup": GROUP, "kind": "ClusterRole", "name": role } })
 }
 
-/// Bindings are named after their role.
-fn binding(role: &str, kind: &str, subject: &str) -> Value {
+/// A binding of a role to a subject, named after the role where it has no name of its own.
+fn binding(role: &str, kind: &str, subject: &str, name: Option<&str>) -> Value {
     let (namespace, role) = home(role);
     let subject = match subject.split_once('/') {
         Some((namespace, name)) => json!({ "kind": kind, "namespace": namespace, "name": name }),
         None => json!({ "kind": kind, "apiGroup": GROUP, "name": subject }),
     };
-    let mut metadata = metadata(role, None);
+    let mut metadata = metadata(name.unwrap_or(role), None);
     if let Some(namespace) = namespace {
         metadata["namespace"] = namespace.into();
     }

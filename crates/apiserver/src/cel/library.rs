@@ -10,19 +10,20 @@ use http::Uri;
 use regex::Regex;
 
 use super::opaque::{Authorizer, Cidr, Opaque};
+use super::patterns;
 
-type Outcome = Result<Cel, EvalError>;
+pub type Outcome = Result<Cel, EvalError>;
 
-fn bad() -> EvalError {
+pub fn bad() -> EvalError {
     EvalError::no_matching_overload("")
 }
 
-fn wrong(what: impl Into<String>) -> EvalError {
+pub fn wrong(what: impl Into<String>) -> EvalError {
     EvalError::invalid_argument(what)
 }
 
 /// A function (or a method, whose receiver is the first argument) of some number of arguments.
-fn declare(name: &str, arity: usize, method: bool, run: fn(&[Cel]) -> Outcome) -> FunctionDecl {
+pub fn declare(name: &str, arity: usize, method: bool, run: fn(&[Cel]) -> Outcome) -> FunctionDecl {
     let id = format!("kubernetes_{name}_{arity}_{method}");
     let params = vec![CelType::Dyn; arity];
     let overload = match method {
@@ -33,7 +34,7 @@ fn declare(name: &str, arity: usize, method: bool, run: fn(&[Cel]) -> Outcome) -
         .with_overload(overload.with_impl(move |args| run(args).unwrap_or_else(Cel::error)))
 }
 
-fn text(value: &Cel) -> Result<&str, EvalError> {
+pub fn text(value: &Cel) -> Result<&str, EvalError> {
     match value {
         Cel::String(text) => Ok(text),
         _ => Err(bad()),
@@ -47,13 +48,16 @@ fn list(value: &Cel) -> Result<&[Cel], EvalError> {
     }
 }
 
-fn cel(text: impl AsRef<str>) -> Cel {
+pub fn cel(text: impl AsRef<str>) -> Cel {
     Cel::String(Arc::from(text.as_ref()))
 }
 
 /// Every function.
 pub fn functions() -> Vec<FunctionDecl> {
-    [lists(), regexes(), urls(), quantities(), networks(), authorizers()].into_iter().flatten().collect()
+    [lists(), regexes(), urls(), quantities(), networks(), authorizers(), super::formats::functions()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn compare(a: &Cel, b: &Cel) -> Ordering {
@@ -69,6 +73,27 @@ fn extreme(items: &[Cel], wanted: Ordering, name: &str) -> Outcome {
 fn position(args: &[Cel]) -> Option<i64> {
     let items = list(args.first()?).ok()?;
     items.iter().position(|item| Some(item) == args.get(1)).map(|at| at as i64)
+}
+
+/// Lists in lists as one, so many levels deep.
+fn flat(items: &[Cel], depth: i64) -> Vec<Cel> {
+    let each = items.iter().flat_map(|item| match item {
+        Cel::List(inner) if depth > 0 => flat(inner, depth - 1),
+        other => vec![other.clone()],
+    });
+    each.collect()
+}
+
+fn slice(args: &[Cel]) -> Outcome {
+    let items = list(&args[0])?;
+    let (Cel::Int(start), Cel::Int(end)) = (&args[1], &args[2]) else { return Err(bad()) };
+    let why = match (*start, *end) {
+        (start, end) if start < 0 || end < 0 => "negative indexes not supported".to_owned(),
+        (start, end) if start > end => "start index must be less than or equal to end index".to_owned(),
+        (_, end) if end > items.len() as i64 => "list is length ".to_owned() + &items.len().to_string(),
+        (start, end) => return Ok(Cel::List(items[start as usize..end as usize].into())),
+    };
+    Err(wrong(format!("cannot slice({start}, {end}), {why}")))
 }
 
 fn lists() -> Vec<FunctionDecl> {
@@ -108,12 +133,17 @@ fn lists() -> Vec<FunctionDecl> {
             let found = list(&args[0])?.iter().rposition(|item| *item == args[1]);
             Ok(Cel::Int(found.map_or(-1, |at| at as i64)))
         }),
-        declare("flatten", 1, true, |args| {
-            let items = list(&args[0])?.iter().flat_map(|item| match item {
-                Cel::List(inner) => inner.to_vec(),
-                other => vec![other.clone()],
-            });
-            Ok(Cel::List(items.collect()))
+        declare("flatten", 1, true, |args| Ok(Cel::List(flat(list(&args[0])?, 1).into()))),
+        declare("flatten", 2, true, |args| match &args[1] {
+            Cel::Int(depth) if *depth >= 0 => Ok(Cel::List(flat(list(&args[0])?, *depth).into())),
+            Cel::Int(_) => Err(wrong("level must be non-negative")),
+            _ => Err(bad()),
+        }),
+        declare("reverse", 1, true, |args| Ok(Cel::List(list(&args[0])?.iter().rev().cloned().collect()))),
+        declare("slice", 3, true, slice),
+        declare("lists.range", 1, false, |args| match &args[0] {
+            Cel::Int(count) => Ok(Cel::List((0..*count).map(Cel::Int).collect())),
+            _ => Err(bad()),
         }),
         declare("distinct", 1, true, |args| {
             let mut out: Vec<Cel> = Vec::new();
@@ -145,8 +175,7 @@ fn lists() -> Vec<FunctionDecl> {
 }
 
 fn pattern(value: &Cel) -> Result<Regex, EvalError> {
-    let text = text(value)?;
-    Regex::new(text).map_err(|_| wrong(format!("Illegal regex: error parsing regexp: {text}")))
+    patterns::compiled(text(value)?)
 }
 
 fn regexes() -> Vec<FunctionDecl> {
@@ -167,7 +196,7 @@ fn regexes() -> Vec<FunctionDecl> {
     ]
 }
 
-fn parse_url(text: &str) -> Option<Uri> {
+pub fn parse_url(text: &str) -> Option<Uri> {
     let absolute = text.split_once("://").is_some_and(|(scheme, _)| !scheme.is_empty());
     let uri: Uri = text.parse().ok()?;
     (absolute || text.starts_with('/')).then_some(uri)
@@ -237,6 +266,14 @@ fn other_quantity(value: &Cel) -> Result<Quantity, EvalError> {
     }
 }
 
+/// The order of two quantities, or of two versions.
+fn order(args: &[Cel]) -> Result<Ordering, EvalError> {
+    match (Opaque::of(&args[0]), Opaque::of(&args[1])) {
+        (Some(Opaque::Semver(one)), Some(Opaque::Semver(other))) => Ok(one.compare(other)),
+        _ => Ok(quantity(&args[0])?.cmp(&other_quantity(&args[1])?)),
+    }
+}
+
 fn quantities() -> Vec<FunctionDecl> {
     fn parse(value: &Cel) -> Result<Option<Quantity>, EvalError> {
         Ok(text(value)?.parse().ok())
@@ -265,16 +302,9 @@ fn quantities() -> Vec<FunctionDecl> {
             let number = quantity(&args[0])?.as_f64();
             Ok(Cel::Int(if number == 0.0 { 0 } else { number.signum() as i64 }))
         }),
-        declare("isGreaterThan", 2, true, |args| {
-            Ok(Cel::Bool(*quantity(&args[0])? > other_quantity(&args[1])?))
-        }),
-        declare("isLessThan", 2, true, |args| {
-            Ok(Cel::Bool(*quantity(&args[0])? < other_quantity(&args[1])?))
-        }),
-        declare("compareTo", 2, true, |args| {
-            let order = quantity(&args[0])?.cmp(&other_quantity(&args[1])?);
-            Ok(Cel::Int(order as i64))
-        }),
+        declare("isGreaterThan", 2, true, |args| Ok(Cel::Bool(order(args)? == Ordering::Greater))),
+        declare("isLessThan", 2, true, |args| Ok(Cel::Bool(order(args)? == Ordering::Less))),
+        declare("compareTo", 2, true, |args| Ok(Cel::Int(order(args)? as i64))),
         declare("add", 2, true, |args| {
             let sum = *quantity(&args[0])? + other_quantity(&args[1])?;
             Ok(Opaque::Quantity(sum).into_cel())

@@ -1,31 +1,41 @@
 //! CEL as Kubernetes speaks it: expressions over objects, with a budget and with Kubernetes' own functions.
 
 pub mod check;
+mod cost;
+pub mod definition;
+mod depth;
+mod eval;
+mod formats;
 mod library;
+mod names;
 mod opaque;
+mod operators;
+mod patterns;
+mod price;
 pub mod schema;
 mod shapes;
 mod value;
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use cel_core::{
-    Activation, CelType, CheckError, CheckErrorKind, CompileError, Env, EvalError, EvalErrorKind,
-    OptionalValue, Program, Value as Cel,
-};
+use cel_core::types::SpannedExpr;
+use cel_core::{Ast, CompileError, Env, EvalError, EvalErrorKind, OptionalValue, Program, Value as Cel};
 use serde_json::Value;
 
 use crate::webhook::Asked;
+use depth::Depth;
+use eval::Plan;
 use opaque::Authorizer;
-use shapes::Shapes;
+pub use price::Budget;
+use price::Exceeded;
 pub use value::{of_json, to_json};
 
-/// What one expression may cost.
-const CALL_LIMIT: i64 = 1_000_000;
 /// The longest expression that is compiled.
 const LONGEST_BYTES: usize = 10 << 10;
+/// The most macros that write down twice what they are called on.
+const MOST_DOUBLING: usize = 12;
 
 static BASE: LazyLock<Env> = LazyLock::new(|| {
     let mut env = Env::with_standard_library().with_all_extensions();
@@ -33,18 +43,52 @@ static BASE: LazyLock<Env> = LazyLock::new(|| {
     env
 });
 
+/// The functions, as a program has them.
+static FUNCTIONS: LazyLock<Program> = LazyLock::new(|| {
+    let nothing = BASE.parse_only("null").expect("an expression");
+    BASE.program(&nothing).expect("a program of it")
+});
+
 /// A compiled expression.
 pub struct Expression {
     source: String,
-    program: Result<Program, String>,
+    plan: Result<Box<Plan>, String>,
+    depth: Depth,
+}
+
+impl Drop for Expression {
+    fn drop(&mut self) {
+        let plan = std::mem::replace(&mut self.plan, Err(String::new()));
+        self.depth.dive(|| drop(plan));
+    }
 }
 
 impl Expression {
-    /// Compiles an expression over variables of these names.
+    /// Compiles an expression over variables of these names, of which no schema says what they are.
     pub fn compile(source: &str, variables: &[&str]) -> Self {
+        Self::with(source, variables, true)
+    }
+
+    /// Compiles a rule over values of a schema.
+    pub fn rule(source: &str) -> Self {
+        Self::with(source, &["self", "oldSelf"], false)
+    }
+
+    fn with(source: &str, variables: &[&str], untyped: bool) -> Self {
         let source = source.trim().to_owned();
-        let program = compile(&source, variables);
-        Self { source, program }
+        let depth = Depth::of(&source);
+        let plan = match depth.fault() {
+            _ if source.len() > LONGEST_BYTES => Err("expression is too long".into()),
+            Some(fault) => Err(fault.into()),
+            // Each doubles what it is called on.
+            None if source.matches("optMap").count() + source.matches("optFlatMap").count()
+                > MOST_DOUBLING =>
+            {
+                Err("expression is too complex".into())
+            }
+            None => depth.dive(|| compile(&source, variables).map(|ast| Box::new(Plan::of(ast, untyped)))),
+        };
+        Self { source, plan, depth }
     }
 
     /// The expression as it was written.
@@ -52,21 +96,34 @@ impl Expression {
         &self.source
     }
 
-    /// What is wrong with the expression itself.
-    pub fn fault(&self) -> Option<&str> {
-        self.program.as_ref().err().map(String::as_str)
-    }
-
-    /// The value of the expression.
+    /// Looks through the expression taken apart.
     ///
     /// # Errors
-    /// Why there is none, in CEL's words.
-    pub fn eval(&self, scope: &Scope) -> Result<Cel, String> {
-        let program = self.program.as_ref().map_err(|fault| format!("compilation failed: {fault}"))?;
-        scope.left.store(CALL_LIMIT, Ordering::Relaxed);
-        match program.eval(scope) {
-            Cel::Error(error) => Err(word(&error)),
-            value => Ok(value),
+    /// What is wrong with it.
+    fn walk<T>(&self, look: impl FnOnce(&SpannedExpr) -> T) -> Result<T, &str> {
+        let plan = self.plan.as_ref().map_err(String::as_str)?;
+        Ok(self.depth.dive(|| look(plan.expr())))
+    }
+
+    /// What is wrong with the expression itself.
+    pub fn fault(&self) -> Option<&str> {
+        self.plan.as_ref().err().map(String::as_str)
+    }
+
+    /// The value of the expression, paid from a budget.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn eval(&self, scope: &Scope<'_>, budget: &mut Budget) -> Result<Cel, Failure> {
+        let plan = self.plan.as_ref().map_err(|fault| Failure::Uncompiled(fault.clone()))?;
+        let (outcome, cost) = self.depth.dive(|| plan.eval(scope));
+        if !budget.pay(scope.take_spent()) || !budget.pay(cost) {
+            return Err(Failure::OutOfBudget);
+        }
+        match outcome {
+            Ok(Cel::Error(error)) => Err(word(&error)),
+            Ok(value) => Ok(value),
+            Err(Exceeded) => Err(Failure::Cancelled),
         }
     }
 
@@ -74,10 +131,10 @@ impl Expression {
     ///
     /// # Errors
     /// It has none.
-    pub fn is_true(&self, scope: &Scope) -> Result<bool, String> {
-        match self.eval(scope)? {
+    pub fn is_true(&self, scope: &Scope<'_>, budget: &mut Budget) -> Result<bool, Failure> {
+        match self.eval(scope, budget)? {
             Cel::Bool(holds) => Ok(holds),
-            _ => Err("expression does not evaluate to bool".into()),
+            _ => Err(Failure::Other("expression does not evaluate to bool".into())),
         }
     }
 
@@ -85,96 +142,96 @@ impl Expression {
     ///
     /// # Errors
     /// It has none.
-    pub fn text(&self, scope: &Scope) -> Result<String, String> {
-        match self.eval(scope)? {
+    pub fn text(&self, scope: &Scope<'_>, budget: &mut Budget) -> Result<String, Failure> {
+        match self.eval(scope, budget)? {
             Cel::String(text) => Ok(text.to_string()),
-            _ => Err("expression does not evaluate to string".into()),
+            _ => Err(Failure::Other("expression does not evaluate to string".into())),
         }
     }
+}
+
+/// Why an expression has no value, in upstream's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// All expressions of the request or the object together cost too much.
+    #[error("validation failed due to running out of cost budget, no further validation rules will be run")]
+    OutOfBudget,
+    /// The expression alone costs too much.
+    #[error("operation cancelled: actual cost limit exceeded")]
+    Cancelled,
+    /// An operator or a function does not take such values.
+    #[error("no such overload")]
+    NoOverload,
+    /// It is no expression.
+    #[error("compilation failed: {0}")]
+    Uncompiled(String),
+    /// Anything else, in CEL's words.
+    #[error("{0}")]
+    Other(String),
 }
 
 /// An error of the evaluation as upstream words it.
-fn word(error: &EvalError) -> String {
+fn word(error: &EvalError) -> Failure {
     match error.kind {
         EvalErrorKind::KeyNotFound | EvalErrorKind::FieldNotFound => {
             let name = error.message.rsplit(": ").next().unwrap_or_default().trim_matches(['\'', '"']);
-            format!("no such key: {name}")
+            Failure::Other(format!("no such key: {name}"))
         }
-        EvalErrorKind::NoMatchingOverload | EvalErrorKind::UnknownFunction => "no such overload".into(),
-        _ => error.message.clone(),
+        EvalErrorKind::NoMatchingOverload | EvalErrorKind::UnknownFunction => Failure::NoOverload,
+        _ => Failure::Other(error.message.clone()),
     }
 }
 
-fn compile(source: &str, variables: &[&str]) -> Result<Program, String> {
-    if source.len() > LONGEST_BYTES {
-        return Err("expression is too long".into());
-    }
-    let mut env = Env::new();
-    BASE.functions().values().for_each(|function| env.add_function(function.clone()));
-    BASE.variables().iter().for_each(|(name, kind)| env.add_variable(name.clone(), kind.clone()));
-    variables.iter().for_each(|name| env.add_variable(*name, CelType::Dyn));
-    let ast = match env.compile(source) {
-        Ok(ast) => ast,
-        // Variables have any type, and operators are chosen when they run: only names can be wrong here.
-        Err(CompileError::Check(mut errors)) => {
-            errors.retain(|error| {
-                matches!(error.kind, CheckErrorKind::UndeclaredReference { .. }) && !names_shape(error)
-            });
-            if !errors.is_empty() {
-                return Err(fault(&CompileError::Check(errors), source));
-            }
-            env.parse_only(source).map_err(|error| fault(&error, source))?
+fn compile(source: &str, variables: &[&str]) -> Result<Ast, String> {
+    let ast = BASE.parse_only(source).map_err(|error| match error {
+        CompileError::Parse(errors) => {
+            let told = |error: &cel_core::ParseError| {
+                shown(source, error.span.start, &format!("Syntax error: {}", error.message))
+            };
+            errors.iter().map(told).collect::<Vec<_>>().join("\n")
         }
-        Err(error) => return Err(fault(&error, source)),
-    };
-    env.with_proto_registry(Arc::new(Shapes)).program(&ast).map_err(|error| error.to_string())
-}
-
-/// Whether an error is about the objects that mutations write, which have no declaration.
-fn names_shape(error: &CheckError) -> bool {
-    match &error.kind {
-        CheckErrorKind::UndeclaredReference { name, .. } => shapes::is_shape(name),
-        _ => false,
+        _ => "no expression".into(),
+    })?;
+    let undeclared = names::undeclared(ast.expr(), variables, source);
+    if !undeclared.is_empty() {
+        let told = |(at, name): &(usize, String)| {
+            shown(source, *at, &format!("undeclared reference to '{name}' (in container '')"))
+        };
+        return Err(undeclared.iter().map(told).collect::<Vec<_>>().join("\n"));
     }
+    Ok(ast)
 }
 
-/// A fault of compilation with its place, as cel-go shows it.
-fn fault(error: &CompileError, source: &str) -> String {
-    let place = |start: usize| {
-        let before = source.get(..start).unwrap_or(source);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
-        let text = source.lines().nth(line - 1).unwrap_or_default();
-        (line, column, text.to_owned())
-    };
-    let show = |start: usize, message: String| {
-        let (line, column, text) = place(start);
-        format!("ERROR: <input>:{line}:{column}: {message}\n | {text}\n | {}^", ".".repeat(column - 1))
-    };
-    let shown: Vec<String> = match error {
-        CompileError::Parse(errors) => errors
-            .iter()
-            .map(|error| show(error.span.start, format!("Syntax error: {}", error.message)))
-            .collect(),
-        CompileError::Check(errors) => {
-            errors.iter().map(|error| show(error.span.start, error.message())).collect()
-        }
-        CompileError::NoAst => vec!["no expression".into()],
-    };
-    shown.join("\n")
+/// A fault at a place of an expression.
+fn shown(source: &str, start: usize, message: &str) -> String {
+    let before = source.get(..start).unwrap_or(source);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+    let text = source.lines().nth(line - 1).unwrap_or_default();
+    format!("ERROR: <input>:{line}:{column}: {message}\n | {text}\n | {}^", ".".repeat(column - 1))
 }
 
-/// The variables of an evaluation. Each look at one costs by its size, so that no expression runs forever.
-pub struct Scope {
-    /// Each with the cost of a look at it.
-    variables: HashMap<String, (Cel, i64)>,
-    left: AtomicI64,
+/// The variables of an evaluation.
+pub struct Scope<'a> {
+    variables: HashMap<String, Cel>,
+    composed: Composed<'a>,
 }
 
-impl Scope {
+/// Variables that are expressions themselves, evaluated when they are first looked at.
+#[derive(Default)]
+struct Composed<'a> {
+    list: &'a [(String, Expression)],
+    known: RefCell<HashMap<usize, Cel>>,
+    /// The one that is evaluated: it sees those before it.
+    current: Cell<Option<usize>>,
+    /// What they cost and nobody paid yet.
+    spent: Cell<u64>,
+}
+
+impl<'a> Scope<'a> {
     /// No variables.
     pub fn empty() -> Self {
-        Self { variables: HashMap::new(), left: AtomicI64::new(CALL_LIMIT) }
+        Self { variables: HashMap::new(), composed: Composed::default() }
     }
 
     /// The variables of an admission request: the objects and the request itself.
@@ -195,35 +252,40 @@ impl Scope {
 
     /// Gives a variable its value.
     pub fn set(&mut self, name: &str, value: Cel) {
-        let cost = 1 + i64::try_from(STEP * longest(&value)).unwrap_or(i64::MAX);
-        self.variables.insert(name.to_owned(), (value, cost));
+        self.variables.insert(name.to_owned(), value);
     }
-}
 
-/// What one step over an item costs, about as much as in cel-go.
-const STEP: usize = 4;
-
-/// What a look at a value may lead to: a walk over the longest list or map in it.
-fn longest(value: &Cel) -> usize {
-    match value {
-        Cel::List(items) => items.iter().map(longest).max().unwrap_or(0).max(items.len()),
-        Cel::Map(map) => map.values().map(longest).max().unwrap_or(0).max(map.len()),
-        Cel::String(text) => text.len() / 10,
-        _ => 0,
+    /// Makes expressions members of `variables`.
+    pub fn compose(&mut self, list: &'a [(String, Expression)]) {
+        self.composed.list = list;
     }
-}
 
-impl Activation for Scope {
-    fn resolve(&self, name: &str) -> Option<Cel> {
-        let (value, cost) = self.variables.get(name)?;
-        if self.left.fetch_sub(*cost, Ordering::Relaxed) < 0 {
-            return Some(Cel::error(EvalError::internal("operation cancelled: actual cost limit exceeded")));
+    fn variable(&self, name: &str) -> Option<Cel> {
+        self.variables.get(name).cloned()
+    }
+
+    /// The value of a composed variable; one that fails fails where it is used.
+    fn composed(&self, name: &str) -> Option<Cel> {
+        let composed = &self.composed;
+        let before = composed.current.get();
+        let visible = &composed.list[..before.unwrap_or(composed.list.len())];
+        let (at, (_, expression)) = visible.iter().enumerate().find(|(_, (known, _))| known == name)?;
+        if let Some(value) = composed.known.borrow().get(&at) {
+            return Some(value.clone());
         }
-        Some(value.clone())
+        let mut budget = Budget::one();
+        composed.current.set(Some(at));
+        let value = expression.eval(self, &mut budget).unwrap_or_else(|why| {
+            Cel::error(EvalError::internal(format!("composited variable {name:?} fails to evaluate: {why}")))
+        });
+        composed.current.set(before);
+        composed.spent.set(composed.spent.get().saturating_add(budget.spent_of_one()));
+        composed.known.borrow_mut().insert(at, value.clone());
+        Some(value)
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.variables.contains_key(name)
+    fn take_spent(&self) -> u64 {
+        self.composed.spent.take()
     }
 }
 
@@ -271,13 +333,14 @@ impl Conditions {
     /// Whether all hold: one that does not outweighs errors of others.
     ///
     /// # Errors
-    /// One cannot be evaluated and none is false.
-    pub fn hold(&self, scope: &Scope) -> Result<bool, String> {
-        let mut failed = None;
+    /// One cannot be evaluated and none is false, or all of them cost too much.
+    pub fn hold(&self, scope: &Scope<'_>) -> Result<bool, String> {
+        let (mut failed, mut budget) = (None, Budget::conditions());
         for (name, condition) in &self.0 {
-            match condition.is_true(scope) {
+            match condition.is_true(scope, &mut budget) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
+                Err(why @ Failure::OutOfBudget) => return Err(why.to_string()),
                 Err(why) => {
                     failed = failed.or(Some(format!(
                         "expression '{}' resulted in error: {why} ({name})",

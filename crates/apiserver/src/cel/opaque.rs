@@ -9,6 +9,7 @@ use cel_core::{MessageValue, Value as Cel};
 use coxswain_meta::Quantity;
 use http::Uri;
 
+use super::formats::Semver;
 use crate::authz::Attributes;
 use crate::webhook::Asked;
 
@@ -64,6 +65,10 @@ pub enum Opaque {
     Cidr(Cidr),
     /// A URL as it was written, and its parts.
     Url(String, Uri),
+    /// A format of text by its name.
+    Format(&'static str),
+    /// A semantic version.
+    Semver(Semver),
     /// Asks what the user may do.
     Authorizer(Authorizer),
     /// An answer of the authorizer: whether it is allowed, and why.
@@ -74,6 +79,21 @@ impl Opaque {
     /// As a value.
     pub fn into_cel(self) -> Cel {
         Cel::Message(Box::new(self))
+    }
+
+    /// How many bytes of an address count; one for all that has no size.
+    pub fn size(&self) -> u64 {
+        match self {
+            Opaque::Ip(address) => {
+                if address.is_ipv4() {
+                    4
+                } else {
+                    16
+                }
+            }
+            Opaque::Cidr(network) => u64::from(network.1).div_ceil(8),
+            _ => 1,
+        }
     }
 
     /// The opaque value in a value.
@@ -92,6 +112,8 @@ impl MessageValue for Opaque {
             Opaque::Ip(_) => "net.IP",
             Opaque::Cidr(_) => "net.CIDR",
             Opaque::Url(..) => "kubernetes.URL",
+            Opaque::Format(_) => "kubernetes.NamedFormat",
+            Opaque::Semver(_) => "kubernetes.Semver",
             Opaque::Authorizer(_) => "kubernetes.authorization.Authorizer",
             Opaque::Decision(..) => "kubernetes.authorization.Decision",
         }
@@ -103,6 +125,8 @@ impl MessageValue for Opaque {
             (Opaque::Ip(a), Some(Opaque::Ip(b))) => a == b,
             (Opaque::Cidr(a), Some(Opaque::Cidr(b))) => a == b,
             (Opaque::Url(a, _), Some(Opaque::Url(b, _))) => a == b,
+            (Opaque::Format(a), Some(Opaque::Format(b))) => a == b,
+            (Opaque::Semver(a), Some(Opaque::Semver(b))) => a == b,
             _ => false,
         }
     }

@@ -7,7 +7,10 @@ use coxswain_meta::field::{ErrorKind, ErrorList, FieldError, Path};
 use coxswain_meta::structural::{ListType, Structural};
 use serde_json::Value;
 
-use super::{Expression, Scope, optional, value};
+use super::{Budget, Expression, Failure, Scope, optional, value};
+
+/// The longest message that an expression may make.
+const LONGEST_MESSAGE_BYTES: usize = 5 << 10;
 
 /// The rules of a schema, in the shape of the schema.
 #[derive(Default)]
@@ -16,6 +19,21 @@ pub struct Rules {
     members: BTreeMap<String, Rules>,
     /// Of the items or the members that are not named.
     inner: Option<Box<Rules>>,
+}
+
+/// A check of all rules.
+struct Run {
+    errors: ErrorList,
+    budget: Budget,
+    ended: bool,
+}
+
+impl Run {
+    /// No further rule is looked at.
+    fn end(&mut self, why: FieldError) {
+        self.errors.push(why);
+        self.ended = true;
+    }
 }
 
 struct Rule {
@@ -32,12 +50,11 @@ impl Rule {
     fn parse(rule: &Value) -> Self {
         let text = |key: &str| rule[key].as_str().map(str::to_owned).filter(|text| !text.is_empty());
         let source = text("rule").unwrap_or_default();
-        let variables = ["self", "oldSelf"];
         Self {
             uses_old: mentions(&source, "oldSelf"),
-            condition: Expression::compile(&source, &variables),
+            condition: Expression::rule(&source),
             message: text("message"),
-            message_expression: text("messageExpression").map(|text| Expression::compile(&text, &variables)),
+            message_expression: text("messageExpression").map(|text| Expression::rule(&text)),
             reason: match rule["reason"].as_str() {
                 Some("FieldValueRequired") => ErrorKind::Required,
                 Some("FieldValueForbidden") => ErrorKind::Forbidden,
@@ -51,139 +68,9 @@ impl Rule {
 }
 
 /// Whether an expression has a word in it.
-fn mentions(source: &str, word: &str) -> bool {
+pub fn mentions(source: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     source.split(|c| !is_part(c)).any(|part| part == word)
-}
-
-/// The most that the rules of a schema may cost on the largest object it allows.
-const BUDGET: u64 = 10_000_000;
-const TOO_COSTLY: &str = "estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)";
-/// How many items a list may have that names no limit: as many as fit into a request.
-const MOST_ITEMS: u64 = 1_000_000;
-
-/// The first field a rule names that its schema does not have, as a fault of compilation.
-fn undefined_field(source: &str, schema: &Structural) -> Option<String> {
-    for (start, _) in source.match_indices("self.") {
-        let before = source[..start].chars().next_back();
-        // Within text, or the end of another name.
-        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '.')
-            || source[..start].matches(['\'', '"']).count() % 2 == 1
-        {
-            continue;
-        }
-        let mut at = Some(schema);
-        let mut offset = start + "self".len();
-        while let (Some(here), Some(rest)) = (at, source[offset..].strip_prefix('.')) {
-            let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            let called = rest[name.len()..].trim_start().starts_with('(');
-            if name.is_empty()
-                || called
-                || here.type_ != "object"
-                || here.preserves_unknown
-                || here.additional.is_some()
-            {
-                break;
-            }
-            let known = here.properties.iter().find(|(known, _)| value::escape(known) == name);
-            if known.is_none()
-                && !(here.embedded && matches!(name.as_str(), "apiVersion" | "kind" | "metadata"))
-            {
-                let column = source[..offset].chars().count() + 1;
-                return Some(format!(
-                    "ERROR: <input>:1:{column}: undefined field '{name}'\n | {source}\n | {}^",
-                    ".".repeat(column - 1)
-                ));
-            }
-            at = known.map(|(_, inner)| inner);
-            offset += 1 + name.len();
-        }
-    }
-    None
-}
-
-/// About what a rule costs on the largest value of its schema: its macros walk over all items, one in another.
-fn cost(source: &str, schema: &Structural) -> u64 {
-    let items = [".all(", ".exists(", ".exists_one(", ".map(", ".filter("];
-    let (mut deepest, mut depths, mut depth) = (0, Vec::new(), 0usize);
-    for (at, c) in source.char_indices() {
-        match c {
-            '(' => {
-                if items.iter().any(|open| source[..=at].ends_with(open)) {
-                    depths.push(depth);
-                    deepest = deepest.max(depths.len());
-                }
-                depth += 1;
-            }
-            ')' => {
-                depth = depth.saturating_sub(1);
-                if depths.last() == Some(&depth) {
-                    depths.pop();
-                }
-            }
-            _ => {}
-        }
-    }
-    largest(schema).saturating_pow(u32::try_from(deepest).unwrap_or(u32::MAX))
-}
-
-/// The items of the largest list or map in a value.
-fn largest(schema: &Structural) -> u64 {
-    let own = match schema.type_.as_str() {
-        "array" => schema.most("maxItems").unwrap_or(MOST_ITEMS),
-        "object" if schema.additional.is_some() => schema.most("maxProperties").unwrap_or(MOST_ITEMS),
-        _ => 1,
-    };
-    let inner = [&schema.items, &schema.additional].into_iter().flatten().map(AsRef::as_ref);
-    own.max(schema.properties.values().chain(inner).map(largest).max().unwrap_or(1))
-}
-
-/// What is wrong with the rules of a schema.
-pub fn check_rules(schema: &Structural, path: &Path, errors: &mut ErrorList) {
-    check_rules_at(schema, path, 1, errors);
-}
-
-/// `times` is how often a value of the schema may occur in an object.
-fn check_rules_at(schema: &Structural, path: &Path, times: u64, errors: &mut ErrorList) {
-    for (at, rule) in schema.rules.iter().enumerate() {
-        let path = path.child("x-kubernetes-validations").index(at);
-        let source = rule["rule"].as_str().unwrap_or_default();
-        let parsed = Rule::parse(rule);
-        if source.trim().is_empty() {
-            errors.push(FieldError::required(&path.child("rule"), "rule is not specified"));
-        } else if let Some(fault) = parsed.condition.fault() {
-            errors.push(FieldError::invalid(
-                &path.child("rule"),
-                source,
-                format!("compilation failed: {fault}"),
-            ));
-        } else if let Some(fault) = undefined_field(source, schema) {
-            let why = format!("compilation failed: {fault}");
-            errors.push(FieldError::invalid(&path.child("rule"), source, why));
-        } else if cost(source, schema).saturating_mul(times) > BUDGET {
-            errors.push(FieldError::forbidden(&path.child("rule"), TOO_COSTLY));
-        }
-        if let Some(fault) = parsed.message_expression.as_ref().and_then(Expression::fault) {
-            let why = format!("messageExpression compilation failed: {fault}");
-            let found = rule["messageExpression"].clone();
-            errors.push(FieldError::invalid(&path.child("messageExpression"), found, why));
-        }
-        if parsed.old_is_optional && !parsed.uses_old {
-            let why = "may not be set if oldSelf is not used in rule";
-            errors.push(FieldError::invalid(&path.child("optionalOldSelf"), true, why));
-        }
-    }
-    for (name, inner) in &schema.properties {
-        check_rules_at(inner, &path.child("properties").key(name), times, errors);
-    }
-    for (name, inner, limit) in
-        [("items", &schema.items, "maxItems"), ("additionalProperties", &schema.additional, "maxProperties")]
-    {
-        if let Some(inner) = inner {
-            let times = times.saturating_mul(schema.most(limit).unwrap_or(MOST_ITEMS));
-            check_rules_at(inner, &path.child(name), times, errors);
-        }
-    }
 }
 
 impl Rules {
@@ -200,9 +87,9 @@ impl Rules {
 
     /// The rules that an object breaks; `old` is what it was before.
     pub fn check(&self, schema: &Structural, object: &Value, old: Option<&Value>) -> ErrorList {
-        let mut errors = ErrorList::new();
-        self.walk(schema, (object, old), &Path::root(), true, &mut errors);
-        errors
+        let mut run = Run { errors: ErrorList::new(), budget: Budget::rules(), ended: false };
+        self.walk(schema, (object, old), &Path::root(), true, &mut run);
+        run.errors
     }
 
     fn walk(
@@ -211,13 +98,22 @@ impl Rules {
         (value, old): (&Value, Option<&Value>),
         path: &Path,
         whole: bool,
-        errors: &mut ErrorList,
+        run: &mut Run,
     ) {
         if value.is_null() {
             return;
         }
+        if !self.own.is_empty() && run.budget.is_empty() {
+            run.end(FieldError::invalid(path, schema.type_.as_str(), Failure::OutOfBudget.to_string()));
+        }
         for rule in &self.own {
-            rule.check(schema, (value, old), path, whole, errors);
+            if run.ended {
+                return;
+            }
+            rule.check(schema, (value, old), path, whole, run);
+        }
+        if run.ended {
+            return;
         }
         match value {
             Value::Object(map) => {
@@ -227,19 +123,25 @@ impl Rules {
                     let named = schema.properties.contains_key(name);
                     let path = if named { path.child(name) } else { path.key(name) };
                     let old = old.and_then(|old| old.get(name));
-                    rules.walk(inner, (value, old), &path, inner.embedded, errors);
+                    rules.walk(inner, (value, old), &path, inner.embedded, run);
                 }
             }
             Value::Array(items) => {
                 let (Some(inner), Some(rules)) = (schema.items.as_deref(), &self.inner) else { return };
                 for (at, item) in items.iter().enumerate() {
                     let old = old.and_then(|old| counterpart(schema, old, item));
-                    rules.walk(inner, (item, old), &path.index(at), inner.embedded, errors);
+                    rules.walk(inner, (item, old), &path.index(at), inner.embedded, run);
                 }
             }
             _ => {}
         }
     }
+}
+
+/// A message that an expression made, if it can be shown.
+pub fn said_by(text: &str) -> Option<String> {
+    let text = text.trim();
+    (!text.is_empty() && text.len() <= LONGEST_MESSAGE_BYTES && !text.contains('\n')).then(|| text.to_owned())
 }
 
 /// The item of the old list with the same keys; only keyed lists have one.
@@ -257,7 +159,7 @@ impl Rule {
         (value, old): (&Value, Option<&Value>),
         path: &Path,
         whole: bool,
-        errors: &mut ErrorList,
+        run: &mut Run,
     ) {
         if self.uses_old && old.is_none() && !self.old_is_optional {
             return;
@@ -272,36 +174,50 @@ impl Rule {
         }
         let source = self.condition.source();
         let invalid = |detail: String| FieldError::invalid(path, schema.type_.as_str(), detail);
-        match self.condition.eval(&scope) {
+        match self.condition.eval(&scope, &mut run.budget) {
             Ok(Cel::Bool(true)) => {}
-            Ok(_) => errors.push(self.broken(schema, value, path, &scope)),
-            Err(why) if why == "no such overload" => errors.push(invalid(format!(
-                "'{why}': call arguments did not match a supported operator, function or macro signature for rule: {source}"
-            ))),
-            Err(why) if why.starts_with("operation cancelled") => errors.push(invalid(format!(
+            Ok(_) => self.broken(schema, value, path, &scope, run),
+            Err(why @ Failure::OutOfBudget) => run.end(invalid(why.to_string())),
+            Err(why @ Failure::Cancelled) => run.end(invalid(format!(
                 "'{why}': no further validation rules will be run due to call cost exceeds limit for rule: {source}"
             ))),
-            Err(why) if why.starts_with("compilation failed") => {
-                errors.push(invalid(format!("rule compile error: {why}")));
+            Err(why @ Failure::NoOverload) => run.errors.push(invalid(format!(
+                "'{why}': call arguments did not match a supported operator, function or macro signature for rule: {source}"
+            ))),
+            Err(why @ Failure::Uncompiled(_)) => {
+                run.errors.push(invalid(format!("rule compile error: {why}")));
             }
-            Err(why) => errors.push(invalid(format!("{why} evaluating rule: {source}"))),
+            Err(why) => run.errors.push(invalid(format!("{why} evaluating rule: {source}"))),
         }
     }
 
-    fn broken(&self, schema: &Structural, value: &Value, path: &Path, scope: &Scope) -> FieldError {
-        let said = self.message_expression.as_ref().and_then(|expression| expression.text(scope).ok());
-        let said = said.filter(|text| !text.trim().is_empty() && !text.contains('\n'));
+    fn broken(&self, schema: &Structural, value: &Value, path: &Path, scope: &Scope<'_>, run: &mut Run) {
+        let path = if self.field_path.is_empty() { path.clone() } else { path.child(&self.field_path) };
+        let said = self.message_expression.as_ref().map(|said| (said, said.text(scope, &mut run.budget)));
+        let too_much = match &said {
+            Some((_, Err(Failure::OutOfBudget))) => Some(
+                "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run".to_owned(),
+            ),
+            Some((said, Err(Failure::Cancelled))) => Some(format!(
+                "no further validation rules will be run due to call cost exceeds limit for messageExpression: {:?}",
+                said.source()
+            )),
+            _ => None,
+        };
+        if let Some(why) = too_much {
+            return run.end(FieldError::invalid(&path, schema.type_.as_str(), why));
+        }
+        let said = said.and_then(|(_, text)| text.ok()).and_then(|text| said_by(&text));
         let detail = said
             .or_else(|| self.message.clone())
             .unwrap_or_else(|| format!("failed rule: {}", self.condition.source()));
-        let path = if self.field_path.is_empty() { path.clone() } else { path.child(&self.field_path) };
         let shown = matches!(self.reason, ErrorKind::Invalid | ErrorKind::Duplicate)
             && !matches!(schema.type_.as_str(), "object" | "array");
-        FieldError {
+        run.errors.push(FieldError {
             kind: self.reason,
             field: path.to_string(),
             value: shown.then(|| value.clone()),
             detail: if self.reason == ErrorKind::Duplicate { String::new() } else { detail },
-        }
+        });
     }
 }

@@ -23,7 +23,7 @@ const REQUESTS: &str = "PriorityLevelName,\tFlowSchemaName,\tQueueIndex,\tReques
 const DETAILS: &str = "UserName,\tVerb,\tAPIPath,\tNamespace,\tName,\tAPIVersion,\tResource,\tSubResource";
 
 /// The cells that tell what a request is.
-pub fn details(user: &UserInfo, info: &RequestInfo) -> String {
+fn details(user: &UserInfo, info: &RequestInfo) -> String {
     let version = match (info.group.as_str(), info.version.as_str()) {
         ("", version) => version,
         (group, version) => &format!("{group}/{version}"),
@@ -127,13 +127,13 @@ impl Shared {
             let place = queue.and_then(|queue| queue.waiting.iter().position(|waiting| *waiting == number));
             let shown =
                 |index: Option<usize>| index.map_or_else(|| "-1".to_owned(), |index| index.to_string());
-            let Told { schema, flow, details } = &request.told;
+            let Told { rules, user, info } = &request.told;
             let mut line = [
                 self.name.as_str(),
-                schema,
+                &rules.name,
                 &shown(queue.map(|_| request.queue)),
                 &shown(place),
-                flow,
+                rules.flow(user, info),
                 &clock.shows(Some(request.arrived)),
                 &request.seats.to_string(),
                 "0",
@@ -143,7 +143,7 @@ impl Shared {
             .join(END);
             if detailed {
                 line.push_str(END);
-                line.push_str(details);
+                line.push_str(&details(user, info));
             }
             let queue = queue.map_or(usize::MAX, |_| request.queue);
             found.push((queue, place.unwrap_or(usize::MAX), line));

@@ -59,7 +59,7 @@ struct Current {
 }
 
 struct Schema {
-    rules: Rules,
+    rules: Arc<Rules>,
     level: Arc<Shared>,
     counts: Arc<Counts>,
     header: HeaderValue,
@@ -91,9 +91,9 @@ type Turns = Level<oneshot::Sender<()>, Told>;
 
 /// What the debug pages tell of a request.
 struct Told {
-    schema: Arc<str>,
-    flow: String,
-    details: String,
+    rules: Arc<Rules>,
+    user: Arc<UserInfo>,
+    info: Arc<RequestInfo>,
 }
 
 #[derive(Clone, Copy)]
@@ -158,8 +158,8 @@ impl FlowControl {
     /// 429: the level has no seat and no room to wait, or the wait was too long.
     pub async fn admit(
         &self,
-        user: &UserInfo,
-        info: &RequestInfo,
+        user: &Arc<UserInfo>,
+        info: &Arc<RequestInfo>,
         marks: &Marks,
         width: impl FnOnce() -> u32,
     ) -> Result<Option<Place>, Status> {
@@ -168,9 +168,8 @@ impl FlowControl {
             return Ok(None);
         };
         let _ = marks.0.set([schema.header.clone(), schema.level.header.clone()]);
-        let (flow, details) = (schema.rules.flow(user, info).to_owned(), dump::details(user, info));
-        let hash = schema.rules.hash(&flow);
-        let told = Told { schema: schema.rules.name.clone(), flow, details };
+        let hash = schema.rules.hash(schema.rules.flow(user, info));
+        let told = Told { rules: schema.rules.clone(), user: user.clone(), info: info.clone() };
         let (seats, now) = (if schema.level.exempt { 1 } else { width() }, Instant::now());
         let mut turn = None;
         let arrival = {
@@ -352,7 +351,7 @@ impl Current {
                 let before = self.schemas.iter().find(|known| known.rules.name == rules.name);
                 let counts = before.map(|known| known.counts.clone()).unwrap_or_default();
                 let header = HeaderValue::from_str(&rules.uid).ok()?;
-                Some(Schema { rules, level, counts, header })
+                Some(Schema { rules: Arc::new(rules), level, counts, header })
             })
             .collect();
         found.sort_by(|a, b| (a.rules.precedence, &a.rules.name).cmp(&(b.rules.precedence, &b.rules.name)));

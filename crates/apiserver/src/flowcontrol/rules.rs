@@ -1,7 +1,6 @@
 //! Which FlowSchema a request belongs to: pure functions over the objects' documents.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -21,7 +20,7 @@ enum Distinguisher {
 #[derive(Debug)]
 pub struct Rules {
     /// The schema's name.
-    pub name: Arc<str>,
+    pub name: String,
     /// Its uid.
     pub uid: String,
     /// The name of its level.

@@ -10,7 +10,7 @@ use crate::Server;
 use crate::authn::UserInfo;
 use crate::handler::{Change, FieldManager, Part};
 use crate::object::{Meta, now};
-use crate::resource::Resource;
+use crate::resource::{Forms, Resource};
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const MANAGER: &str = "api-priority-and-fairness-config-consumer-v1";
@@ -79,19 +79,19 @@ async fn settle(server: &Arc<Server>, name: &str, wanted: &Value) -> Result<(), 
         name,
         part: Part::Verbatim,
         dry_run: false,
-        manager: Some(manager),
+        manager: None,
     };
+    let forms = Forms::of(&kind);
     let settled = server.update(&change, |old| {
-        let mut new = old.clone();
-        new.meta_mut().remove("resourceVersion");
         let before = conditions(old).find(|known| known["type"] == DANGLING);
         let since = before.filter(|known| known["status"] == wanted["status"]);
         let mut condition = wanted.clone();
         condition["lastTransitionTime"] =
             since.map_or_else(|| now().into(), |known| known["lastTransitionTime"].clone());
-        let others = conditions(old).filter(|known| known["type"] != DANGLING).cloned();
-        let all: Vec<Value> = others.chain([condition]).collect();
-        new["status"] = json!({ "conditions": all });
+        let applied = json!({ "apiVersion": kind.api_version(), "kind": kind.kind(),
+            "metadata": { "name": name }, "status": { "conditions": [condition] } });
+        let mut new = manager.apply(&forms, old, &applied, true)?;
+        new.meta_mut().remove("resourceVersion");
         Ok(new)
     });
     settled.await.map(drop)

@@ -8,7 +8,7 @@ use rand::Rng;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Call, FieldManager, check_type, display_name, key, read_document, render};
+use super::{Call, FieldManager, display_name, key, read_object, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::body::Body;
@@ -65,8 +65,7 @@ impl Call {
     pub async fn post(&self, request: Request<Body>) -> Outcome {
         let form = self.form()?;
         self.check_write_options("CreateOptions")?;
-        let (mut object, duplicates) = read_document(request).await?;
-        check_type(&self.kind, &mut object)?;
+        let (mut object, duplicates) = read_object(&self.kind, request).await?;
         let warnings = self.decode(&mut object, duplicates)?;
         self.place(&mut object)?;
         let new = self.new_object(Some(FieldManager::of(self)))?;

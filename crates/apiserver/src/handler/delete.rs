@@ -4,7 +4,7 @@ use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::status::{Details, OBJECT_MODIFIED};
 use coxswain_meta::{ErrorList, FieldError, Path, Status};
-use coxswain_store::{CommitError, Expect};
+use coxswain_store::{CommitError, Expect, View};
 use http::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,7 +16,7 @@ use super::{Call, Stored, document, key, read_body, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::body::Body;
-use crate::object::{Meta, attributes, encode, now, same_content, time_after, unread};
+use crate::object::{Meta, ObjectView, attributes, encode, now, same_content, time_after, unread};
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
@@ -81,21 +81,13 @@ pub enum Deleted {
 }
 
 impl Call {
-    /// The options of a delete: the body, or else the query.
     /// The options of a deletion: what the body says, or else the query.
     async fn delete_options(&self, request: Request<Body>) -> Result<Options, Status> {
         let headers = request.headers().clone();
         let body = read_body(request).await?;
         let options = if body.is_empty() {
-            let number = |name: &str| match self.query.get(name).map(str::parse) {
-                Some(Err(_)) => {
-                    let text = self.query.get(name).unwrap_or_default();
-                    Err(Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
-                }
-                number => Ok(number.and_then(Result::ok)),
-            };
             Options {
-                grace_period_seconds: number("gracePeriodSeconds")?,
+                grace_period_seconds: self.query.integer("gracePeriodSeconds")?,
                 preconditions: None,
                 propagation_policy: self.query.get("propagationPolicy").map(str::to_owned),
                 orphan_dependents: self
@@ -213,7 +205,14 @@ impl Server {
             let marked = mark(kind, old, options);
             let dry_run = !options.dry_run.is_empty();
             let committed = match &marked {
-                _ if dry_run => return Ok(Deleted::Pending(current.bytes.clone())),
+                Some(object) if dry_run => {
+                    let bytes = ObjectView.stamp(&encode(object), current.revision);
+                    return Ok(if finished(kind, object) {
+                        Deleted::Gone(bytes)
+                    } else {
+                        Deleted::Pending(bytes)
+                    });
+                }
                 None => return Ok(Deleted::Pending(current.bytes.clone())),
                 Some(object) if finished(kind, object) => self
                     .store
@@ -248,8 +247,7 @@ fn check_preconditions(
 ) -> Result<(), Status> {
     let Some(wanted) = &options.preconditions else { return Ok(()) };
     let refuse = |what: &str, wanted: &str, found: &str, then: &str| {
-        // Namespaces are deleted on a road of their own.
-        if kind.is_core("namespaces") {
+        if has_own_road(kind) {
             let why = format!(
                 "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
             );
@@ -258,7 +256,7 @@ fn check_preconditions(
         let why = format!(
             "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {then}"
         );
-        Err(Status::conflict(kind.group(), kind.kind(), name, &why))
+        Err(Status::conflict(kind.storage().0, kind.kind(), name, &why))
     };
     match (&wanted.uid, &wanted.resource_version) {
         (Some(uid), _) if uid != old.meta_str("uid") => {
@@ -272,6 +270,12 @@ fn check_preconditions(
         }
         _ => Ok(()),
     }
+}
+
+/// Namespaces and definitions are marked as they are: what is in them goes first.
+fn has_own_road(kind: &Resource) -> bool {
+    kind.is_core("namespaces")
+        || kind.plural() == "customresourcedefinitions" && kind.group() == "apiextensions.k8s.io"
 }
 
 /// The object as the deletion leaves it; none where it changes nothing.
@@ -290,9 +294,11 @@ fn mark(kind: &Resource, mut object: Value, options: &Options) -> Option<Value> 
     }
     let metadata = object.meta_mut();
     metadata.insert("deletionTimestamp".into(), if grace > 0 { time_after(grace) } else { now() }.into());
-    metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
-    if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
-        metadata.insert("generation".into(), (generation + 1).into());
+    if !has_own_road(kind) {
+        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+        if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
+            metadata.insert("generation".into(), (generation + 1).into());
+        }
     }
     if kind.plural() == "namespaces" && kind.group().is_empty() {
         object["status"]["phase"] = "Terminating".into();

@@ -12,11 +12,7 @@ impl Call {
     /// Refuses options that contradict each other, or that are no numbers.
     pub(super) fn check_list_options(&self, watch: bool) -> Result<(), Status> {
         for name in ["timeoutSeconds", "limit"] {
-            let text = self.query.get(name).unwrap_or("0");
-            if text.parse::<i64>().is_err() {
-                let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
-                return Err(Status::bad_request(why));
-            }
+            self.query.integer(name)?;
         }
         let errors = if watch { self.watch_errors() } else { self.list_errors() };
         match errors.is_empty() {

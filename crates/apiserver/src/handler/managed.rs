@@ -12,6 +12,7 @@ use super::Call;
 use crate::Server;
 use crate::object::{Meta, now};
 use crate::resource::{Forms, Place, Resource};
+use crate::sent;
 
 const LONGEST_NAME: usize = 128;
 /// kubectl's own manager: it may take over what its client-side apply wrote.
@@ -79,13 +80,17 @@ impl FieldManager {
         let (version, now) = (kind.api_version(), now());
         let (place, manager, reset) =
             (Place::root(kind), self.manager(&version, &now), self.reset(kind, new));
-        let (sent, is_new) = (take_sent(old, new), old.as_object().is_some_and(serde_json::Map::is_empty));
-        if sent.is_none() && is_new {
-            store(new, apply::create(place, (&blank(kind), new), &reset, &manager));
+        let (named, is_new) = (take_sent(old, new), old.as_object().is_some_and(serde_json::Map::is_empty));
+        if named.is_none() && is_new {
+            // What is empty is owned too, if Go writes it.
+            let seen = sent::owned(new);
+            let seen = seen.as_ref().unwrap_or(new);
+            let entries = apply::create(place, (&blank(kind), seen), &reset, &manager);
+            store(new, entries);
             return Ok(());
         }
-        let was_sent = sent.is_some();
-        let mut entries = sent.unwrap_or_else(|| entries(old));
+        let was_sent = named.is_some();
+        let mut entries = named.unwrap_or_else(|| entries(old));
         let blank = is_new.then(|| blank(kind));
         let old = blank.as_ref().unwrap_or(old);
         let changes = apply::changes(place, old, new);

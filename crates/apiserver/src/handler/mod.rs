@@ -51,9 +51,9 @@ pub struct Call {
     /// The server.
     pub server: Arc<Server>,
     /// Who asks.
-    pub user: UserInfo,
+    pub user: Arc<UserInfo>,
     /// What is asked.
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     /// The query.
     pub query: Query,
     /// The headers.
@@ -66,8 +66,8 @@ impl Call {
     /// Finds the row of a request.
     pub fn new(
         server: Arc<Server>,
-        user: UserInfo,
-        info: RequestInfo,
+        user: Arc<UserInfo>,
+        info: Arc<RequestInfo>,
         query: Query,
         headers: HeaderMap,
     ) -> Result<Self, Status> {
@@ -120,9 +120,36 @@ impl Call {
         }
     }
 
+    /// Refuses the metadata of one object where there is a list, and that of a list where there is one object.
+    fn check_shape_of_metadata(&self, form: Form) -> Result<(), Status> {
+        let package = match self.kind.storage().0 {
+            _ if self.kind.custom().is_some() => "unstructured.Unstructured".to_owned(),
+            "" => format!("core.{}", self.kind.kind()),
+            group => format!("{}.{}", group.split('.').next().unwrap_or_default(), self.kind.kind()),
+        };
+        match (form.shape, self.info.verb) {
+            (Shape::Metadata(false), "list") => Err(Status::failure(
+                406,
+                "NotAcceptable",
+                format!(
+                    "you requested PartialObjectMetadata, but the requested object is a list (*{package}List)"
+                ),
+            )),
+            (Shape::Metadata(true), "get") => Err(Status::failure(
+                406,
+                "NotAcceptable",
+                format!(
+                    "you requested PartialObjectMetadataList, but the requested object is not a list (*{package})"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The form of the answer that the client asked for.
     pub fn form(&self) -> Result<Form, Status> {
         let form = Form::accepted(&self.headers, self.kind.schema().is_some())?;
+        self.check_shape_of_metadata(form)?;
         let include = self.include_object();
         match form.shape == Shape::Table && !matches!(include, "Metadata" | "Object" | "None") {
             true => Err(Status::bad_request(format!(
@@ -208,6 +235,62 @@ pub async fn read_document(request: Request<Body>) -> Result<(Value, Vec<String>
     document(&headers, &read_body(request).await?)
 }
 
+/// The object of a kind that a request brings, and the fields it repeats.
+pub async fn read_object(kind: &Resource, request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
+    let headers = request.headers().clone();
+    let body = read_body(request).await?;
+    let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_json = media.is_empty() || media.starts_with("application/json");
+    let (mut object, duplicates) = document(&headers, &body).map_err(|why| match is_json {
+        true => unrecognized(kind, &format!("{TYPELESS}: {}", why.message), &body),
+        false => why,
+    })?;
+    let what = match &object {
+        Value::Object(map) => {
+            // Custom objects say themselves what they are.
+            if kind.custom().is_some() && map.get("kind").and_then(Value::as_str).is_none_or(str::is_empty) {
+                let why = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(&body));
+                return Err(unrecognized(kind, &why, &body));
+            }
+            check_type(kind, &mut object)?;
+            return Ok((object, duplicates));
+        }
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Null => "null",
+    };
+    Err(unrecognized(
+        kind,
+        &format!("{TYPELESS}: json: cannot unmarshal {what} into Go value of type {TYPE_META}"),
+        &body,
+    ))
+}
+
+const TYPELESS: &str = "couldn't get version/kind; json parse error";
+/// What upstream reads a body into to learn its type.
+const TYPE_META: &str =
+    r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
+/// 400 for a body that says nothing of its type, with as much of it as upstream shows.
+fn unrecognized(kind: &Resource, why: &str, body: &[u8]) -> Status {
+    const SHOWN: usize = 30;
+    let text = match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(body).into_owned(),
+        Some(_) => body.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect(),
+    };
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push_str(" ...");
+    }
+    let kind = kind.kind();
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): {why} ({shown})"
+    ))
+}
+
 /// A document in the form that the headers name.
 pub fn document(headers: &HeaderMap, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
     let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -282,8 +365,22 @@ pub fn check_type(kind: &Resource, object: &mut Value) -> Result<(), Status> {
     if (!sent_version.is_empty() && sent_version != version)
         || (!sent_kind.is_empty() && sent_kind != kind.kind())
     {
-        let (sent_group, _) = sent_version.split_once('/').unwrap_or(("", ""));
-        if sent_kind == kind.kind() && sent_group == kind.group() || sent_kind.is_empty() {
+        let (sent_group, in_group) = sent_version.split_once('/').unwrap_or(("", &sent_version));
+        let is_known = schema::by_gvk(sent_group, in_group, &sent_kind).is_some();
+        if is_known && kind.schema().is_some() && sent_kind != kind.kind() {
+            let package = match kind.group() {
+                "" => "core",
+                group => group.split('.').next().unwrap_or_default(),
+            };
+            return Err(Status::bad_request(format!(
+                "{sent_kind} in version \"{in_group}\" cannot be handled as a {wanted}: converting ({in_group}.{sent_kind}) to ({package}.{wanted}): unknown conversion",
+                wanted = kind.kind()
+            )));
+        }
+        // Versions that came before are registered upstream, if not served.
+        let was_before = in_group.contains("alpha") || in_group.contains("beta");
+        let known_elsewhere = is_known || was_before || kind.schema().is_none();
+        if sent_kind == kind.kind() && sent_group == kind.group() && known_elsewhere || sent_kind.is_empty() {
             return Err(Status::bad_request(format!(
                 "the API version in the data ({sent_version}) does not match the expected API version ({version})"
             )));
@@ -291,7 +388,7 @@ pub fn check_type(kind: &Resource, object: &mut Value) -> Result<(), Status> {
         return Err(Status::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: no kind \"{sent_kind}\" is registered for version \"{sent_version}\"{}",
             sent_kind,
-            kind.version(),
+            sent_version.rsplit('/').next().filter(|version| !version.is_empty()).unwrap_or(kind.version()),
             kind.kind(),
             // Where upstream's types are registered is part of its words.
             if kind.schema().is_some() { " in scheme \"pkg/runtime/scheme.go:111\"" } else { "" }

@@ -11,8 +11,8 @@ pub enum Shape {
     Object,
     /// A `Table` of printed columns.
     Table,
-    /// Type and metadata only.
-    Metadata,
+    /// Type and metadata only; `true` where the client named the list of it.
+    Metadata(bool),
 }
 
 /// How an answer is written.
@@ -97,11 +97,8 @@ impl Form {
             (Some("Table"), Some("meta.k8s.io"), Some("v1")) if encoding != Encoding::Protobuf => {
                 Shape::Table
             }
-            (
-                Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
-                Some("meta.k8s.io"),
-                Some("v1"),
-            ) => Shape::Metadata,
+            (Some("PartialObjectMetadata"), Some("meta.k8s.io"), Some("v1")) => Shape::Metadata(false),
+            (Some("PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => Shape::Metadata(true),
             _ => return None,
         };
         Some(Self { shape, encoding })
@@ -125,7 +122,7 @@ mod tests {
             (
                 "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
                 true,
-                form(Shape::Metadata, Encoding::Protobuf),
+                form(Shape::Metadata(true), Encoding::Protobuf),
             ),
             ("application/yaml", true, form(Shape::Object, Encoding::Yaml)),
             ("*/*", true, form(Shape::Object, Encoding::Json)),

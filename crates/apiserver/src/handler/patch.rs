@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::Status;
-use coxswain_meta::golang::shown;
+use coxswain_meta::golang::{self, shown};
 use coxswain_meta::patch::{json_patch, merge_patch, strategic};
 use coxswain_meta::{ErrorList, FieldError, Path};
 use http::header::CONTENT_TYPE;
 use http::{Request, StatusCode};
 use serde_json::{Map, Value};
 
-use super::{Call, FieldManager, check_type, parse, read_body, read_yaml, render};
+use super::{Call, FieldManager, check_type, parse, read_body, render};
 use crate::authz::Attributes;
 use crate::body::Body;
 use crate::object::{MANAGED_FIELDS, Meta, read_managers};
@@ -37,7 +37,7 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// Reads the body of a PATCH.
+    /// Reads the body of a PATCH, and checks the options that come with it.
     pub async fn read(call: &Call, request: Request<Body>) -> Result<Self, Status> {
         let media =
             request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -54,12 +54,24 @@ impl Patch {
         let body = read_body(request).await?;
         let (body, duplicates) = match dialect {
             Dialect::Apply => {
-                let (value, duplicates) = read_yaml(&body)?;
+                let (value, duplicates) = read_configuration(&body)?;
                 (value, super::repeated_keys(&body, &duplicates))
             }
-            _ => parse(&body)?,
+            _ => parse(&body).map_err(|why| match (call.stored(), dialect) {
+                (Err(missing), _) => missing,
+                (Ok(_), Dialect::Strategic) => why,
+                (Ok(_), _) => Status::bad_request(format!("error decoding patch: {}", why.message)),
+            })?,
         };
+        let duplicates = if dialect == Dialect::Json { faults(&body, duplicates) } else { duplicates };
+        call.check_write_options("PatchOptions")?;
+        call.check_patch_options(dialect)?;
         Ok(Self { dialect, body, duplicates })
+    }
+
+    /// Whether this is an applied configuration.
+    pub fn is_apply(&self) -> bool {
+        self.dialect == Dialect::Apply
     }
 
     /// The patched document.
@@ -70,11 +82,16 @@ impl Patch {
         }
         match (self.dialect, call.kind.schema()) {
             (Dialect::Json, _) => json_patch(&mut new, &self.body)?,
-            (Dialect::Strategic, Some(schema)) => strategic::apply(&mut new, &self.body, schema)?,
+            (Dialect::Strategic, Some(schema)) => {
+                strategic::apply(&mut new, &self.body, schema)?;
+                schema::narrow(&mut new, schema);
+            }
             (Dialect::Merge | Dialect::Strategic | Dialect::Apply, _) => merge_patch(&mut new, &self.body)?,
         }
-        if !self.insists() && new.is_object() {
-            new.meta_mut().remove("resourceVersion");
+        if let Some(Value::Object(metadata)) = new.get_mut("metadata")
+            && !self.insists()
+        {
+            metadata.remove("resourceVersion");
         }
         Ok(new)
     }
@@ -83,8 +100,7 @@ impl Patch {
     fn undecodable(&self, call: &Call, old: &Value, why: &Status) -> Result<Status, Status> {
         let mut old = old.clone();
         read_managers(&mut old);
-        let mut patched = self.apply(call, &old)?;
-        check_type(&call.kind, &mut patched)?;
+        let patched = self.apply(call, &old)?;
         let strict = why.message.find("strict decoding error: ").map(|at| &why.message[at..]);
         let (value, detail) = match (self.dialect, call.kind.schema()) {
             (Dialect::Strategic, Some(schema)) => {
@@ -128,9 +144,55 @@ impl Patch {
     }
 }
 
+/// A configuration and the fields it repeats.
+fn read_configuration(body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    if body.trim_ascii().is_empty() {
+        return Ok((Value::Object(Map::new()), Vec::new()));
+    }
+    let wrong = |why: String| Status::bad_request(format!("error decoding YAML: {why}"));
+    let (value, duplicates) = schema::parse_yaml_strict(body)
+        .map_err(|why| wrong(format!("error converting YAML to JSON: yaml: {why}")))?;
+    match value {
+        Value::Null => Ok((Value::Object(Map::new()), duplicates)),
+        Value::Object(_) => Ok((value, duplicates)),
+        other => {
+            Err(wrong(format!("error unmarshaling JSON: while decoding JSON: {}", golang::no_map(&other))))
+        }
+    }
+}
+
+/// What strict decoding minds in the operations of a JSON patch.
+fn faults(body: &Value, duplicates: Vec<String>) -> Vec<String> {
+    const KNOWN: &[&str] = &["op", "path", "from", "value"];
+    let steps = body.as_array().map_or(&[][..], Vec::as_slice).iter().enumerate();
+    let names = steps.flat_map(|(i, step)| {
+        step.as_object().into_iter().flat_map(|map| map.keys()).map(move |name| (i, name))
+    });
+    let unknown = names
+        .filter(|(_, name)| !KNOWN.contains(&name.as_str()))
+        .map(|(i, name)| format!("unknown field \"[{i}].{name}\""));
+    unknown.chain(duplicates).map(|fault| format!("json patch {fault}")).collect()
+}
+
 /// What is wrong with a document, without the kind that it is no document of.
 fn undecorated(message: &str) -> String {
     message.split_once(": ").map_or(message, |(_, rest)| rest).to_owned()
+}
+
+/// What is wrong with a value that decodes itself, as it says so.
+fn in_own_words(why: &Status) -> String {
+    schema::in_own_words(&undecorated(&why.message))
+}
+
+/// Refuses a patch that makes another object of the one that it changes.
+fn check_uid(kind: &Resource, new: &Value, old: &Value) -> Result<(), Status> {
+    let uid = new.meta_str("uid");
+    if uid.is_empty() || uid == old.meta_str("uid") {
+        return Ok(());
+    }
+    let mut errors = ErrorList::new();
+    errors.push(FieldError::invalid(&Path::new("metadata").child("uid"), uid, "field is immutable"));
+    Err(Status::invalid(kind.group(), kind.kind(), old.name(), &errors))
 }
 
 /// Takes the parts of a document out that another has too, but for those that say what it is.
@@ -150,8 +212,6 @@ impl Call {
         let form = self.form()?;
         let patch = Patch::read(self, request).await?;
         let mut warnings = Vec::new();
-        self.check_write_options("PatchOptions")?;
-        self.check_patch_options(&patch)?;
         let (code, bytes) = match patch.dialect {
             Dialect::Apply => self.apply(patch, &mut warnings).await?,
             _ => (StatusCode::OK, self.patch_live(&patch, &mut warnings).await?),
@@ -161,9 +221,9 @@ impl Call {
         Ok(response)
     }
 
-    fn check_patch_options(&self, patch: &Patch) -> Result<(), Status> {
+    fn check_patch_options(&self, dialect: Dialect) -> Result<(), Status> {
         let mut errors = ErrorList::new();
-        match patch.dialect {
+        match dialect {
             Dialect::Apply if self.query.get("fieldManager").is_none() => {
                 let path = Path::new("fieldManager");
                 errors.push(FieldError::required(&path, "is required for apply patch"));
@@ -184,48 +244,49 @@ impl Call {
     async fn patch_live(&self, patch: &Patch, warnings: &mut Vec<String>) -> Result<Bytes, Status> {
         self.server
             .update(&self.change(self.part())?, |old| {
-                let mut new = patch.apply(self, old)?;
-                check_type(&self.kind, &mut new)?;
-                // What the patch left alone has the form of its schema already.
-                let mut same =
-                    if self.kind.schema().is_some() { take_same(&mut new, old) } else { Map::new() };
-                *warnings = self
-                    .decode(&mut new, patch.duplicates.clone())
-                    .or_else(|why| Err(patch.undecodable(self, old, &why)?))?;
-                new.as_object_mut().into_iter().for_each(|new| new.append(&mut same));
-                self.check_patched(&mut new, old)?;
+                let new = self.patched(patch, old, warnings)?;
+                check_uid(&self.kind, &new, old)?;
                 Ok(new)
             })
             .await
     }
 
-    fn check_patched(&self, new: &mut Value, old: &Value) -> Result<(), Status> {
-        self.place(new)?;
-        if new["metadata"]["name"] != old["metadata"]["name"] {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                new.name(),
-                self.info.name
-            )));
+    /// What a patch that is no configuration makes of an object.
+    pub fn patched(&self, patch: &Patch, old: &Value, warnings: &mut Vec<String>) -> Result<Value, Status> {
+        let mut new = patch.apply(self, old)?;
+        if patch.dialect == Dialect::Strategic && new.is_object() {
+            // Go's types have no room for what a document says of itself.
+            new["apiVersion"] = self.kind.api_version().into();
+            new["kind"] = self.kind.kind().into();
         }
-        Ok(())
+        check_type(&self.kind, &mut new).or_else(|why| match self.kind.schema() {
+            Some(_) => Err(patch.undecodable(self, old, &why)?),
+            None => Err(why),
+        })?;
+        // What the patch left alone has the form of its schema already.
+        let mut same = if self.kind.schema().is_some() { take_same(&mut new, old) } else { Map::new() };
+        *warnings = self
+            .decode(&mut new, patch.duplicates.clone())
+            .or_else(|why| Err(patch.undecodable(self, old, &why)?))?;
+        new.as_object_mut().into_iter().for_each(|new| new.append(&mut same));
+        self.place(&mut new)?;
+        self.check_name(&new)?;
+        Ok(new)
     }
 
     /// Server-side apply: changes the object, or creates it.
     async fn apply(&self, patch: Patch, warnings: &mut Vec<String>) -> Result<(StatusCode, Bytes), Status> {
         let mut configuration = patch.body;
         let sent_to = configuration.namespace().to_owned();
+        let named = configuration.name().to_owned();
         self.check_configuration(&mut configuration)?;
-        self.check_shape(&configuration, &sent_to)?;
+        self.check_shape(&configuration, (&sent_to, &named))?;
         let repeated = self.repeated(&patch.duplicates, warnings)?;
         let (manager, forms) = (FieldManager::of(self), Forms::of(&self.kind));
         let force = self.query.is_true("force");
         let mut change = self.change(self.part())?;
         change.manager = None;
-        let convert = |new: &mut Value| {
-            let decoded = self.kind.decode(new, Vec::new(), super::Validation::Ignore);
-            decoded.map(drop).map_err(|why| self.inconvertible(&sent_to, &why))
-        };
+        let convert = |new: &mut Value| self.convert(new, &sent_to);
         loop {
             let live = self.server.update(&change, |old| {
                 let mut new = manager.apply(&forms, old, &configuration, force)?;
@@ -237,7 +298,9 @@ impl Call {
                     None => new.meta_mut().remove("resourceVersion"),
                 };
                 convert(&mut new)?;
-                self.check_patched(&mut new, old)?;
+                self.place(&mut new)?;
+                self.check_name(&new)?;
+                check_uid(&self.kind, &new, old)?;
                 Ok(new)
             });
             let live = live.await;
@@ -255,19 +318,38 @@ impl Call {
             repeated.clone()?;
             convert(&mut new)?;
             self.place(&mut new)?;
-            let uid = configuration.meta_str("uid");
-            if !uid.is_empty() {
-                let why = format!(
-                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
-                );
-                return Err(Status::conflict(self.kind.group(), self.kind.plural(), &self.info.name, &why));
-            }
+            self.check_no_uid(&configuration)?;
             match self.server.create(self.new_object(None)?, new).await {
                 // Somebody was faster: what they made is changed instead.
                 Err(exists) if exists.reason == "AlreadyExists" && !self.dry_run()? => {}
                 other => return other.map(|bytes| (StatusCode::CREATED, bytes)),
             }
         }
+    }
+
+    /// What a configuration makes of an object that is no more than a view of another, and who owns it then.
+    pub fn applied(&self, patch: &Patch, old: &Value) -> Result<Value, Status> {
+        let mut configuration = patch.body.clone();
+        let sent_to = configuration.namespace().to_owned();
+        let named = configuration.name().to_owned();
+        self.check_configuration(&mut configuration)?;
+        self.check_shape(&configuration, (&sent_to, &named))?;
+        let force = self.query.is_true("force");
+        let mut new = FieldManager::of(self).apply(&Forms::of(&self.kind), old, &configuration, force)?;
+        self.convert(&mut new, &sent_to)?;
+        Ok(new)
+    }
+
+    /// Brings what a configuration made into the form of the schema.
+    fn convert(&self, new: &mut Value, sent_to: &str) -> Result<(), Status> {
+        if let Some(schema) = self.kind.schema() {
+            schema::narrow(new, schema);
+        }
+        let decoded = self.kind.decode(new, Vec::new(), super::Validation::Ignore);
+        decoded.map(drop).map_err(|why| {
+            let stumbled = self.kind.schema().and_then(|type_ref| schema::conversion_error(new, type_ref));
+            self.inconvertible(sent_to, &stumbled.unwrap_or_else(|| in_own_words(&why)))
+        })
     }
 
     /// What follows of keys that a configuration repeats: a refusal, yet after all conflicts, or a warning.
@@ -293,8 +375,20 @@ impl Call {
         })
     }
 
-    /// Who may patch may not therefore create.
-    async fn may_create(&self) -> Result<(), Status> {
+    /// Who names the object that is meant does not mean a new one.
+    pub(super) fn check_no_uid(&self, object: &Value) -> Result<(), Status> {
+        let uid = object.meta_str("uid");
+        if uid.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        );
+        Err(Status::conflict(self.kind.group(), self.kind.plural(), &self.info.name, &why))
+    }
+
+    /// Who may change may not therefore create.
+    pub(super) async fn may_create(&self) -> Result<(), Status> {
         let asked = Attributes { verb: "create", ..Attributes::of(&self.info) };
         match self.server.ask(&self.user, &asked).await.allowed {
             true => Ok(()),
@@ -314,48 +408,40 @@ impl Call {
         if !configuration.meta()["managedFields"].is_null() {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
         }
-        let (sent, wanted) =
-            (configuration["apiVersion"].as_str().unwrap_or_default(), self.kind.api_version());
-        if sent.is_empty() && configuration["kind"].as_str().is_none_or(str::is_empty) {
-            return Err(Status::bad_request("invalid object type: /, Kind="));
+        let named = |key: &str| configuration[key].as_str().unwrap_or_default();
+        let (version, kind) = (named("apiVersion"), named("kind"));
+        if (version, kind) != (self.kind.api_version().as_str(), self.kind.kind()) {
+            let version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+            return Err(Status::bad_request(format!("invalid object type: {version}, Kind={kind}")));
         }
-        if sent != wanted {
-            return Err(Status::bad_request(format!(
-                "Incorrect version specified in apply patch. Specified patch version: {sent}, expected: {wanted}"
-            )));
+        if configuration.get("metadata").is_some_and(|metadata| !metadata.is_object() && !metadata.is_null())
+        {
+            // The schema says what is wrong with that.
+            return Ok(());
         }
-        check_type(&self.kind, configuration)?;
-        match configuration.name() {
-            "" => {
-                configuration.meta_mut().insert("name".into(), self.info.name.as_str().into());
-            }
-            name if name != self.info.name => {
-                return Err(Status::bad_request(format!(
-                    "the name of the object ({name}) does not match the name on the URL ({})",
-                    self.info.name
-                )));
-            }
-            _ => {}
+        if configuration.name().is_empty() {
+            configuration.meta_mut().insert("name".into(), self.info.name.as_str().into());
         }
+        self.check_name(configuration)?;
         self.place(configuration)
     }
 
     /// Checks a configuration against the schema; built-in kinds refuse what they do not know, whatever the client asks.
-    fn check_shape(&self, configuration: &Value, sent_to: &str) -> Result<(), Status> {
+    fn check_shape(&self, configuration: &Value, sent_as: (&str, &str)) -> Result<(), Status> {
         let errors: Vec<String> = match (&self.kind, self.kind.schema()) {
             (Resource::Custom(custom), _) => custom.typed_errors(configuration),
             (_, Some(type_ref)) => schema::typed_errors(configuration, type_ref),
             _ => Vec::new(),
         };
         let Some(what) = schema::in_one(&errors) else { return Ok(()) };
-        let named = self.named(sent_to);
+        let named = self.named(sent_as);
         Err(Status::failure(500, "", format!("failed to create typed patch object ({named}): {what}")))
     }
 
     /// 500 for a configuration that has the right shape, yet makes an object whose values cannot be decoded.
-    fn inconvertible(&self, sent_to: &str, why: &Status) -> Status {
-        let (named, what) = (self.named(sent_to), schema::in_own_words(&undecorated(&why.message)));
-        let (version, kind) = (self.kind.api_version(), self.kind.kind());
+    fn inconvertible(&self, sent_to: &str, what: &str) -> Status {
+        let (named, kind) = (self.named((sent_to, &self.info.name)), self.kind.kind());
+        let version = format!("{}/{}", self.kind.group(), self.kind.version());
         Status::failure(
             500,
             "",
@@ -365,9 +451,9 @@ impl Call {
         )
     }
 
-    /// A configuration as messages name it: its own namespace, and group, version and kind.
-    fn named(&self, sent_to: &str) -> String {
+    /// A configuration as messages name it: its own namespace and name, and group, version and kind.
+    fn named(&self, (namespace, name): (&str, &str)) -> String {
         let (group, version, kind) = (self.kind.group(), self.kind.version(), self.kind.kind());
-        format!("{sent_to}/{}; {group}/{version}, Kind={kind}", self.info.name)
+        format!("{namespace}/{name}; {group}/{version}, Kind={kind}")
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Call, render};
 use crate::object::{Attributes, Labels};
+use crate::request::parse_fault;
 use crate::resource::Resource;
 use crate::respond::Outcome;
 
@@ -80,20 +81,7 @@ impl Call {
         let fields = fields::Selector::parse(self.query.get("fieldSelector").unwrap_or_default())
             .map_err(|error| Status::bad_request(error.0))?;
         for term in fields.terms() {
-            let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace")
-                || self.kind.selects_by(&term.field);
-            if !known {
-                return Err(Status::bad_request(match self.kind.has_selectable_fields() {
-                    true if self.kind.plural() == "jobs" => {
-                        format!("field label \"{}\" not supported for Job", term.field)
-                    }
-                    true => format!("field label not supported: {}", term.field),
-                    false => format!(
-                        "\"{}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
-                        term.field
-                    ),
-                }));
-            }
+            self.check_field(&term.field)?;
         }
         let namespace = &self.info.namespace;
         let prefix = match self.kind.namespaced() && !namespace.is_empty() {
@@ -105,6 +93,32 @@ impl Call {
         let only = one.then(|| format!("{prefix}{}", self.info.name));
         let terms = labels.equalities().map(|(key, value)| Labels::term(key, value)).collect();
         Ok(Selection { kind: self.kind.clone(), labels, fields, only, prefix, terms })
+    }
+
+    /// Refuses a field that the kind cannot be selected by, in the words of who reads the selectors of the kind.
+    fn check_field(&self, field: &str) -> Result<(), Status> {
+        let kind = &self.kind;
+        // Addresses came last to have fields of their own.
+        let own_words = kind.has_selectable_fields() && kind.plural() != "ipaddresses";
+        let known = match field {
+            "metadata.name" => true,
+            "metadata.namespace" => kind.namespaced() || !own_words,
+            field => kind.selects_by(field),
+        };
+        if known {
+            return Ok(());
+        }
+        Err(Status::bad_request(match (kind.group(), own_words) {
+            (_, false) => format!(
+                "\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            ),
+            ("batch", _) => format!("field label \"{field}\" not supported for Job"),
+            (group @ "resource.k8s.io", _) => {
+                let gvk = format!("{group}/{}, Kind={}", kind.version(), kind.kind());
+                format!("field label not supported for {gvk}: {field}")
+            }
+            _ => format!("field label not supported: {field}"),
+        }))
     }
 
     pub(super) fn include_object(&self) -> &str {
@@ -238,9 +252,10 @@ impl Window {
 /// A resourceVersion parameter.
 pub fn parse_version(text: Option<&str>) -> Result<Option<u64>, Status> {
     let parse = |text: &str| {
-        text.parse().map_err(|_| {
+        text.parse().map_err(|error| {
+            let why = parse_fault(&error);
             Status::bad_request(format!(
-                "invalid resource version: resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+                "invalid resource version: resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": {why}"
             ))
         })
     };

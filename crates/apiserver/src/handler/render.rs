@@ -107,7 +107,7 @@ pub fn object(
     match form.shape {
         Shape::Object if form.encoding == Encoding::Json => respond::json_bytes(code, bytes(kind, stored)),
         Shape::Object => value(code, form.encoding, &document(kind, stored)),
-        Shape::Metadata => value(code, form.encoding, &metadata(kind, &document(kind, stored))),
+        Shape::Metadata(_) => value(code, form.encoding, &metadata(kind, &document(kind, stored))),
         Shape::Table => {
             let object = document(kind, stored);
             let version = object.meta_str("resourceVersion").to_owned();
@@ -142,10 +142,10 @@ pub fn list(
             let objects: Vec<Value> = documents().collect();
             value(StatusCode::OK, encoding, &table(kind, &objects, include, list_meta, true))
         }
-        (Shape::Metadata, Encoding::Json) => {
+        (Shape::Metadata(_), Encoding::Json) => {
             respond::parts("application/json", outlines(kind, objects, &list_meta))
         }
-        (Shape::Metadata, encoding) => {
+        (Shape::Metadata(_), encoding) => {
             let items: Vec<Value> = documents().map(|object| metadata(kind, &object)).collect();
             let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
                 "metadata": list_meta, "items": items });

@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use serde_json::Value;
 
 use super::create::unavailable;
-use super::{Call, FieldManager, Stored, check_type, key, read_document, render};
+use super::{Call, FieldManager, Stored, key, read_object, render};
 use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::body::Body;
@@ -69,26 +69,51 @@ impl Call {
         })
     }
 
+    /// Whether a PUT here makes what is not there.
+    fn creates_on_update(&self) -> bool {
+        self.info.subresource.is_empty()
+            && self.kind.row_of_catalogue().is_some_and(|row| row.create_on_update)
+    }
+
+    /// Refuses a document that names another object than the path.
+    pub(super) fn check_name(&self, object: &Value) -> Result<(), Status> {
+        let (named, wanted) = (object.name(), &self.info.name);
+        match named {
+            "" => Err(Status::bad_request(format!(
+                "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+            ))),
+            named if named != wanted => Err(Status::bad_request(format!(
+                "the name of the object ({named}) does not match the name on the URL ({wanted})"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a PUT brings, in the form of its schema, and what to warn of.
+    pub async fn read_update(&self, request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
+        self.check_write_options("UpdateOptions")?;
+        let (mut object, duplicates) = read_object(&self.kind, request).await?;
+        let warnings = self.decode(&mut object, duplicates)?;
+        self.place(&mut object)?;
+        self.check_name(&object)?;
+        Ok((object, warnings))
+    }
+
     /// PUT of an object or its status.
     pub async fn put(&self, request: Request<Body>) -> Outcome {
         let form = self.form()?;
-        self.check_write_options("UpdateOptions")?;
-        let (mut object, duplicates) = read_document(request).await?;
-        check_type(&self.kind, &mut object)?;
-        let warnings = self.decode(&mut object, duplicates)?;
-        self.place(&mut object)?;
-        let named = object.name();
-        if named != self.info.name {
-            return Err(Status::bad_request(match named {
-                "" => "name must be provided".to_owned(),
-                named => format!(
-                    "the name of the object ({named}) does not match the name on the URL ({})",
-                    self.info.name
-                ),
-            }));
-        }
-        let bytes = self.server.update(&self.change(self.part())?, |_| Ok(object.clone())).await?;
-        let mut response = render::object(&self.kind, form, StatusCode::OK, &bytes, self.include_object());
+        let (object, warnings) = self.read_update(request).await?;
+        let changed = self.server.update(&self.change(self.part())?, |_| Ok(object.clone())).await;
+        let (code, bytes) = match changed {
+            Err(missing) if missing.code == 404 && self.creates_on_update() => {
+                self.may_create().await?;
+                self.check_no_uid(&object)?;
+                let new = self.new_object(Some(FieldManager::of(self)))?;
+                (StatusCode::CREATED, self.server.create(new, object).await?)
+            }
+            changed => (StatusCode::OK, changed?),
+        };
+        let mut response = render::object(&self.kind, form, code, &bytes, self.include_object());
         respond::warn(&mut response, &warnings);
         Ok(response)
     }
@@ -112,6 +137,7 @@ impl Server {
             let old = render::unread(kind, &served.bytes);
             let mut new = change(&old)?;
             let insists = !new.meta_str("resourceVersion").is_empty();
+            check_version(new.meta_str("resourceVersion"))?;
             if insists && new.meta_str("resourceVersion") != current.revision.to_string() {
                 return Err(modified());
             }
@@ -121,7 +147,8 @@ impl Server {
                     kind.plural(),
                     target.name,
                     &format!(
-                        "Precondition failed: UID in precondition: {}, UID in object meta: {}",
+                        "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {}, UID in object meta: {}",
+                        upstreams_key(target),
                         new.meta_str("uid"),
                         old.meta_str("uid")
                     ),
@@ -283,6 +310,38 @@ impl<'a> Change<'a> {
             dry_run: self.dry_run,
         }
     }
+}
+
+/// Where upstream keeps an object, as it tells who wants another one there.
+fn upstreams_key(target: &Change<'_>) -> String {
+    let kind = target.kind;
+    let place = match (kind.group(), kind.plural()) {
+        ("", "nodes") => "minions",
+        ("", "services") => "services/specs",
+        ("", "endpoints") => "services/endpoints",
+        ("", "replicationcontrollers") => "controllers",
+        (_, "ingresses") if kind.custom().is_none() => "ingress",
+        (_, plural) => plural,
+    };
+    let own_servers = ["apiextensions.k8s.io", "apiregistration.k8s.io"];
+    let group = match kind.custom().is_some() || own_servers.contains(&kind.group()) {
+        true => format!("/{}", kind.group()),
+        false => String::new(),
+    };
+    let registry = if target.dry_run { "" } else { "/registry" };
+    let namespace =
+        if target.namespace.is_empty() { String::new() } else { format!("/{}", target.namespace) };
+    format!("{registry}{group}/{place}{namespace}/{}", target.name)
+}
+
+/// 500 for a resourceVersion that is none.
+fn check_version(version: &str) -> Result<(), Status> {
+    if version.is_empty() || version.parse::<u64>().is_ok() {
+        return Ok(());
+    }
+    let why =
+        if version.bytes().all(|b| b.is_ascii_digit()) { "value out of range" } else { "invalid syntax" };
+    Err(Status::failure(500, "", format!("strconv.ParseUint: parsing {version:?}: {why}")))
 }
 
 /// What a change came to.

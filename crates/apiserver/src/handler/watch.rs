@@ -27,6 +27,8 @@ const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 const FRAME_BYTES: usize = 128;
 /// Watches without a timeout of their own end after this at the least, and twice this at the most.
 const SHORTEST_WATCH_SECONDS: u64 = 1800;
+/// Nobody waits longer, whatever they ask for.
+const LONGEST_WATCH_SECONDS: u64 = u32::MAX as u64;
 
 impl Call {
     /// A watch of a collection (or, by name, of one object).
@@ -38,7 +40,7 @@ impl Call {
         let send_initial = self.query.is_true("sendInitialEvents");
         let seconds = self.query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok());
         let usual = || rand::rng().random_range(SHORTEST_WATCH_SECONDS..2 * SHORTEST_WATCH_SECONDS);
-        let seconds = seconds.filter(|seconds| *seconds > 0).unwrap_or_else(usual);
+        let seconds = seconds.filter(|seconds| *seconds > 0).unwrap_or_else(usual).min(LONGEST_WATCH_SECONDS);
         let from = parse_version(self.query.get("resourceVersion"));
         // Upstream's watch cache says so, and not as of a request.
         let from = from.map_err(|why| {
@@ -62,7 +64,8 @@ impl Call {
             Some(version) if !send_initial => stream.resume(Revision(version)),
             _ => stream.start(send_initial).await,
         }
-        let body = Body::from_stream(stream::unfold(stream, |mut stream| async move {
+        // Boxed, for it moves with every event.
+        let body = Body::from_stream(stream::unfold(Box::new(stream), |mut stream| async move {
             stream.next().await.map(|bytes| (bytes, stream))
         }));
         let mut response = Response::new(body);
@@ -273,7 +276,7 @@ impl Stream {
             (Shape::Object, Encoding::Json) => {
                 json_frame(out, event, "", &render::bytes(kind, &object.bytes), "");
             }
-            (Shape::Metadata, Encoding::Json) => {
+            (Shape::Metadata(_), Encoding::Json) => {
                 let metadata = render::metadata_bytes(kind, &object.bytes);
                 json_frame(out, event, render::OUTLINE, &metadata, "}");
             }
@@ -281,7 +284,7 @@ impl Stream {
                 protobuf_frame(out, event, &render::protobuf(kind, object).unwrap_or_default());
             }
             (Shape::Object, Encoding::Yaml) => self.frame(out, event, &render::document(kind, &object.bytes)),
-            (Shape::Metadata, _) => {
+            (Shape::Metadata(_), _) => {
                 self.frame(out, event, &render::metadata(kind, &render::document(kind, &object.bytes)));
             }
             (Shape::Table, _) => {
@@ -320,7 +323,7 @@ impl Stream {
             Shape::Object => {
                 json!({ "kind": kind.kind(), "apiVersion": kind.api_version(), "metadata": metadata })
             }
-            Shape::Metadata => {
+            Shape::Metadata(_) => {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
             }
             Shape::Table => render::table(kind, &[], "None", metadata, false),

@@ -1,8 +1,5 @@
 //! What validating and mutating policies share: which writes they take, with which parameters, conditions and variables.
 
-use std::sync::Arc;
-
-use cel_core::{EvalError, MapKey, Value as Cel, ValueMap};
 use coxswain_meta::Status;
 use serde_json::Value;
 
@@ -91,28 +88,18 @@ impl Base {
     ///
     /// # Errors
     /// The conditions cannot be evaluated.
-    pub fn scope(&self, asked: &Asked<'_>, request: &Value, params: &Value) -> Result<Option<Scope>, String> {
+    pub fn scope(
+        &self,
+        asked: &Asked<'_>,
+        request: &Value,
+        params: &Value,
+    ) -> Result<Option<Scope<'_>>, String> {
         let mut scope = Scope::of(asked, request);
         scope.set("params", of_json(params));
         let namespace = asked.server.look_up("", "namespaces", "", asked.namespace).unwrap_or_default();
         scope.set("namespaceObject", of_json(&namespace));
-        self.set_variables(&mut scope);
+        scope.compose(&self.variables);
         Ok(self.conditions.hold(&scope)?.then_some(scope))
-    }
-
-    /// Variables may use those before them; one that fails fails where it is used.
-    fn set_variables(&self, scope: &mut Scope) {
-        let mut map = ValueMap::new();
-        for (name, expression) in &self.variables {
-            scope.set("variables", Cel::Map(Arc::new(map.clone())));
-            let value = expression.eval(scope).unwrap_or_else(|why| {
-                Cel::error(EvalError::internal(format!(
-                    "composited variable {name:?} fails to evaluate: {why}"
-                )))
-            });
-            map.insert(MapKey::String(name.as_str().into()), value);
-        }
-        scope.set("variables", Cel::Map(Arc::new(map)));
     }
 }
 

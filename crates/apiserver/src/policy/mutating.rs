@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Kind;
 use super::base::{Base, compile, list};
-use crate::cel::{Expression, Scope, to_json};
+use crate::cel::{Budget, Expression, Failure, Scope, to_json};
 use crate::handler::Validation;
 use crate::resource::Place;
 use crate::webhook::Asked;
@@ -90,11 +90,12 @@ impl Policy {
 
 impl Mutation {
     /// The object as the mutation leaves it.
-    fn change(&self, asked: &Asked<'_>, scope: &Scope, object: &Value) -> Result<Value, String> {
+    fn change(&self, asked: &Asked<'_>, scope: &Scope<'_>, object: &Value) -> Result<Value, String> {
         let value = |expression: &Expression| {
-            let value = expression
-                .eval(scope)
-                .map_err(|why| format!("expression '{}' resulted in error: {why}", expression.source()))?;
+            let value = expression.eval(scope, &mut Budget::rules()).map_err(|why| match why {
+                Failure::OutOfBudget => why.to_string(),
+                why => format!("expression '{}' resulted in error: {why}", expression.source()),
+            })?;
             to_json(&value).ok_or_else(|| "the expression has no value that JSON can hold".to_owned())
         };
         let mut changed = object.clone();

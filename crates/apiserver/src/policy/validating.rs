@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::Kind;
 use super::base::{Base, compile, list, text};
-use crate::cel::{Expression, Scope};
+use crate::cel::schema::said_by;
+use crate::cel::{Budget, Expression, Failure, Scope};
 use crate::object::Meta;
 use crate::warnings;
 use crate::webhook::Asked;
@@ -78,12 +79,19 @@ impl Policy {
             Ok(scope) => scope?,
             Err(why) => return failed(why),
         };
-        self.validations.iter().find_map(|validation| match validation.expression.is_true(&scope) {
-            Ok(true) => None,
-            Ok(false) => Some(validation.fault(&scope)),
-            Err(why) => {
-                let source = validation.expression.source();
-                failed(format!("expression '{source}' resulted in error: {why}"))
+        let mut budget = Budget::rules();
+        self.validations.iter().find_map(|validation| {
+            match validation.expression.is_true(&scope, &mut budget) {
+                Ok(true) => None,
+                Ok(false) => match validation.fault(&scope, &mut budget) {
+                    Ok(fault) => Some(fault),
+                    Err(why) => failed(format!("failed messageExpression: {why}")),
+                },
+                Err(why @ Failure::OutOfBudget) => failed(why.to_string()),
+                Err(why) => {
+                    let source = validation.expression.source();
+                    failed(format!("expression '{source}' resulted in error: {why}"))
+                }
             }
         })
     }
@@ -128,15 +136,21 @@ struct Fault {
 }
 
 impl Validation {
-    fn fault(&self, scope: &Scope) -> Fault {
-        let said = self.message_expression.as_ref().and_then(|expression| expression.text(scope).ok());
-        let said =
-            said.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty() && !text.contains('\n'));
+    /// What is said of a write that does not hold.
+    ///
+    /// # Errors
+    /// There is no budget left to find it out.
+    fn fault(&self, scope: &Scope<'_>, budget: &mut Budget) -> Result<Fault, Failure> {
+        let said = match self.message_expression.as_ref().map(|expression| expression.text(scope, budget)) {
+            Some(Err(why @ Failure::OutOfBudget)) => return Err(why),
+            Some(Ok(text)) => said_by(&text),
+            _ => None,
+        };
         let message = said.unwrap_or_else(|| match self.message.trim() {
             "" => format!("failed expression: {}", self.expression.source()),
             message => message.to_owned(),
         });
-        Fault { message, reason: self.reason.clone() }
+        Ok(Fault { message, reason: self.reason.clone() })
     }
 }
 

@@ -37,6 +37,7 @@ impl Server {
                     .filter_map(|(name, has)| has.then_some(name))
                     .collect(),
                 schema: version.source.clone(),
+                digest: kind.custom()?.definition.digest,
             })
         });
         described.collect()

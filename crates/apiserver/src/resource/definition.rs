@@ -1,12 +1,18 @@
-//! A CustomResourceDefinition as the handlers use it: parsed once a change.
+//! A CustomResourceDefinition as the handlers use it: parsed once a change, and its schemas where somebody first needs them.
+//! Most definitions of a cluster are never used, and a schema takes ten times its text when it is parsed.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use coxswain_api::schema;
+use coxswain_meta::golang;
 use coxswain_meta::jsonpath::JsonPath;
 use coxswain_meta::structural::{self, Structural};
 use coxswain_meta::{ErrorKind, ErrorList, FieldError, Path, Status};
 use coxswain_store::Revision;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::cel::{self, schema::Rules};
@@ -27,8 +33,6 @@ pub struct Definition {
     pub name: String,
     /// Its uid.
     pub uid: String,
-    /// The revision that was parsed.
-    pub revision: Revision,
     /// Objects written after this revision have been through the schemas as they are now.
     pub since: Revision,
     /// API group.
@@ -55,8 +59,8 @@ pub struct Definition {
     pub established: bool,
     /// Whether it is going away: nothing is created any more.
     pub terminating: bool,
-    /// The versions as they were written, to notice changes.
-    spec: Value,
+    /// Of its versions and their conversion, to notice changes.
+    pub digest: u64,
 }
 
 /// A version of a definition.
@@ -71,12 +75,9 @@ pub struct Version {
     pub deprecated: bool,
     /// The words of that warning.
     pub deprecation_warning: Option<String>,
-    /// The schema as it was written.
-    pub source: Value,
-    /// The schema.
-    pub schema: Structural,
-    /// The schema's CEL rules.
-    pub rules: Rules,
+    /// The text of the schema, a part of what is stored; empty where there is none.
+    pub source: Bytes,
+    compiled: OnceLock<(Structural, Rules)>,
     /// Whether status is a subresource.
     pub status: bool,
     /// The paths of the scale subresource.
@@ -92,6 +93,9 @@ pub struct Scale {
     spec_replicas: JsonPath,
     status_replicas: JsonPath,
     selector: Option<JsonPath>,
+    /// Where numbers of replicas are, as it was written.
+    number_paths: Vec<String>,
+    selector_path: Option<String>,
 }
 
 /// A printer column.
@@ -130,10 +134,31 @@ fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value[key].as_array().into_iter().flatten()
 }
 
+/// An object whose members are texts still.
+type Members<'a> = BTreeMap<String, &'a RawValue>;
+
+fn members(text: &RawValue) -> Members<'_> {
+    serde_json::from_str(text.get()).unwrap_or_default()
+}
+
+fn parsed(members: Members<'_>) -> Value {
+    let values =
+        members.into_iter().map(|(name, text)| (name, serde_json::from_str(text.get()).unwrap_or_default()));
+    Value::Object(values.collect())
+}
+
 impl Definition {
-    /// Reads a definition; `previous` is the same one as it was before.
-    pub fn parse(object: &Value, revision: Revision, previous: Option<&Definition>) -> Self {
-        let spec = &object["spec"];
+    /// Reads a stored definition; `previous` is the same one as it was before.
+    pub fn parse(stored: &Bytes, revision: Revision, previous: Option<&Definition>) -> Self {
+        let mut object: Members<'_> = serde_json::from_slice(stored).unwrap_or_default();
+        let mut spec = object.remove("spec").map(members).unwrap_or_default();
+        let (object, versions) = (parsed(object), spec.remove("versions"));
+        let mut hasher = DefaultHasher::new();
+        (versions.map(RawValue::get), spec.get("conversion").map(|text| text.get())).hash(&mut hasher);
+        let digest = hasher.finish();
+        let versions: Vec<Members<'_>> =
+            versions.and_then(|text| serde_json::from_str(text.get()).ok()).unwrap_or_default();
+        let spec = &parsed(spec);
         let names = match object["status"]["acceptedNames"]["plural"].as_str() {
             Some(plural) if !plural.is_empty() => &object["status"]["acceptedNames"],
             _ => &spec["names"],
@@ -141,13 +166,11 @@ impl Definition {
         let condition = |name: &str| {
             list(&object["status"], "conditions").any(|c| c["type"] == name && c["status"] == "True")
         };
-        let schemas = json!([spec["versions"], spec["conversion"]]);
         let uid = object.meta_str("uid").to_owned();
-        let unchanged = previous.filter(|previous| previous.uid == uid && previous.spec == schemas);
+        let unchanged = previous.filter(|previous| previous.uid == uid && previous.digest == digest);
         Self {
             name: object.name().to_owned(),
             since: unchanged.map_or(revision, |previous| previous.since),
-            revision,
             group: text(spec, "group"),
             plural: text(&spec["names"], "plural"),
             singular: text(names, "singular"),
@@ -156,7 +179,7 @@ impl Definition {
             short_names: strings(&names["shortNames"]),
             categories: strings(&names["categories"]),
             namespaced: spec["scope"] == "Namespaced",
-            versions: list(spec, "versions").map(Version::parse).collect(),
+            versions: versions.into_iter().map(|version| Version::parse(version, stored)).collect(),
             conversion: match spec["conversion"]["strategy"].as_str() {
                 Some("Webhook") => {
                     let webhook = &spec["conversion"]["webhook"];
@@ -169,7 +192,7 @@ impl Definition {
             },
             established: condition("Established"),
             terminating: object.is_deleting(),
-            spec: schemas,
+            digest,
             uid,
         }
     }
@@ -181,9 +204,10 @@ impl Definition {
 }
 
 impl Version {
-    fn parse(version: &Value) -> Self {
-        let source = &version["schema"]["openAPIV3Schema"];
-        let schema = Structural::parse(source, &Path::root(), &mut ErrorList::new());
+    fn parse(mut version: Members<'_>, stored: &Bytes) -> Self {
+        let schema = version.remove("schema").map(members).unwrap_or_default();
+        let source = schema.get("openAPIV3Schema");
+        let version = &parsed(version);
         let path = |value: &Value, key: &str| JsonPath::parse(value[key].as_str().unwrap_or_default());
         let scale = &version["subresources"]["scale"];
         Self {
@@ -192,11 +216,15 @@ impl Version {
             storage: version["storage"] == true,
             deprecated: version["deprecated"] == true,
             deprecation_warning: version["deprecationWarning"].as_str().map(str::to_owned),
-            rules: Rules::compile(&schema),
-            schema,
-            source: source.clone(),
+            source: source.map(|text| stored.slice_ref(text.get().as_bytes())).unwrap_or_default(),
+            compiled: OnceLock::new(),
             status: version["subresources"]["status"].is_object(),
             scale: scale.is_object().then(|| Scale {
+                number_paths: ["specReplicasPath", "statusReplicasPath"]
+                    .iter()
+                    .filter_map(|path| Some(scale[*path].as_str()?.to_owned()))
+                    .collect(),
+                selector_path: scale["labelSelectorPath"].as_str().map(str::to_owned),
                 spec_replicas: path(scale, "specReplicasPath").unwrap_or_default(),
                 status_replicas: path(scale, "statusReplicasPath").unwrap_or_default(),
                 selector: scale["labelSelectorPath"].as_str().and_then(JsonPath::parse),
@@ -227,14 +255,33 @@ impl Version {
                 .collect(),
         }
     }
+
+    fn compiled(&self) -> &(Structural, Rules) {
+        self.compiled.get_or_init(|| {
+            let source = serde_json::from_slice(&self.source).unwrap_or_default();
+            let schema = Structural::parse(&source, &Path::root(), &mut ErrorList::new());
+            let rules = Rules::compile(&schema);
+            (schema, rules)
+        })
+    }
+
+    /// The schema.
+    pub fn schema(&self) -> &Structural {
+        &self.compiled().0
+    }
+
+    /// The schema's CEL rules.
+    pub fn rules(&self) -> &Rules {
+        &self.compiled().1
+    }
 }
 
 /// What upstream says of rules that a broken object keeps from being tried.
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
 
-/// What is wrong with the rules of a definition.
-pub fn check_schemas(definition: &Value) -> ErrorList {
+/// What is wrong with the rules of a definition; `old` is what it was before.
+pub fn check_schemas(definition: &Value, old: Option<&Value>) -> ErrorList {
     let versions: Vec<&Value> = list(&definition["spec"], "versions").collect();
     let same = versions.windows(2).all(|pair| pair[0]["schema"] == pair[1]["schema"]);
     let mut errors = ErrorList::new();
@@ -252,7 +299,11 @@ pub fn check_schemas(definition: &Value) -> ErrorList {
             let mut broken = ErrorList::new();
             let schema = Structural::parse(source, &path, &mut broken);
             if broken.is_empty() {
-                cel::schema::check_rules(&schema, &path, &mut errors);
+                let before = old.into_iter().flat_map(|old| list(&old["spec"], "versions"));
+                let unchanged = before
+                    .filter(|old| old["name"] == version["name"])
+                    .any(|old| old["schema"]["openAPIV3Schema"] == *source);
+                cel::definition::check_rules(&schema, &path, unchanged, &mut errors);
             }
         }
     }
@@ -293,7 +344,7 @@ impl Custom {
 
     /// The schema of the version.
     pub fn schema(&self) -> &Structural {
-        &self.version().schema
+        self.version().schema()
     }
 
     /// Drops what the schema does not know; returns `unknown field "…"` for each.
@@ -380,6 +431,7 @@ impl Custom {
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> ErrorList {
         let root = Path::root();
         let mut errors = structural::validate(object, self.schema(), &root);
+        errors.extend(self.check_scale(object));
         errors.extend(structural::validate_embedded_members(object, self.schema()));
         if !self.schema().has_rules {
             return errors;
@@ -391,7 +443,7 @@ impl Custom {
         if errors.iter().any(|error| blocks(error.kind)) {
             errors.push(FieldError::invalid(&Path::root(), Value::Null, UNCHECKED));
         } else {
-            errors.extend(self.version().rules.check(self.schema(), object, old));
+            errors.extend(self.version().rules().check(self.schema(), object, old));
         }
         errors
     }
@@ -409,6 +461,32 @@ impl Custom {
             Some(other) => other.to_string(),
         };
         fields.iter().map(|field| (field.name.clone(), value(field))).collect()
+    }
+
+    /// What stands where the scale is read from and is no number of replicas, or no selector.
+    fn check_scale(&self, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Some(scale) = &self.version().scale else { return errors };
+        for at in &scale.number_paths {
+            let path = Path::new(at);
+            match nested(object, at, "int64", Value::as_i64) {
+                Err(why) => errors.push(FieldError::invalid(&path, 0, why)),
+                Ok(Some(count)) if count < 0 => {
+                    errors.push(FieldError::invalid(&path, count, "should be a non-negative integer"));
+                }
+                Ok(Some(count)) if count > i64::from(i32::MAX) => {
+                    let rule = format!("should be less than or equal to {}", i32::MAX);
+                    errors.push(FieldError::invalid(&path, count, rule));
+                }
+                Ok(_) => {}
+            }
+        }
+        if let Some(at) = &scale.selector_path
+            && let Err(why) = nested(object, at, "string", |value| value.as_str().map(drop))
+        {
+            errors.push(FieldError::invalid(&Path::new(at), "", why));
+        }
+        errors
     }
 
     /// The scale of an object.
@@ -441,6 +519,34 @@ impl Custom {
             object.meta_mut().insert("resourceVersion".into(), version.clone());
         }
     }
+}
+
+/// What stands at a path such as `.spec.replicas`; an error where that, or what it is in, is of another type.
+fn nested<T>(
+    object: &Value,
+    at: &str,
+    want: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Option<T>, String> {
+    let mut value = object;
+    let mut place = String::new();
+    let wrong = |place: &str, value: &Value, want: &str| {
+        let (shown, found) = (golang::shown(value), golang::type_of(value));
+        format!("{place} accessor error: {shown} is of the type {found}, expected {want}")
+    };
+    for name in at.trim_start_matches('.').split('.') {
+        place.push('.');
+        place.push_str(name);
+        value = match value {
+            Value::Null => return Ok(None),
+            Value::Object(map) => match map.get(name) {
+                Some(inner) => inner,
+                None => return Ok(None),
+            },
+            other => return Err(wrong(&place, other, "map[string]interface {}")),
+        };
+    }
+    read(value).map(Some).ok_or_else(|| wrong(&place, value, want))
 }
 
 /// Checks the metadata of a whole resource and of those embedded in it.

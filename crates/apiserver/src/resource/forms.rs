@@ -63,6 +63,11 @@ impl<'a> Forms<'a> {
 
     /// The row of the kind in another version; the core group and the others do not know each other.
     fn row(&self, version: &str) -> Option<&'static Kind> {
+        if let Resource::BuiltIn(kind) = self.kind
+            && kind.api_version() == version
+        {
+            return Some(kind);
+        }
         let (group, version) = version.split_once('/').unwrap_or(("", version));
         let same = group == self.kind.group();
         same.then(|| catalogue::find(group, version, self.kind.plural())).flatten()
@@ -90,7 +95,7 @@ impl<'a> Versions for Forms<'a> {
                 let definition = &custom.definition;
                 let name = version.strip_prefix(definition.group.as_str())?.strip_prefix('/')?;
                 let known = definition.versions.iter().find(|version| version.name == name)?;
-                Some(Place::Custom(&known.schema, true))
+                Some(Place::Custom(known.schema(), true))
             }
         }
     }

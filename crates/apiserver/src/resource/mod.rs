@@ -12,7 +12,7 @@ mod registry;
 use std::sync::Arc;
 
 use coxswain_api::{Kind, catalogue, objectmeta, schema, time};
-use coxswain_meta::{ErrorList, Status};
+use coxswain_meta::{ErrorList, Status, golang};
 use serde_json::{Value, json};
 
 pub use definition::{Conversion, Custom};
@@ -248,10 +248,15 @@ impl Resource {
                 let mut unknown = custom.prune(object)?;
                 let wrong = |why: Status| schema::decode_error(self.version(), self.kind(), &why.message);
                 unknown.extend(custom.check_metadata(object).map_err(wrong)?);
+                golang::whole_numbers(object);
                 unknown
             }
         };
-        let faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
+        // What no type decodes is read for repeated keys before anything is pruned.
+        let faults: Vec<String> = match self {
+            Self::BuiltIn(_) => unknown.into_iter().chain(duplicates).collect(),
+            Self::Custom(_) => duplicates.into_iter().chain(unknown).collect(),
+        };
         if validation == Validation::Strict && !faults.is_empty() {
             let what = format!("strict decoding error: {}", faults.join(", "));
             return Err(schema::decode_error(self.version(), self.kind(), &what));
@@ -337,7 +342,7 @@ impl Resource {
             self.plural() == "customresourcedefinitions" && self.group() == "apiextensions.k8s.io";
         let differs = |part: &str| old.is_none_or(|old| old.pointer(part) != new.pointer(part));
         if is_definition && differs("/spec/versions") {
-            return definition::check_schemas(new);
+            return definition::check_schemas(new, old);
         }
         match differs("/webhooks") || differs("/spec") {
             true => cel::check::expressions(self.group(), self.plural(), new),

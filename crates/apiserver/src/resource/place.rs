@@ -42,6 +42,9 @@ const ATOMIC: &[&str] = &[
     "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference",
 ];
 
+/// The field that merges by its members though its type is atomic elsewhere.
+const GRANULAR: &str = "claimRef";
+
 static ATOMIC_TYPES: LazyLock<HashSet<TypeRef>> =
     LazyLock::new(|| ATOMIC.iter().filter_map(|name| schema::by_name(name)).collect());
 
@@ -91,6 +94,9 @@ fn deduced(value: &Value) -> Relation {
 impl Node for Place<'_> {
     fn relation(self, value: &Value) -> Relation {
         if let Some(type_ref) = self.of_type() {
+            if matches!(self, Self::BuiltIn(_, Some(field)) if field.name == GRANULAR) {
+                return Relation::Map;
+            }
             return if ATOMIC_TYPES.contains(&type_ref) { Relation::Atomic } else { Relation::Map };
         }
         match self {

@@ -1,14 +1,13 @@
 //! The custom resources that are served now, read from the definitions in the store.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use coxswain_store::{Revision, Store};
-use serde_json::Value;
 
 use super::Resource;
 use super::definition::{Custom, Definition};
 use crate::object::ObjectView;
+use crate::rows::Rows;
 
 /// Where the definitions are kept.
 pub const COLLECTION: &str = "customresourcedefinitions.apiextensions.k8s.io";
@@ -17,7 +16,7 @@ pub const COLLECTION: &str = "customresourcedefinitions.apiextensions.k8s.io";
 #[derive(Default)]
 pub struct Customs {
     at: Revision,
-    definitions: HashMap<String, Arc<Definition>>,
+    definitions: Rows<Arc<Definition>>,
 }
 
 /// The definitions, rebuilt when one of them changed.
@@ -33,17 +32,10 @@ impl Registry {
         if known.at == newest {
             return known;
         }
-        let mut definitions = HashMap::new();
-        for stored in collection.list("") {
-            let previous = known.definitions.get(&*stored.name);
-            if let Some(same) = previous.filter(|previous| previous.revision == stored.revision) {
-                definitions.insert(stored.name.to_string(), same.clone());
-                continue;
-            }
-            let object: Value = serde_json::from_slice(&stored.bytes).unwrap_or_default();
-            let definition = Definition::parse(&object, stored.revision, previous.map(AsRef::as_ref));
-            definitions.insert(stored.name.to_string(), Arc::new(definition));
-        }
+        let mut definitions = known.definitions.clone();
+        definitions.refresh(&collection.list(""), |stored, previous| {
+            Arc::new(Definition::parse(&stored.bytes, stored.revision, previous.as_deref()))
+        });
         let customs = Arc::new(Customs { at: newest, definitions });
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = customs.clone();
         customs

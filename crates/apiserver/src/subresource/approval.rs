@@ -1,7 +1,7 @@
 //! Approval of certificate signing requests: only the conditions of the status change. Who may is admission's to say.
 
+use coxswain_api::certificates;
 use coxswain_meta::Status;
-use coxswain_meta::field::{ErrorList, FieldError, Path};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
             }
         }
         let mut conditions = sent["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let errors = validate(&conditions, old);
+        let errors = certificates::conditions(&sent, old);
         if !errors.is_empty() {
             return Err(Status::invalid(call.kind.group(), call.kind.kind(), &call.info.name, &errors));
         }
@@ -57,44 +57,6 @@ fn of_kind<'a>(conditions: &'a [Value], kind: &str) -> Option<&'a Value> {
 
 fn conditions(request: &Value) -> &[Value] {
     request["status"]["conditions"].as_array().map_or(&[], Vec::as_slice)
-}
-
-fn validate(new: &[Value], old: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let path = Path::new("status").child("conditions");
-    for (at, condition) in new.iter().enumerate() {
-        let path = path.index(at);
-        let (kind, status) = (condition["type"].as_str().unwrap_or_default(), condition["status"].as_str());
-        if kind.is_empty() {
-            errors.push(FieldError::required(&path.child("type"), ""));
-        }
-        match (kind, status) {
-            (_, None | Some("")) => errors.push(FieldError::required(&path.child("status"), "")),
-            ("Approved" | "Denied" | "Failed", Some(status)) if status != "True" => {
-                errors.push(FieldError::not_supported(&path.child("status"), status, &["True"]));
-            }
-            _ => {}
-        }
-        if matches!(kind, "Approved" | "Denied") {
-            let other = if kind == "Approved" { "Denied" } else { "Approved" };
-            if of_kind(&new[..at], other).is_some() {
-                errors.push(FieldError::invalid(
-                    &path.child("type"),
-                    kind,
-                    "Approved and Denied conditions are mutually exclusive",
-                ));
-            }
-        }
-    }
-    for kind in ["Approved", "Denied", "Failed"] {
-        if of_kind(conditions(old), kind).is_some() && of_kind(new, kind).is_none() {
-            errors.push(FieldError::forbidden(
-                &path,
-                format!("updates may not remove a condition of type {kind:?}"),
-            ));
-        }
-    }
-    errors
 }
 
 /// Conditions carry the time they were given, and the time their status last changed.

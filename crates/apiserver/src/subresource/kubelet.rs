@@ -23,8 +23,15 @@ const KUBELET_PORT: u16 = 10250;
 
 /// GET of a container's log, as a plain body or as messages of a WebSocket.
 pub async fn log(call: &Call, request: Request<Body>) -> Outcome {
-    let (pod, node) = placed(call)?;
+    let pod = pod(call)?;
     let container = container(call, &pod)?;
+    if pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
+        // Nothing ran yet, so nothing was said.
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
+    let (_, node) = placed(call)?;
     let path = format!("/containerLogs/{}/{}/{container}", call.info.namespace, call.info.name);
     let path = with_query(&path, &request);
     if !websocket::is_asked(&request) {
@@ -49,12 +56,14 @@ pub async fn stream(call: &Call, request: Request<Body>) -> Outcome {
     to_kubelet(&call.server, node, method, &with_query(&path, &request), request).await
 }
 
+fn pod(call: &Call) -> Result<Value, Status> {
+    let pod = call.server.read("", "pods", &call.info.namespace, &call.info.name);
+    pod.ok_or_else(|| call.not_found())
+}
+
 /// The pod of a call and the kubelet it runs under.
 fn placed(call: &Call) -> Result<(Value, SocketAddr), Status> {
-    let pod = call
-        .server
-        .read("", "pods", &call.info.namespace, &call.info.name)
-        .ok_or_else(|| call.not_found())?;
+    let pod = pod(call)?;
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", call.info.name)));

@@ -12,6 +12,7 @@ mod websocket;
 pub use kubelet::forward;
 pub use proxy::endpoint;
 
+use coxswain_api::schema;
 use coxswain_meta::Status;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
@@ -127,13 +128,16 @@ async fn finalize(call: &Call, request: Request<Body>) -> Outcome {
     Ok(respond::json_bytes(StatusCode::OK, render::bytes(&call.kind, &bytes)))
 }
 
-/// A document of a type that is not stored, such as a `Binding`.
-async fn read_option_document(request: Request<Body>, kind: &str) -> Result<Value, Status> {
+/// A document of a type that is not stored, such as a `Binding` of `core`.
+async fn read_option_document(request: Request<Body>, package: &str, kind: &str) -> Result<Value, Status> {
     let (value, _) = read_document(request).await?;
     match value["kind"].as_str() {
         Some(sent) if !sent.is_empty() && sent != kind => {
-            Err(Status::bad_request(format!("{sent} cannot be handled as a {kind}")))
+            return Err(Status::bad_request(format!("{sent} cannot be handled as a {kind}")));
         }
-        _ => Ok(value),
+        _ => {}
     }
+    let of = schema::by_name(&format!("io.k8s.api.{package}.v1.{kind}"));
+    let fault = of.and_then(|of| schema::check(&value, of).errors.into_iter().next());
+    fault.map_or(Ok(value), |fault| Err(schema::decode_error("v1", kind, &fault)))
 }

@@ -16,7 +16,7 @@ use crate::webhook::Verb;
 
 /// POST of a `Binding`: the scheduler's decision.
 pub async fn bind(call: &Call, request: Request<Body>) -> Outcome {
-    let binding = read_option_document(request, "Binding").await?;
+    let binding = read_option_document(request, "core", "Binding").await?;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     if node.is_empty() {
         let path = coxswain_meta::field::Path::new("target").child("name");
@@ -67,7 +67,7 @@ fn set_scheduled(pod: &mut Value) {
 
 /// POST of an `Eviction`: a delete that the disruption budgets may refuse.
 pub async fn evict(call: &Call, request: Request<Body>) -> Outcome {
-    let eviction = read_option_document(request, "Eviction").await?;
+    let eviction = read_option_document(request, "policy", "Eviction").await?;
     let options = Options::deserialize(&eviction["deleteOptions"]).unwrap_or_default();
     admit(call, Verb::Create, ("policy", "v1", "Eviction"), eviction).await?;
     let (namespace, name) = (&call.info.namespace, &call.info.name);

@@ -114,7 +114,8 @@ impl Review {
         if Form::accepted(request.headers(), true)?.shape != Shape::Object {
             return Err(Status::not_acceptable(&["application/json", "application/yaml", render::PROTOBUF]));
         }
-        let mut review = read_option_document(request, self.kind).await?;
+        let package = self.group.split('.').next().unwrap_or_default();
+        let mut review = read_option_document(request, package, self.kind).await?;
         if !review.is_object() {
             return Err(Status::bad_request(format!("the body is no {}", self.kind)));
         }

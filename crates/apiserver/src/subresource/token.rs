@@ -22,7 +22,7 @@ const KUBELET_SECONDS: i64 = 3607;
 
 /// POST of a `TokenRequest`.
 pub async fn request(call: &Call, request: Request<Body>) -> Outcome {
-    let mut review = read_option_document(request, "TokenRequest").await?;
+    let mut review = read_option_document(request, "authentication", "TokenRequest").await?;
     let own = ("authentication.k8s.io", "v1", "TokenRequest");
     super::admit(call, Verb::Create, own, review.clone()).await?;
     let account = call

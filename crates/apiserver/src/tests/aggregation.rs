@@ -23,22 +23,21 @@ fn answer(path: &str, _: Value) -> Value {
         }
         "/openapi/v3/apis/w.e.io/v1" => json!({"components": {"schemas": {"Thing": definition}}}),
         "/openapi/v2" => {
-            let get = json!({"responses": {"200": {"schema": {"$ref": "#/definitions/Thing"}}}});
+            let get = json!({"produces": ["application/json"], "responses": {"200": {"schema": {"$ref": "#/definitions/Thing"}}}});
             json!({"paths": {"/apis/w.e.io/v1/things": {"get": get}, "/version/": {}}, "definitions": {"Thing": definition}})
         }
         _ => json!({}),
     }
 }
 
-#[tokio::test]
-async fn openapi_documents_of_other_servers_come_and_go() {
-    let server = Fixture::start().await;
-    let (address, _) = webhook::start(answer).await;
-    let (_, before) = server.get("/openapi/v2").await;
+const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+
+/// Makes a server at a port of the loopback interface the one of `w.e.io/v1`.
+async fn aggregate(server: &Fixture, port: u16) {
     let service = json!({"metadata": {"name": "things"}, "spec": {"ports": [{"port": 443}]}});
     assert_eq!(server.post("/api/v1/namespaces/default/services", service).await.0, 201);
     let slice = json!({"metadata": {"name": "things", "labels": {"kubernetes.io/service-name": "things"}},
-        "addressType": "IPv4", "ports": [{"name": "", "port": address.port()}], "endpoints": [{"addresses": ["10.0.0.1"]}]});
+        "addressType": "IPv4", "ports": [{"name": "", "port": port}], "endpoints": [{"addresses": ["10.0.0.1"]}]});
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     assert_eq!(server.post(slices, slice).await.0, 201);
     // No client may name the loopback interface.
@@ -63,8 +62,15 @@ async fn openapi_documents_of_other_servers_come_and_go() {
     let api = json!({"metadata": {"name": "v1.w.e.io"}, "spec": {"group": "w.e.io", "version": "v1",
         "service": {"namespace": "default", "name": "things"}, "insecureSkipTLSVerify": true,
         "groupPriorityMinimum": 1000, "versionPriority": 10}});
-    let services = "/apis/apiregistration.k8s.io/v1/apiservices";
-    assert_eq!(server.post(services, api).await.0, 201);
+    assert_eq!(server.post(SERVICES, api).await.0, 201);
+}
+
+#[tokio::test]
+async fn openapi_documents_of_other_servers_come_and_go() {
+    let server = Fixture::start().await;
+    let (address, _) = webhook::start(answer).await;
+    let (_, before) = server.get("/openapi/v2").await;
+    aggregate(&server, address.port()).await;
 
     let (_, index) = server.until("/openapi/v3", |(_, index)| index["paths"][DOCUMENT].is_object()).await;
     let url = index["paths"][DOCUMENT]["serverRelativeURL"].as_str().expect("a URL");
@@ -76,8 +82,28 @@ async fn openapi_documents_of_other_servers_come_and_go() {
     assert_eq!(merged["definitions"]["Thing"]["description"], "A thing.");
     assert!(merged["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
 
-    let removed = server.send(http::Method::DELETE, &format!("{services}/v1.w.e.io"), "", "").await;
+    let removed = server.send(http::Method::DELETE, &format!("{SERVICES}/v1.w.e.io"), "", "").await;
     assert_eq!(removed.0, 200);
     assert_eq!(server.get("/openapi/v2").await.1, before);
     assert_eq!(server.get("/openapi/v3").await.1["paths"].get(DOCUMENT), None);
+}
+
+#[tokio::test]
+async fn a_swagger_document_alone_becomes_one_of_openapi_v3() {
+    let server = Fixture::start().await;
+    let only_v2 = |path: &str, body: Value| match path {
+        path if path.starts_with("/openapi/v3") => json!(404),
+        path => answer(path, body),
+    };
+    let (address, _) = webhook::start(only_v2).await;
+    aggregate(&server, address.port()).await;
+
+    let (_, index) = server.until("/openapi/v3", |(_, index)| index["paths"][DOCUMENT].is_object()).await;
+    let url = index["paths"][DOCUMENT]["serverRelativeURL"].as_str().expect("a URL");
+    let (code, document) = server.get(url).await;
+    assert_eq!((code, &document["openapi"]), (200, &json!("3.0.0")));
+    assert_eq!(document["components"]["schemas"]["Thing"]["description"], "A thing.");
+    let response = &document["paths"]["/apis/w.e.io/v1/things"]["get"]["responses"]["200"];
+    let schema = json!({"$ref": "#/components/schemas/Thing"});
+    assert_eq!(response["content"]["application/json"]["schema"], schema);
 }

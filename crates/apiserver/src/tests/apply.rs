@@ -138,3 +138,19 @@ async fn managers_of_two_versions_of_a_built_in_kind_meet() {
         (&Value::Null, &json!({"f:spec": {"f:maxReplicas": {}}}))
     );
 }
+
+#[tokio::test]
+async fn an_empty_list_that_is_always_written_has_an_owner() {
+    let server = Fixture::start().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles?fieldManager=maker";
+    let role = |name: &str, rules: Value| json!({"metadata": {"name": name}, "rules": rules});
+    let (_, made) = server.post(roles, role("a", json!([]))).await;
+    assert_eq!((&made["rules"], fields(&made, "maker")), (&Value::Null, &json!({"f:rules": {}})));
+    let (_, made) = server.post(roles, role("b", Value::Null)).await;
+    assert_eq!(made["metadata"].get("managedFields"), None);
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?fieldManager=maker";
+    let slice = json!({"metadata": {"name": "s"}, "addressType": "IPv4", "endpoints": [], "ports": []});
+    let (_, made) = server.post(slices, slice).await;
+    let own = json!({"f:addressType": {}, "f:endpoints": {}, "f:ports": {}});
+    assert_eq!(fields(&made, "maker"), &own);
+}

@@ -113,6 +113,10 @@ async fn options_of_lists_may_not_contradict_each_other() {
     for (query, wanted) in [
         ("timeoutSeconds=x", (400, "strconv.ParseInt: parsing \"x\": invalid syntax".to_owned())),
         (
+            "limit=9223372036854775808",
+            (400, "strconv.ParseInt: parsing \"9223372036854775808\": value out of range".to_owned()),
+        ),
+        (
             "resourceVersionMatch=Exact",
             invalid(
                 "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
@@ -139,4 +143,15 @@ async fn options_of_lists_may_not_contradict_each_other() {
         );
     }
     assert_eq!(server.get("/api/v1/configmaps?limit=-1").await.0, 200);
+    let forever = server.get("/api/v1/configmaps?watch=true&timeoutSeconds=9223372036854775807");
+    let ended = tokio::time::timeout(Duration::from_millis(200), forever).await;
+    assert!(ended.is_err(), "a watch goes on: {ended:?}");
+    let token = "/api/v1/namespaces/default/serviceaccounts/x/token";
+    let (code, refused) = server.post(token, json!({"spec": {"expirationSeconds": 600.5}})).await;
+    let message = refused["message"].as_str().unwrap_or_default();
+    assert_eq!(code, 400);
+    assert!(
+        message.starts_with("TokenRequest in version \"v1\" cannot be handled as a TokenRequest: json:"),
+        "{message}"
+    );
 }

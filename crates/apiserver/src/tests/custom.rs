@@ -100,6 +100,25 @@ async fn objects_go_with_their_definition() {
 }
 
 #[tokio::test]
+async fn names_are_accepted_when_who_had_them_goes() {
+    let server = established().await;
+    let mut second = definition();
+    second["metadata"]["name"] = "panes.e.io".into();
+    second["spec"]["names"] = json!({"plural": "panes", "kind": "Pane", "shortNames": ["tb"]});
+    server.post(DEFINITIONS, second).await;
+    let (first, second) = (format!("{DEFINITIONS}/tabs.e.io"), format!("{DEFINITIONS}/panes.e.io"));
+    let status = |name: &'static str, status: &'static str| {
+        move |(_, definition): &(u16, Value)| {
+            let conditions = definition["status"]["conditions"].as_array();
+            conditions.into_iter().flatten().any(|c| c["type"] == name && c["status"] == status)
+        }
+    };
+    server.until(&second, status("NamesAccepted", "False")).await;
+    server.send(http::Method::DELETE, &first, "", "").await;
+    server.until(&second, status("Established", "True")).await;
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_definition_is_told() {
     let server = Fixture::start().await;
     let mut wrong = definition();

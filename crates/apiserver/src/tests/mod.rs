@@ -10,8 +10,10 @@ mod flow;
 mod nodes;
 mod policy;
 mod review;
+mod scale;
 mod versions;
 mod webhook;
+mod wording;
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -37,7 +37,7 @@ fn judge(_: &str, mut review: Value) -> Value {
     json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response})
 }
 
-/// Starts a server of documents on loopback, told of a request's path and body; returns its address and its
+/// Starts a server of documents on loopback, told of a request's path and body, 404 for none; returns its address and its
 /// certificate, PEM in base64.
 pub async fn start(answer: impl Fn(&str, Value) -> Value + Send + Sync + 'static) -> (SocketAddr, String) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
@@ -56,7 +56,12 @@ pub async fn start(answer: impl Fn(&str, Value) -> Value + Send + Sync + 'static
             let path = request.uri().path().to_owned();
             let body = request.into_body().collect().await.expect("a body").to_bytes();
             let body = serde_json::from_slice(&body).unwrap_or_default();
-            Ok::<_, Infallible>(Response::new(Body::from(answer(&path, body).to_string())))
+            let answer = answer(&path, body);
+            let mut response = Response::new(Body::from(answer.to_string()));
+            if answer == 404 {
+                *response.status_mut() = http::StatusCode::NOT_FOUND;
+            }
+            Ok::<_, Infallible>(response)
         }
     });
     tokio::spawn(async move {

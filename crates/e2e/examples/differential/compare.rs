@@ -38,6 +38,7 @@ static OWN_IN_TEXT: LazyLock<Regex> = LazyLock::new(|| {
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z",
         r#"resourceVersion[\\":]+\d+"#,
         r"10\.43\.\d+\.\d+",
+        "kube-api-access-[a-z0-9]{5}",
     ];
     Regex::new(&parts.join("|")).expect("a fixed expression")
 });
@@ -183,6 +184,18 @@ const OWN: &[&str] = &[
     "lastPhaseTransitionTime",
 ];
 
+/// Node ports in a table, which both servers choose at random.
+static NODE_PORT: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r":3[0-2]\d{3}/").expect("a fixed expression"));
+
+/// The cell of a table without what differs from one server to the other.
+fn cell(value: &Value) -> Value {
+    match neutral(&stable(value)) {
+        Value::String(text) => NODE_PORT.replace_all(&text, ":<own>/").into_owned().into(),
+        other => other,
+    }
+}
+
 /// An object without what differs from one server to the other.
 fn stable(value: &Value) -> Value {
     match value {
@@ -191,7 +204,10 @@ fn stable(value: &Value) -> Value {
             // Columns are described in other words.
             .filter(|(key, _)| *key != "description" || !map.contains_key("priority"))
             .filter(|(key, _)| !OWN.contains(&key.as_str()))
-            .map(|(key, inner)| (key.clone(), stable(inner)))
+            .map(|(key, inner)| match (key.as_str(), inner) {
+                ("cells", Value::Array(cells)) => (key.clone(), cells.iter().map(cell).collect()),
+                _ => (key.clone(), stable(inner)),
+            })
             .collect(),
         Value::Array(items) => items.iter().map(stable).collect(),
         Value::String(text) if is_age(text) => "<age>".into(),

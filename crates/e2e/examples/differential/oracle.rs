@@ -95,6 +95,12 @@ impl Oracle {
                 "--enable-admission-plugins=NodeRestriction".into(),
                 "--allow-privileged=true".into(),
                 "--endpoint-reconciler-type=none".into(),
+                format!("--requestheader-client-ca-file={}", text(pki.join("front-proxy-ca.crt"))),
+                "--requestheader-allowed-names=front-proxy-client".into(),
+                "--requestheader-username-headers=X-Remote-User".into(),
+                "--requestheader-uid-headers=X-Remote-Uid".into(),
+                "--requestheader-group-headers=X-Remote-Group".into(),
+                "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
             ],
         )?;
         let api = Self::connect(isolation, scratch, cluster);

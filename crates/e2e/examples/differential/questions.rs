@@ -1,9 +1,10 @@
 //! The questions, asked of both sides.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Context;
-use coxswain_testkit::{Api, Request, Response};
+use coxswain_testkit::{Api, Request, Response, eventually};
 use serde_json::{Value, json};
 
 use crate::Arguments;
@@ -17,13 +18,19 @@ pub struct Sides {
     pub theirs: Api,
 }
 
+const ESTABLISHED: Duration = Duration::from_secs(3);
 pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
 impl Sides {
     /// The answers of both to the same request.
     pub fn both(&self, request: &Request) -> anyhow::Result<(Answer, Answer)> {
+        self.each(request, request)
+    }
+
+    /// The answers of both, each to its own request.
+    fn each(&self, request: &Request, of_theirs: &Request) -> anyhow::Result<(Answer, Answer)> {
         let ours = self.ours.send(request).with_context(|| format!("{} {}", request.method, request.path))?;
-        let theirs = match self.theirs.send(request) {
+        let theirs = match self.theirs.send(of_theirs) {
             Ok(theirs) => theirs,
             // Upstream ends the connection where it panics: that is no answer to be equal to.
             Err(error) => {
@@ -89,6 +96,9 @@ pub fn ask(
             ask.post(&mutation.what, mutation.body, "&dryRun=All", report)?;
         }
         ask.post("create", document.to_string(), "", report)?;
+        if kind == "CustomResourceDefinition" {
+            established(sides, &format!("{}/{name}", place.collection));
+        }
         ask.updates(seed, arguments.mutations / 2, report)?;
         if at % 4 == 0 {
             ask.patches(report)?;
@@ -105,6 +115,22 @@ pub fn ask(
         }
     }
     discovery(sides, report)
+}
+
+/// Waits until both sides serve what a definition brings, or for long enough: some are never served.
+fn established(sides: &Sides, path: &str) {
+    let serves = |api: &Api| -> anyhow::Result<()> {
+        let answer = Answer::of(api.send(&Request::get(path))?);
+        let conditions = answer.body["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let holds = |c: &Value| c["type"] == "Established" && c["status"] == "True";
+        anyhow::ensure!(answer.code != 200 || conditions.iter().any(holds), "not established");
+        Ok(())
+    };
+    for api in [&sides.ours, &sides.theirs] {
+        if let Err(error) = eventually("the definition", ESTABLISHED, || serves(api)) {
+            eprintln!("{path}: {error}");
+        }
+    }
 }
 
 /// What the manifests rely on: their namespaces, each with its service account.
@@ -173,13 +199,8 @@ impl Ask<'_> {
                 let body = mutation.body.replacen("\"metadata\":{", &format!("\"metadata\":{{{inner},"), 1);
                 Request::with_body("PUT", &path, "application/json", body)
             };
-            let answers =
-                (self.sides.ours.send(&put(&ours.body))?, self.sides.theirs.send(&put(&theirs.body))?);
-            report.add(
-                self.question(&format!("update {}", mutation.what)),
-                &Answer::of(answers.0),
-                &Answer::of(answers.1),
-            );
+            let (ours, theirs) = self.sides.each(&put(&ours.body), &put(&theirs.body))?;
+            report.add(self.question(&format!("update {}", mutation.what)), &ours, &theirs);
         }
         Ok(())
     }

@@ -10,6 +10,23 @@ const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
 
+/// Patches that are none, or that make something else of an object.
+const BROKEN: &[(&str, &str)] = &[
+    ("merge-patch+json", "{"),
+    ("merge-patch+json", "null"),
+    ("merge-patch+json", r#"{"kind": "Other"}"#),
+    ("merge-patch+json", r#"{"metadata": null}"#),
+    ("merge-patch+json", r#"{"metadata": {"uid": "other"}}"#),
+    ("merge-patch+json", r#"{"metadata": {"resourceVersion": "other"}}"#),
+    ("strategic-merge-patch+json", "7"),
+    ("strategic-merge-patch+json", r#"{"metadata": {"$patch": "other"}}"#),
+    ("json-patch+json", "{}"),
+    ("json-patch+json", r#"[{"op": "other", "path": "/metadata"}]"#),
+    ("json-patch+json", r#"[{"op": "add", "path": "/metadata/labels", "other": 1}]"#),
+    ("apply-patch+yaml", "[1]"),
+    ("apply-patch+yaml", r#"{"apiVersion": "v1", "kind": "Other"}"#),
+];
+
 /// Asks about an object that both sides have.
 pub fn object(
     sides: &Sides,
@@ -82,6 +99,13 @@ pub fn object(
         let request = Request::with_body("DELETE", &path, JSON, body.to_string());
         ask(&format!("delete with {what}"), &request)?;
     }
+    for (media, body) in BROKEN {
+        let media = format!("application/{media}");
+        let of_nobody = format!("{absent}&fieldManager=differential");
+        for path in [put("&fieldManager=differential&fieldValidation=Strict"), of_nobody] {
+            ask(&format!("{media} {body}"), &Request::with_body("PATCH", &path, &media, *body))?;
+        }
+    }
     for sub in ["status", "scale", "bogus", "log", "status/more"] {
         let below = format!("{path}/{sub}");
         ask(&format!("get {sub}"), &Request::get(&below))?;
@@ -136,9 +160,9 @@ pub fn collection(sides: &Sides, kind: &str, collection: &str, report: &mut Repo
         "watch=true&sendInitialEvents=true&timeoutSeconds=1",
         "watch=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=1",
         "watch=true&resourceVersion=x&timeoutSeconds=1",
-        "watch=maybe&timeoutSeconds=1",
+        "watch=maybe&timeoutSeconds=1&fieldSelector=metadata.name%3Dabsent",
         "timeoutSeconds=x",
-        "allowWatchBookmarks=x",
+        "allowWatchBookmarks=x&fieldSelector=metadata.name%3Dabsent",
         "limit=-1&fieldSelector=metadata.name%3Dabsent",
         "labelSelector=-a",
         "labelSelector=a%20in%20()",

@@ -14,7 +14,7 @@ use serde_json::Value;
 pub use manage::{
     Conflict, FIELDS, Manager, Refusal, Versions, apply, create, is_document, same, thaw, update,
 };
-pub use set::Set;
+pub use set::{Set, order};
 pub use walk::{Changes, changes, merge};
 
 /// How the value at a place merges.

@@ -3,9 +3,49 @@
 //! A path is in the set where its node is empty or holds `"."`. Keys begin with `f:` (member), `k:` (item by its keys) or
 //! `v:` (item by its value).
 
+use std::cmp::Ordering;
+
 use serde_json::{Map, Value};
 
 pub(super) const SELF: &str = ".";
+
+/// The order of path elements in a document: items of lists by the values of their keys, all else as text.
+pub fn order(a: &str, b: &str) -> Ordering {
+    let item = |key: &str| -> Option<Value> {
+        let value = key.strip_prefix("k:").or_else(|| key.strip_prefix("v:"))?;
+        serde_json::from_str(value).ok()
+    };
+    match (item(a), item(b)) {
+        (Some(x), Some(y)) if a[..1] == b[..1] => compare(&x, &y),
+        _ => a.cmp(b),
+    }
+}
+
+/// Numbers before texts before booleans; maps member by member.
+fn compare(a: &Value, b: &Value) -> Ordering {
+    let rank = |value: &Value| match value {
+        Value::Number(_) => 0,
+        Value::String(_) => 1,
+        Value::Bool(_) => 2,
+        Value::Array(_) => 3,
+        Value::Object(_) => 4,
+        Value::Null => 5,
+    };
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => {
+            let integers = a.as_i64().zip(b.as_i64()).map(|(a, b)| a.cmp(&b));
+            let floats = || a.as_f64().partial_cmp(&b.as_f64()).unwrap_or(Ordering::Equal);
+            integers.unwrap_or_else(floats)
+        }
+        (Value::String(a), Value::String(b)) => a.cmp(b),
+        (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
+        (Value::Object(a), Value::Object(b)) => {
+            let pairs = a.iter().zip(b).map(|((m, x), (n, y))| m.cmp(n).then_with(|| compare(x, y)));
+            pairs.fold(Ordering::Equal, Ordering::then).then(a.len().cmp(&b.len()))
+        }
+        _ => rank(a).cmp(&rank(b)),
+    }
+}
 
 /// A set of fields.
 #[derive(Debug, Clone, Default, PartialEq)]

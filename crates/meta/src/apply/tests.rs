@@ -363,3 +363,11 @@ fn entries_of_versions_that_are_gone_go_and_what_does_not_convert_is_refused() {
     let refused = update(&mut entries, made, &Set::default(), &scenario.manager("d"), in_version);
     assert_eq!((refused.is_err(), entries), (true, scenario.entries));
 }
+
+#[test]
+fn items_are_ordered_by_what_their_keys_hold() {
+    let key = |port: u16| format!("k:{{\"port\":{port},\"protocol\":\"TCP\"}}");
+    let mut keys = [key(8080), key(443), "f:b".to_owned(), key(80), "v:10".to_owned(), "v:9".to_owned()];
+    keys.sort_by(|a, b| order(a, b));
+    assert_eq!(keys, ["f:b".to_owned(), key(80), key(443), key(8080), "v:9".to_owned(), "v:10".to_owned()]);
+}

@@ -5,6 +5,7 @@ pub mod strategic;
 use json_patch::PatchOperation;
 use serde_json::Value;
 
+use crate::golang;
 use crate::status::Status;
 
 /// Upstream's bound on the operations of a JSON patch.
@@ -16,16 +17,16 @@ const DEEPEST: usize = 120;
 
 /// Applies an RFC 6902 patch in place; `doc` is unspecified after an error.
 pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), Status> {
-    let patch: json_patch::Patch = serde_json::from_value(patch.clone())
-        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
-    let operations = patch.0.len();
+    let steps = steps(patch)?;
+    let operations = steps.len();
     if operations > MOST_OPERATIONS {
         let why =
             format!("The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {operations}");
         return Err(Status::failure(413, "RequestEntityTooLarge", why));
     }
     let mut copied = 0;
-    for operation in patch.0 {
+    for step in steps {
+        let operation: PatchOperation = serde_json::from_value(step).map_err(|_| Status::unprocessable())?;
         let (path, value) = (operation.path(), placed(doc, &operation));
         if value.is_some_and(|value| depth(value) + path.count() > DEEPEST) {
             return Err(Status::bad_request("error applying patch: exceeded max depth"));
@@ -42,6 +43,34 @@ pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), Status> {
         json_patch::patch_unsafe(doc, &[operation]).map_err(|_| Status::unprocessable())?;
     }
     Ok(())
+}
+
+/// The operations of a patch; those that name no value mean null.
+fn steps(patch: &Value) -> Result<Vec<Value>, Status> {
+    const STEP: &str = "handlers.jsonPatchOp";
+    let wrong = |found: &Value, what: String| {
+        let found = golang::json_kind(found);
+        Status::bad_request(format!("error decoding patch: json: cannot unmarshal {found} into Go {what}"))
+    };
+    let items = match patch {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(items) => items,
+        other => return Err(wrong(other, format!("value of type []{STEP}"))),
+    };
+    let mut steps = items.clone();
+    for step in &mut steps {
+        if step.is_null() {
+            continue;
+        }
+        let Value::Object(map) = step else { return Err(wrong(step, format!("value of type {STEP}"))) };
+        for name in ["op", "path", "from"] {
+            if let Some(found) = map.get(name).filter(|found| !found.is_string() && !found.is_null()) {
+                return Err(wrong(found, format!("struct field jsonPatchOp.{name} of type string")));
+            }
+        }
+        map.entry("value").or_insert(Value::Null);
+    }
+    Ok(steps)
 }
 
 /// Whether an operation tests for null what is not there: RFC 6902 has it fail, upstream has it pass, and kube-rs adds its first
@@ -76,17 +105,10 @@ fn depth(value: &Value) -> usize {
 /// Applies an RFC 7386 patch in place.
 pub fn merge_patch(doc: &mut Value, patch: &Value) -> Result<(), Status> {
     if !patch.is_object() {
-        let found = match patch {
-            Value::Array(_) => "array",
-            Value::String(_) => "string",
-            Value::Number(_) => "number",
-            Value::Bool(_) => "bool",
-            _ => return Err(Status::bad_request("json: cannot unmarshal patch into an object")),
-        };
-        let what = "Go value of type map[string]interface {}";
-        return Err(Status::bad_request(format!(
-            "error decoding patch: json: cannot unmarshal {found} into {what}"
-        )));
+        return Err(Status::bad_request(match patch {
+            Value::Null => "Invalid JSON Patch".to_owned(),
+            other => format!("error decoding patch: {}", golang::no_map(other)),
+        }));
     }
     merge(doc, patch);
     Ok(())

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::golang::{shown, type_of};
+use crate::golang::{self, shown, type_of};
 use crate::status::Status;
 
 const DIRECTIVE: &str = "$patch";
@@ -36,10 +36,11 @@ pub trait SchemaNode: Copy {
 
 /// Applies `patch` to `doc` in place; `doc` is unspecified after an error.
 pub fn apply<S: SchemaNode>(doc: &mut Value, patch: &Value, schema: S) -> Result<(), Status> {
-    let (Value::Object(original), Value::Object(patch)) = (doc, patch) else {
-        return Err(Status::bad_request("invalid JSON document"));
-    };
-    merge_map(original, patch, Some(schema))
+    match (doc, patch) {
+        (Value::Object(original), Value::Object(patch)) => merge_map(original, patch, Some(schema)),
+        (_, Value::Null) => Ok(()),
+        (_, other) => Err(Status::bad_request(golang::no_map(other))),
+    }
 }
 
 fn bad_form(what: &str) -> Status {
@@ -63,7 +64,10 @@ fn merge_map<S: SchemaNode>(
             return Ok(());
         }
         Some("merge") => {}
-        Some(_) => return Err(Status::unprocessable()),
+        Some(other) => {
+            let patch = shown(&Value::Object(patch.clone()));
+            return Err(Status::failure(500, "", format!("unknown patch type: {other} in map: {patch}")));
+        }
     }
     retain_keys(original, patch)?;
     for (key, value) in patch {

@@ -45,7 +45,7 @@ pub fn drop_nulls(value: &mut Value, schema: &Structural) {
     match value {
         Value::Object(map) => {
             map.retain(|name, value| {
-                let Some(inner) = schema.properties.get(name) else { return true };
+                let Some(inner) = schema.member(name) else { return true };
                 !(is_forbidden_null(value, inner) && inner.default.is_none())
             });
             for (name, value) in map.iter_mut() {

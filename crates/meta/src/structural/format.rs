@@ -26,6 +26,29 @@ static DURATION: LazyLock<Regex> = LazyLock::new(|| {
 static URI: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^([A-Za-z][A-Za-z0-9+.-]*:[^\s]*|/[^\s]*)$").expect("a valid pattern"));
 
+/// Formats that are rules, those of numbers among them.
+pub fn is_known(format: &str) -> bool {
+    const TEXT: &[&str] = &[
+        "ipv4",
+        "ipv6",
+        "cidr",
+        "uuid",
+        "uuid3",
+        "uuid4",
+        "uuid5",
+        "date",
+        "date-time",
+        "datetime",
+        "email",
+        "mac",
+        "duration",
+        "uri",
+        "hostname",
+        "byte",
+    ];
+    matches!(format, "int32" | "int64" | "float" | "double") || TEXT.contains(&format)
+}
+
 /// Whether text has a format.
 pub fn holds(format: &str, text: &str) -> bool {
     match format {

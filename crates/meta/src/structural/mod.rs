@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::field::{ErrorList, FieldError, Path};
 
 pub use default::{default, drop_nulls};
+pub use format::holds as is_format;
 pub use prune::prune;
 pub use typed::typed_errors;
 pub use validate::{validate, validate_embedded_members};
@@ -217,6 +218,16 @@ impl Structural {
     /// A limit that is a number, such as `maxItems`.
     pub fn most(&self, name: &str) -> Option<u64> {
         self.checks.numbers.get(name)?.as_u64()
+    }
+
+    /// The members an object must have.
+    pub fn required(&self) -> &[String] {
+        &self.checks.required
+    }
+
+    /// The only values there may be; none where any may.
+    pub fn allowed(&self) -> &[Value] {
+        &self.checks.allowed
     }
 
     /// The format of text, such as `date-time`.

@@ -16,15 +16,19 @@ fn prunes_and_defaults() {
     let schema = schema(
         json!({"type": "object", "properties": {"spec": {"type": "object", "default": {}, "properties": {
         "a": {"type": "string", "default": "x"}, "n": {"type": "string", "nullable": true},
+        "map": {"type": "object", "additionalProperties": {"type": "string"}},
         "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"in": {"type": "object"}}},
         "list": {"type": "array", "items": {"type": "object", "properties": {"b": {"type": "integer"}}}}}}}}),
     );
     let mut object = json!({"apiVersion": "v", "kind": "K", "metadata": {"x": 1}, "odd": 1,
-        "spec": {"free": {"y": 1, "in": {"z": 1}}, "list": [{"b": 1, "c": 2}], "a": null, "n": null}});
+        "spec": {"free": {"y": 1, "in": {"z": 1}}, "list": [{"b": 1, "c": 2}], "a": null, "n": null, "map": {"m": null}}});
     assert_eq!(prune(&mut object, &schema), ["odd", "spec.free.in.z", "spec.list[0].c"]);
     default(&mut object, &schema);
     drop_nulls(&mut object, &schema);
-    assert_eq!(object["spec"], json!({"free": {"y": 1, "in": {}}, "list": [{"b": 1}], "a": "x", "n": null}));
+    assert_eq!(
+        object["spec"],
+        json!({"free": {"y": 1, "in": {}}, "list": [{"b": 1}], "a": "x", "n": null, "map": {}})
+    );
     let mut empty = json!({});
     default(&mut empty, &schema);
     assert_eq!(empty, json!({"spec": {"a": "x"}}));
@@ -36,7 +40,7 @@ fn wrong_values_are_named_in_upstreams_words() {
         "i": {"type": "integer", "minimum": 1, "maximum": 5}, "s": {"type": "string", "pattern": "^a+$", "maxLength": 3},
         "e": {"type": "string", "enum": ["x", "y"]}, "p": {"x-kubernetes-int-or-string": true},
         "l": {"type": "array", "maxItems": 2, "x-kubernetes-list-type": "set", "items": {"type": "string"}},
-        "need": {"type": "boolean"}, "ip": {"type": "string", "format": "ipv4"},
+        "n": {"type": "integer", "format": "int32"}, "need": {"type": "boolean"}, "ip": {"type": "string", "format": "ipv4"},
         "o": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}}}));
     for (value, wanted) in [
         (json!({}), "need: Required value"),
@@ -55,6 +59,11 @@ fn wrong_values_are_named_in_upstreams_words() {
         (json!({"need": true, "l": ["a", "a"]}), r#"l[1]: Duplicate value: "a""#),
         (json!({"need": true, "l": ["a", "b", "c"]}), "l: Too many: 3: must have at most 2 items"),
         (json!({"need": true, "ip": "x"}), r#"ip: Invalid value: "x": ip in body must be of type ipv4: "x""#),
+        (json!({"need": true, "n": true}), r#"n: Invalid value: "": n in body must be of type int32: """#),
+        (
+            json!({"need": true, "n": 1_i64 << 31}),
+            r#"<nil>: Invalid value: "": Checked value must be of type integer with format int32 in n"#,
+        ),
         (
             json!({"need": null}),
             r#"need: Invalid value: "null": need in body must be of type boolean: "null""#,

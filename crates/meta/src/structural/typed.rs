@@ -23,7 +23,11 @@ fn value_errors(value: &Value, schema: &Structural, whole: bool, at: &str, out: 
                     _ if whole && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
                     Some(member) => value_errors(inner, member, member.embedded, &at, out),
                     None if schema.preserves_unknown => {}
-                    None => out.push(format!("{at}: field not declared in schema")),
+                    // Nobody looks any further.
+                    None => {
+                        out.push(format!("{at}: field not declared in schema"));
+                        break;
+                    }
                 }
             }
             None

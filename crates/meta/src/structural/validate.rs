@@ -87,6 +87,14 @@ fn check(value: &Value, schema: &Structural, path: &Path, errors: &mut ErrorList
             wanted == found || (wanted == "number" && found == "integer") || (wanted == "integer" && whole)
         });
     if !fits {
+        let format = &schema.checks.format;
+        let (wanted, found) = match value {
+            Value::Null | Value::String(_) | Value::Array(_) => (wanted, found),
+            _ if !format::is_known(format) => (wanted, found),
+            Value::Number(number) if number.is_f64() => (format.as_str(), "float64"),
+            Value::Number(_) => (format.as_str(), "int64"),
+            _ => (format.as_str(), ""),
+        };
         let rule = format!("must be of type {wanted}: {found:?}");
         errors.push(FieldError::type_invalid(path, found, body(path, &rule)));
         check_allowed(value, schema, path, errors);
@@ -171,9 +179,27 @@ fn check_text(text: &str, schema: &Structural, path: &Path, errors: &mut ErrorLi
     }
 }
 
+/// Whether a number is within the range of an integer's format.
+fn fits_format(value: &Value, format: &str) -> bool {
+    let whole = value.as_i64().or_else(|| {
+        // Beyond that, a floating point number is no integer of 64 bits.
+        let number = value.as_f64().filter(|number| number.abs() < 9.2e18)?;
+        Some(number as i64)
+    });
+    whole.is_some_and(|whole| format != "int32" || i32::try_from(whole).is_ok())
+}
+
 fn check_number(value: &Value, schema: &Structural, path: &Path, errors: &mut ErrorList) {
     let number = value.as_f64().unwrap_or(0.0);
     let numbers = &schema.checks.numbers;
+    if schema.type_ == "integer" && !fits_format(value, &schema.checks.format) {
+        let format = match schema.checks.format.as_str() {
+            "" => "(default format)".to_owned(),
+            format => format!("with format {format}"),
+        };
+        let rule = format!("Checked value must be of type integer {format} in {}", path.as_str());
+        errors.push(FieldError::invalid(&Path::new("<nil>"), "", rule));
+    }
     let mut refuse = |rule: String| errors.push(FieldError::invalid(path, value.clone(), body(path, &rule)));
     if let Some(most) = schema.bound("maximum") {
         let exclusive = numbers.get("exclusiveMaximum") == Some(&Value::Bool(true));

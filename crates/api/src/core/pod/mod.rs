@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::catalogue::{Hooks, Kind, Subresource, kind};
 use crate::objectmeta;
 use crate::prepare;
-use crate::value::{child, entries, filled, flag, has, items, set, text};
+use crate::value::{child, entries, filled, flag, has, items, present, set, text};
 
 pub(crate) use defaults::template as default_template;
 pub(crate) use placement::{node_selector, taint_effect, tolerations};
@@ -78,7 +78,10 @@ pub(crate) const KIND: Kind = Kind {
     hooks: Hooks {
         default: defaults::pod,
         prepare_create,
-        prepare_update: prepare::update_counted,
+        prepare_update: |new, old| {
+            keep_priority(new, old);
+            prepare::update_counted(new, old);
+        },
         validate,
         validate_new: |pod| validate_spec(&pod["spec"]),
         validate_update: update::validate_update,
@@ -89,6 +92,16 @@ pub(crate) const KIND: Kind = Kind {
     },
     ..kind!("", "v1", "Pod", "pods", "pod")
 };
+
+/// What a pod's class came to stays where a change leaves it out.
+fn keep_priority(new: &mut Value, old: &Value) {
+    let Some(spec) = present(new, "spec") else { return };
+    for key in ["priority", "preemptionPolicy"] {
+        if let Some(value) = old["spec"].get(key).filter(|_| !has(spec, key)) {
+            set(spec, key, value.clone());
+        }
+    }
+}
 
 const SELECTABLE: &[&str] = &[
     "spec.nodeName",

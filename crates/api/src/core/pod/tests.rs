@@ -148,3 +148,10 @@ fn table_row() {
     pod["metadata"]["deletionTimestamp"] = json!("2026-11-21T11:43:46Z");
     assert_eq!(KIND.row(&pod, now)[2], "Terminating");
 }
+
+#[test]
+fn a_change_leaves_the_priority_that_it_does_not_name() {
+    let mut new = json!({"spec": {"priority": 7}});
+    (KIND.hooks.prepare_update)(&mut new, &json!({"spec": {"priority": 3, "preemptionPolicy": "Never"}}));
+    assert_eq!(new["spec"], json!({"priority": 7, "preemptionPolicy": "Never"}));
+}

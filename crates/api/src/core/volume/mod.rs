@@ -56,11 +56,12 @@ pub(crate) const CLAIM: Kind = Kind {
         prepare_create: |v| {
             set(v, "status", json!({"phase": "Pending"}));
             protect(v, "kubernetes.io/pvc-protection");
-            present(v, "spec").into_iter().for_each(data_sources);
+            present(v, "spec").into_iter().for_each(|spec| data_sources(spec, false));
         },
         prepare_update: |new, old| {
             prepare::update_status(new, old);
-            present(new, "spec").into_iter().for_each(data_sources);
+            let keeps = has(&old["spec"], "dataSource") || has(&old["spec"], "dataSourceRef");
+            present(new, "spec").into_iter().for_each(|spec| data_sources(spec, keeps));
         },
         validate: validate::claim,
         validate_update: validate::claim_update,
@@ -111,14 +112,15 @@ pub(crate) fn protect(object: &mut Value, finalizer: &str) {
     set(metadata, "finalizers", finalizers);
 }
 
-/// The two fields for a claim's data are one: what only the older names is named by both, and what it cannot hold is dropped.
-fn data_sources(spec: &mut Value) {
+/// The two fields for a claim's data are one: what only the older names is named by both, and what it cannot hold is dropped,
+/// unless the claim had data before.
+fn data_sources(spec: &mut Value, keeps: bool) {
     let known = |source: &Value| {
         (text(source, "apiGroup").is_empty() && text(source, "kind") == "PersistentVolumeClaim")
             || (text(source, "apiGroup") == "snapshot.storage.k8s.io"
                 && text(source, "kind") == "VolumeSnapshot")
     };
-    if has(spec, "dataSource") && !known(&spec["dataSource"]) {
+    if !keeps && has(spec, "dataSource") && !known(&spec["dataSource"]) {
         crate::value::remove(spec, "dataSource");
     }
     let named = has(&spec["dataSourceRef"], "namespace");
@@ -217,4 +219,20 @@ fn claim_row(claim: &Value, now: i64) -> Vec<Value> {
         age(claim, now),
         or(text(spec, "volumeMode"), "<unset>").into(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_keeps_the_source_of_its_data() {
+        let other = json!({"spec": {"dataSource": {"kind": "Other", "name": "x"}}});
+        let mut new = other.clone();
+        (CLAIM.hooks.prepare_update)(&mut new, &json!({"spec": {}}));
+        assert_eq!(new["spec"], json!({}));
+        let mut new = other.clone();
+        (CLAIM.hooks.prepare_update)(&mut new, &other);
+        assert_eq!(new["spec"]["dataSource"], other["spec"]["dataSource"]);
+    }
 }
