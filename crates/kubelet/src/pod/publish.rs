@@ -39,14 +39,16 @@ impl Publisher {
         self.desired.as_ref().unwrap_or(&self.written)
     }
 
-    /// Takes a new status; says when it is to be written, if it differs.
-    pub fn offer(&mut self, status: PodStatus, now: Timestamp) {
+    /// Takes a new status, to be written if it differs; not before `hold`.
+    pub fn offer(&mut self, status: PodStatus, hold: Option<Timestamp>, now: Timestamp) {
         let current = self.in_flight.as_ref().unwrap_or(&self.written);
         if *current == status {
             self.desired = None;
             return;
         }
-        if urgent(current, &status) {
+        if let Some(at) = hold.filter(|at| *at > now) {
+            self.not_before = self.not_before.max(at);
+        } else if urgent(current, &status) {
             self.not_before = if self.failures == 0 { now } else { self.not_before };
         } else if self.desired.is_none() && self.failures == 0 {
             self.not_before = now + GATHER;
@@ -228,7 +230,7 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let running = PodStatus { phase: Some("Running".to_owned()), ..PodStatus::default() };
         let mut publisher = Publisher::new(PodStatus::default());
-        publisher.offer(running.clone(), now);
+        publisher.offer(running.clone(), None, now);
         assert_eq!(publisher.due(), Some(now), "a new phase does not wait");
         assert!(publisher.take(&PodId::default()).is_some());
         assert_eq!(publisher.due(), None);
@@ -236,7 +238,25 @@ mod tests {
         assert_eq!(publisher.due(), Some(now + SignedDuration::from_millis(100)));
         publisher.take(&PodId::default());
         publisher.sent(true, now);
-        publisher.offer(running, now);
+        publisher.offer(running, None, now);
         assert!(publisher.settled());
+    }
+
+    #[test]
+    fn a_replacement_is_told_when_it_is_over_or_takes_long() {
+        let (now, hold) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1));
+        let status = |ready: &str, generation| PodStatus {
+            conditions: Some(vec![condition("Ready", ready)]),
+            observed_generation: Some(generation),
+            ..PodStatus::default()
+        };
+        let mut publisher = Publisher::new(status("True", 1));
+        publisher.offer(status("True", 2), None, now);
+        publisher.offer(status("False", 2), Some(hold), now);
+        assert_eq!(publisher.due(), Some(hold), "not even with what waited before");
+        publisher.offer(status("False", 2), Some(hold), hold);
+        assert_eq!(publisher.due(), Some(hold), "at once when it takes long");
+        publisher.offer(status("True", 1), None, now);
+        assert!(publisher.settled(), "nothing was to be seen");
     }
 }

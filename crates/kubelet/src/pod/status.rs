@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
     ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus,
@@ -380,6 +380,23 @@ fn gates(pod: &Pod) -> Verdict {
         return Verdict(true, "", String::new());
     }
     Verdict(false, "ReadinessGatesNotReady", unmet.join(", "))
+}
+
+/// How long a pod may be told as it was while one of its containers is replaced.
+const REPLACEMENT: SignedDuration = SignedDuration::from_secs(1);
+
+/// When a status must be told at the latest though containers are being replaced by ones of a newer definition. The stop
+/// of the one and the start of the other are one step: who watches should not see the moment between them.
+pub fn replaced_until(view: &View<'_>) -> Option<Timestamp> {
+    let ended = |name: &String| {
+        let (_, container) = containers::find(view.pod, name)?;
+        let mut instances = view.runtime.containers.iter().filter(|c| c.name == *name);
+        instances
+            .find(|c| c.state == State::Exited)
+            .filter(|old| old.hash != containers::hash(&container))
+            .map(|old| old.finished_at)
+    };
+    view.starting.iter().filter_map(ended).max().map(|at| at + REPLACEMENT)
 }
 
 /// Whether a change of the status must be written at once rather than together with the next.

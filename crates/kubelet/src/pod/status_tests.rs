@@ -39,6 +39,7 @@ struct Case {
     health: HealthById,
     waiting: BTreeMap<String, Waiting>,
     ending: Option<Ending>,
+    starting: BTreeSet<String>,
 }
 
 impl Case {
@@ -59,11 +60,16 @@ impl Case {
             runtime: PodRuntime { sandboxes: vec![sandbox], containers },
             waiting: BTreeMap::new(),
             ending: None,
+            starting: BTreeSet::new(),
         }
     }
 
     fn status(&self) -> PodStatus {
-        generate(&View {
+        self.seen(generate)
+    }
+
+    fn seen<T>(&self, look: impl FnOnce(&View<'_>) -> T) -> T {
+        look(&View {
             pod: &self.pod,
             base: &self.pod.status.clone().unwrap_or_default(),
             runtime: &self.runtime,
@@ -71,7 +77,7 @@ impl Case {
             waiting: &self.waiting,
             resize: &Resize::default(),
             resizing: false,
-            starting: &BTreeSet::new(),
+            starting: &self.starting,
             ending: self.ending.as_ref(),
             runtime_name: "cox",
             host_ips: &["192.0.2.1".to_owned()],
@@ -134,6 +140,16 @@ fn a_crash_loop_shows_the_wait_and_the_last_end() {
     let unready = "containers with unready status: [a]".to_owned();
     let expected = ("False".to_owned(), Some("ContainersNotReady".to_owned()), Some(unready));
     assert_eq!(condition(&status, "Ready"), expected);
+}
+
+#[test]
+fn a_replaced_container_may_take_a_second() {
+    let mut case = Case::new(one("Always"), vec![record("a", State::Exited, 0)]);
+    assert_eq!(case.seen(replaced_until), None, "nothing is being started");
+    case.starting.insert("a".to_owned());
+    assert_eq!(case.seen(replaced_until), Some(at(3)));
+    case.runtime.containers[0].hash = containers::hash(&spec(&case.pod).containers[0]);
+    assert_eq!(case.seen(replaced_until), None, "it ended by itself");
 }
 
 #[test]

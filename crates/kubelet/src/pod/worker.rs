@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -613,7 +613,7 @@ impl Worker {
             _ => None,
         });
         let starting: BTreeSet<String> = starting.collect();
-        let status: PodStatus = status::generate(&View {
+        let view = View {
             pod: &self.pod,
             base: self.publisher.latest(),
             runtime: &self.runtime,
@@ -626,8 +626,9 @@ impl Worker {
             runtime_name: self.kubelet.runtime_name(),
             host_ips: &self.kubelet.host_ips,
             now,
-        });
-        self.publisher.offer(status, now);
+        };
+        let (status, hold) = (status::generate(&view), status::replaced_until(&view));
+        self.publisher.offer(status, hold, now);
         self.send(now);
     }
 
