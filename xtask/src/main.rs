@@ -4,6 +4,7 @@ mod conformance;
 mod gofacts;
 mod kinds;
 mod schema;
+mod signatures;
 mod tidy;
 mod unserved;
 
@@ -15,9 +16,10 @@ fn main() -> anyhow::Result<()> {
         Some("conformance") => conformance::run(root(), &args[1..]),
         Some("kinds") => kinds::run(root(), args.get(1).map(String::as_str)),
         Some("schema") => schema::run(args.get(1).map(String::as_str)),
+        Some("signatures") => signatures::run(root(), args.get(1).map(String::as_str)),
         Some("tidy") => tidy::run(root()),
         _ => anyhow::bail!(
-            "usage: cargo xtask tidy | schema update|verify | kinds update|verify | conformance\n{}",
+            "usage: cargo xtask tidy | schema update|verify | kinds update|verify | signatures update|verify | conformance\n{}",
             conformance::USAGE
         ),
     }

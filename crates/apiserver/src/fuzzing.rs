@@ -6,11 +6,12 @@ use serde_json::json;
 
 use crate::cel::definition::check_rules;
 use crate::cel::schema::Rules;
+use crate::cel::typing::Environment;
 use crate::cel::{Budget, Expression, Scope};
 
 /// Compiles and evaluates an expression without variables, then as the rule of a schema: what it may cost, and what it says.
 pub fn evaluate(source: &str) {
-    let _ = Expression::compile(source, &[]).eval(&Scope::empty(), &mut Budget::one());
+    let _ = Expression::compile(source, &Environment::default()).eval(&Scope::empty(), &mut Budget::one());
     let schema = json!({"type": "object", "x-kubernetes-validations": [{"rule": source}], "properties": {
         "text": {"type": "string"}, "time": {"type": "string", "format": "date-time"}, "number": {"type": "integer"},
         "list": {"type": "array", "maxItems": 10, "items": {"type": "string", "maxLength": 9}},

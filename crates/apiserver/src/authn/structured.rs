@@ -10,6 +10,7 @@ use super::jwks::ALGORITHMS;
 use super::mapping::{Mappings, Rule, Source};
 use super::oidc::{Oidc, Trust, discovery_of};
 use crate::cel::Expression;
+use crate::cel::typing::{CLAIMS, Environment, Type, USERS};
 use crate::configuration::{self, ConfigurationError};
 
 const API_GROUP: &str = "apiserver.config.k8s.io";
@@ -233,7 +234,7 @@ fn mappings(jwt: &Value, at: &str) -> Checked<Mappings> {
                 let why = "Invalid value: requiredValue can't be set when expression is set";
                 return wrong(&format!("{place}.requiredValue"), why);
             }
-            (None, Some(_)) => claim_rules.push(rule_of(rule, "claims", &place)?),
+            (None, Some(_)) => claim_rules.push(rule_of(rule, &CLAIMS, &place)?),
             (None, None) => return wrong(&place, "Required value: claim or expression is required"),
         }
     }
@@ -241,7 +242,7 @@ fn mappings(jwt: &Value, at: &str) -> Checked<Mappings> {
     for (number, rule) in items(jwt, "userValidationRules") {
         let place = format!("{at}.userValidationRules[{number}]");
         configuration::only(rule, &["expression", "message"], &place)?;
-        user_rules.push(rule_of(rule, "user", &place)?);
+        user_rules.push(rule_of(rule, &USERS, &place)?);
     }
     let (claims, claims_at) = (&jwt["claimMappings"], format!("{at}.claimMappings"));
     configuration::only(claims, &["username", "groups", "uid", "extra"], &claims_at)?;
@@ -306,21 +307,25 @@ fn extra(claims: &Value, at: &str) -> Checked<Vec<(String, Expression)>> {
         }
         extra.push((
             key.to_owned(),
-            expression(&item["valueExpression"], "claims", &format!("{place}.valueExpression"))?,
+            expression(&item["valueExpression"], &CLAIMS, &format!("{place}.valueExpression"))?,
         ));
     }
     Ok(extra)
 }
 
-fn rule_of(rule: &Value, variable: &str, at: &str) -> Checked<Rule> {
-    let expression = expression(&rule["expression"], variable, &format!("{at}.expression"))?;
+fn rule_of(rule: &Value, variables: &Environment, at: &str) -> Checked<Rule> {
+    let at = format!("{at}.expression");
+    let expression = expression(&rule["expression"], variables, &at)?;
+    if !expression.ty().is(&Type::Bool) {
+        return wrong(&at, &format!("Invalid value: {:?}: must evaluate to bool", expression.source()));
+    }
     Ok(Rule { expression, message: rule["message"].as_str().unwrap_or_default().to_owned() })
 }
 
-fn expression(source: &Value, variable: &str, at: &str) -> Checked<Expression> {
+fn expression(source: &Value, variables: &Environment, at: &str) -> Checked<Expression> {
     let source = source.as_str().filter(|source| !source.trim().is_empty());
     let Some(source) = source else { return wrong(at, "Required value: expression is required") };
-    let expression = Expression::compile(source, &[variable]);
+    let expression = Expression::compile(source, variables);
     match expression.fault() {
         Some(fault) => wrong(at, &format!("Invalid value: {source:?}: compilation failed: {fault}")),
         None => Ok(expression),
@@ -337,7 +342,7 @@ fn source(mapping: &Value, prefixed: bool, at: &str) -> Checked<Option<Source>> 
         (None, Some(_), Some(_)) => {
             wrong(&format!("{at}.prefix"), "Invalid value: prefix can't be set when expression is set")
         }
-        (None, Some(_), None) => expression(&mapping["expression"], "claims", &format!("{at}.expression"))
+        (None, Some(_), None) => expression(&mapping["expression"], &CLAIMS, &format!("{at}.expression"))
             .map(Source::Expression)
             .map(Some),
         (Some(_), None, None) if prefixed => wrong(

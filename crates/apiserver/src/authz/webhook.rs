@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Attributes, Verdict};
 use crate::authn::UserInfo;
 use crate::cache::{Cache, question};
-use crate::cel::{Budget, Expression, Scope, of_json};
+use crate::cel::{Budget, Expression, Scope, of_json, typing};
 use crate::configuration::ConfigurationError;
 use crate::remote::{Remote, RemoteError};
 
@@ -72,12 +72,16 @@ impl AuthorizationWebhook {
     /// # Errors
     /// [`WebhookError`].
     pub fn new(config: AuthorizationWebhookConfig) -> Result<Self, WebhookError> {
-        let compile = |source: &String| Expression::compile(source, &["request"]);
+        let compile = |source: &String| Expression::compile(source, &typing::REVIEWS);
         let conditions: Vec<Expression> = config.conditions.iter().map(compile).collect();
         let faulty = conditions.iter().enumerate().find_map(|(number, one)| Some((number, one.fault()?)));
         if let Some((number, fault)) = faulty {
             let at = format!("matchConditions[{number}].expression");
             return Err(ConfigurationError::at(&at, &format!("compilation failed: {fault}")).into());
+        }
+        if let Some(number) = conditions.iter().position(|one| !one.ty().is(&typing::Type::Bool)) {
+            let at = format!("matchConditions[{number}].expression");
+            return Err(ConfigurationError::at(&at, "must evaluate to bool").into());
         }
         let remote = Remote::from_kubeconfig(&config.file)?;
         Ok(Self { remote, config, conditions, cache: Cache::default() })

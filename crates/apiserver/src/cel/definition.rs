@@ -6,8 +6,9 @@ use coxswain_meta::field::{ErrorList, FieldError, Path};
 use coxswain_meta::structural::{ListType, Structural};
 use serde_json::{Value, json};
 
-use super::cost::{self, Decl, Type};
-use super::{Expression, shown};
+use super::Expression;
+use super::cost::{self, Decl};
+use super::typing::{Environment, Type};
 
 /// The most that one expression may cost on the largest object its schema allows.
 const EXPRESSION_LIMIT: u64 = 10_000_000;
@@ -137,9 +138,7 @@ impl Check<'_> {
             return;
         };
         let at_rule = path.child("rule");
-        match judge(source, decl, optional, "cel expression must evaluate to a bool", |ty| {
-            matches!(ty, Type::Bool)
-        }) {
+        match judge(source, decl, optional, &Type::Bool, "cel expression must evaluate to a bool") {
             Err(why) => self.errors.push(refused(&at_rule, rule, &why)),
             Ok(cost) => {
                 let cost = cost.saturating_mul(at.times.unwrap_or(decl.most_in_request()));
@@ -167,9 +166,7 @@ impl Check<'_> {
 
     /// The expression of a message: tried once, whatever number of values breaks its rule.
     fn message(&mut self, rule: &Value, source: &str, path: Path, decl: &Rc<Decl>, optional: bool) {
-        match judge(source, decl, optional, "messageExpression must evaluate to a string", |ty| {
-            matches!(ty, Type::String)
-        }) {
+        match judge(source, decl, optional, &Type::String, "messageExpression must evaluate to a string") {
             Ok(cost) => self.observe(path, "estimated messageExpression cost", cost),
             Err(why) if why.starts_with("compilation") => {
                 self.errors.push(refused(&path, rule, &format!("messageExpression {why}")));
@@ -211,26 +208,16 @@ fn judge(
     source: &str,
     decl: &Rc<Decl>,
     optional: bool,
+    wanted: &Type,
     other_type: &str,
-    wanted: fn(&Type) -> bool,
 ) -> Result<u64, String> {
-    let expression = Expression::compile(source, &["self", "oldSelf"]);
-    let estimate = expression.walk(|tree| cost::estimate(tree, decl, optional));
-    let estimate = estimate.map_err(|fault| format!("compilation failed: {fault}"))?;
-    if !estimate.faults.is_empty() {
-        let source = expression.source();
-        let shown: Vec<String> = estimate
-            .faults
-            .iter()
-            .map(|fault| {
-                let point = source[fault.after..].find(fault.sign).unwrap_or(0);
-                shown(source, fault.after + point, &fault.why)
-            })
-            .collect();
-        return Err(format!("compilation failed: {}", shown.join("\n")));
+    let (new, old) = (decl.ty.clone(), decl.ty.clone());
+    let old = if optional { Type::optional(old) } else { old };
+    let environment = Environment::default().with("self", new).with("oldSelf", old);
+    let expression = Expression::compile(source, &environment);
+    let cost = expression.look(|tree, checked| (cost::estimate(tree, checked, decl), checked.ty.is(wanted)));
+    match cost.map_err(|fault| format!("compilation failed: {fault}"))? {
+        (cost, true) => Ok(cost),
+        (_, false) => Err(other_type.into()),
     }
-    if cost::is_other(&estimate.ty, wanted) {
-        return Err(other_type.into());
-    }
-    Ok(estimate.cost)
 }

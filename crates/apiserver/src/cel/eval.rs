@@ -7,8 +7,8 @@ use std::sync::Arc;
 use cel_core::types::{BinaryOp, ComprehensionData, Expr, SpannedExpr, UnaryOp};
 use cel_core::{Ast, EvalError, MapKey, OptionalValue, StructFieldValue, Value as Cel, ValueMap};
 
-use super::names::qualified;
 use super::price::{self, Exceeded, Meter, NEW_LIST, NEW_MAP, NEW_OBJECT};
+use super::typing::qualified;
 use super::{FUNCTIONS, Scope, operators, patterns, shapes};
 
 /// An expression ready to be evaluated.
@@ -126,6 +126,24 @@ pub fn children<'e>(e: &'e SpannedExpr, visit: &mut impl FnMut(&'e SpannedExpr))
         Expr::Bind { init, body, .. } => [init, body].into_iter().for_each(|e| visit(e)),
         _ => {}
     }
+}
+
+/// The value of a function or method of these arguments.
+pub fn run(name: &str, is_method: bool, args: &[Cel]) -> Cel {
+    if let ("matches", [text, pattern]) = (name, args) {
+        return patterns::matches(text, pattern);
+    }
+    let function = FUNCTIONS.functions().get(name);
+    let mut overloads = function
+        .into_iter()
+        .flat_map(|function| &function.overloads)
+        .filter(|overload| overload.is_member == is_method && overload.arity == args.len());
+    let Some(first) = overloads.next() else { return operators::builtin(name, is_method, args) };
+    let value = first.call(args);
+    if !value.is_error() {
+        return value;
+    }
+    overloads.map(|overload| overload.call(args)).find(|value| !value.is_error()).unwrap_or(value)
 }
 
 /// What macros add to as they go: what they would copy each time.
@@ -414,7 +432,7 @@ impl<'e> Walk<'e> {
         if let Some(at) = values.iter().position(Cel::is_error) {
             return Ok(values.swap_remove(at));
         }
-        let value = self.run(name, target.is_some(), &values);
+        let value = run(name, target.is_some(), &values);
         if name == "join" {
             self.meter.charge(price::of_joined(&value))?;
         }
@@ -429,23 +447,6 @@ impl<'e> Walk<'e> {
             Cel::Optional(OptionalValue::None) => self.eval(otherwise),
             _ => Ok(Cel::error(operators::no_overload())),
         }
-    }
-
-    fn run(&self, name: &str, is_method: bool, args: &[Cel]) -> Cel {
-        if let ("matches", [text, pattern]) = (name, args) {
-            return patterns::matches(text, pattern);
-        }
-        let function = FUNCTIONS.functions().get(name);
-        let mut overloads = function
-            .into_iter()
-            .flat_map(|function| &function.overloads)
-            .filter(|overload| overload.is_member == is_method && overload.arity == args.len());
-        let Some(first) = overloads.next() else { return operators::builtin(name, is_method, args) };
-        let value = first.call(args);
-        if !value.is_error() {
-            return value;
-        }
-        overloads.map(|overload| overload.call(args)).find(|value| !value.is_error()).unwrap_or(value)
     }
 
     fn fold(&mut self, fold: &'e ComprehensionData) -> Outcome {

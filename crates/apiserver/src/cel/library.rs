@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cel_core::{CelType, EvalError, FunctionDecl, OverloadDecl, Value as Cel};
+use cel_core::{CelType, EvalError, FunctionDecl, OptionalValue, OverloadDecl, Value as Cel};
 use coxswain_meta::Quantity;
 use http::Uri;
 use regex::Regex;
@@ -54,7 +54,7 @@ pub fn cel(text: impl AsRef<str>) -> Cel {
 
 /// Every function.
 pub fn functions() -> Vec<FunctionDecl> {
-    [lists(), regexes(), urls(), quantities(), networks(), authorizers(), super::formats::functions()]
+    [lists(), sets(), regexes(), urls(), quantities(), networks(), authorizers(), super::formats::functions()]
         .into_iter()
         .flatten()
         .collect()
@@ -94,6 +94,19 @@ fn slice(args: &[Cel]) -> Outcome {
         (start, end) => return Ok(Cel::List(items[start as usize..end as usize].into())),
     };
     Err(wrong(format!("cannot slice({start}, {end}), {why}")))
+}
+
+/// The values of those that have one.
+fn unwrapped(args: &[Cel]) -> Outcome {
+    let mut values = Vec::new();
+    for item in list(&args[0])? {
+        match item {
+            Cel::Optional(OptionalValue::Some(value)) => values.push((**value).clone()),
+            Cel::Optional(OptionalValue::None) => {}
+            _ => return Err(bad()),
+        }
+    }
+    Ok(Cel::List(values.into()))
 }
 
 fn lists() -> Vec<FunctionDecl> {
@@ -159,6 +172,21 @@ fn lists() -> Vec<FunctionDecl> {
             items.sort_by(compare);
             Ok(Cel::List(items.into()))
         }),
+        declare(super::macros::SORT, 2, true, |args| {
+            let (items, keys) = (list(&args[0])?, list(&args[1])?);
+            let mut both: Vec<(&Cel, &Cel)> = keys.iter().zip(items).collect();
+            both.sort_by(|(one, _), (other, _)| compare(one, other));
+            Ok(Cel::List(both.into_iter().map(|(_, item)| item.clone()).collect()))
+        }),
+        declare("first", 1, true, |args| Ok(super::optional(list(&args[0])?.first().cloned()))),
+        declare("last", 1, true, |args| Ok(super::optional(list(&args[0])?.last().cloned()))),
+        declare("unwrapOpt", 1, true, unwrapped),
+        declare("optional.unwrap", 1, false, unwrapped),
+    ]
+}
+
+fn sets() -> Vec<FunctionDecl> {
+    vec![
         declare("sets.contains", 2, false, |args| {
             let (all, wanted) = (list(&args[0])?, list(&args[1])?);
             Ok(Cel::Bool(wanted.iter().all(|item| all.contains(item))))
@@ -422,6 +450,15 @@ fn authorizers() -> Vec<FunctionDecl> {
         fills("subresource", |args| fill(args, |asked, value| asked.subresource = value)),
         fills("namespace", |args| fill(args, |asked, value| asked.namespace = value)),
         fills("name", |args| fill(args, |asked, value| asked.name = value)),
+        fills("fieldSelector", |args| fill(args, |asked, value| asked.field_selector = value)),
+        // Nobody who decides looks at labels.
+        fills("labelSelector", |args| fill(args, |_, _| {})),
+        declare("serviceAccount", 3, true, |args| {
+            let Some(Opaque::Authorizer(asked)) = Opaque::of(&args[0]) else { return Err(bad()) };
+            let mut asked = asked.clone();
+            asked.account = Some((text(&args[1])?.to_owned(), text(&args[2])?.to_owned()));
+            Ok(asked.into_cel())
+        }),
         fills("check", |args| {
             let Some(Opaque::Authorizer(asked)) = Opaque::of(&args[0]) else { return Err(bad()) };
             let mut asked = asked.clone();

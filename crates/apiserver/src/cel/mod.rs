@@ -7,13 +7,14 @@ mod depth;
 mod eval;
 mod formats;
 mod library;
-mod names;
+mod macros;
 mod opaque;
 mod operators;
 mod patterns;
 mod price;
 pub mod schema;
 mod shapes;
+pub mod typing;
 mod value;
 
 use std::cell::{Cell, RefCell};
@@ -30,6 +31,7 @@ use eval::Plan;
 use opaque::Authorizer;
 pub use price::Budget;
 use price::Exceeded;
+use typing::{Checked, Environment, Type};
 pub use value::{of_json, to_json};
 
 /// The longest expression that is compiled.
@@ -53,6 +55,8 @@ static FUNCTIONS: LazyLock<Program> = LazyLock::new(|| {
 pub struct Expression {
     source: String,
     plan: Result<Box<Plan>, String>,
+    /// What its check found, where it was checked.
+    checked: Option<Box<Checked>>,
     depth: Depth,
 }
 
@@ -64,17 +68,30 @@ impl Drop for Expression {
 }
 
 impl Expression {
-    /// Compiles an expression over variables of these names, of which no schema says what they are.
-    pub fn compile(source: &str, variables: &[&str]) -> Self {
-        Self::with(source, variables, true)
+    /// Compiles an expression over the variables of an environment.
+    pub fn compile(source: &str, environment: &Environment) -> Self {
+        let mut expression = Self::parse(source, true);
+        if let Ok(plan) = &expression.plan {
+            let depth = &expression.depth;
+            match depth.dive(|| typing::check(plan.expr(), &expression.source, environment)) {
+                Ok(checked) => expression.checked = Some(Box::new(checked)),
+                Err(faults) => {
+                    let shown = faults.iter().map(|(at, why)| shown(&expression.source, *at, why));
+                    let shown = shown.collect::<Vec<_>>().join("\n");
+                    let plan = std::mem::replace(&mut expression.plan, Err(shown));
+                    expression.depth.dive(|| drop(plan));
+                }
+            }
+        }
+        expression
     }
 
-    /// Compiles a rule over values of a schema.
+    /// Takes apart a rule over values of a schema; it was checked when its definition was written.
     pub fn rule(source: &str) -> Self {
-        Self::with(source, &["self", "oldSelf"], false)
+        Self::parse(source, false)
     }
 
-    fn with(source: &str, variables: &[&str], untyped: bool) -> Self {
+    fn parse(source: &str, untyped: bool) -> Self {
         let source = source.trim().to_owned();
         let depth = Depth::of(&source);
         let plan = match depth.fault() {
@@ -86,9 +103,9 @@ impl Expression {
             {
                 Err("expression is too complex".into())
             }
-            None => depth.dive(|| compile(&source, variables).map(|ast| Box::new(Plan::of(ast, untyped)))),
+            None => depth.dive(|| parsed(&source).map(|ast| Box::new(Plan::of(ast, untyped)))),
         };
-        Self { source, plan, depth }
+        Self { source, plan, checked: None, depth }
     }
 
     /// The expression as it was written.
@@ -96,13 +113,19 @@ impl Expression {
         &self.source
     }
 
-    /// Looks through the expression taken apart.
+    /// Looks through the expression taken apart and what its check found.
     ///
     /// # Errors
     /// What is wrong with it.
-    fn walk<T>(&self, look: impl FnOnce(&SpannedExpr) -> T) -> Result<T, &str> {
+    fn look<T>(&self, look: impl FnOnce(&SpannedExpr, &Checked) -> T) -> Result<T, &str> {
         let plan = self.plan.as_ref().map_err(String::as_str)?;
-        Ok(self.depth.dive(|| look(plan.expr())))
+        let checked = self.checked.as_deref().ok_or("it was not checked")?;
+        Ok(self.depth.dive(|| look(plan.expr(), checked)))
+    }
+
+    /// The type of its value.
+    pub fn ty(&self) -> &Type {
+        self.checked.as_ref().map_or(&Type::Dyn, |checked| &checked.ty)
     }
 
     /// What is wrong with the expression itself.
@@ -182,7 +205,7 @@ fn word(error: &EvalError) -> Failure {
     }
 }
 
-fn compile(source: &str, variables: &[&str]) -> Result<Ast, String> {
+fn parsed(source: &str) -> Result<Ast, String> {
     let ast = BASE.parse_only(source).map_err(|error| match error {
         CompileError::Parse(errors) => {
             let told = |error: &cel_core::ParseError| {
@@ -190,16 +213,9 @@ fn compile(source: &str, variables: &[&str]) -> Result<Ast, String> {
             };
             errors.iter().map(told).collect::<Vec<_>>().join("\n")
         }
-        _ => "no expression".into(),
-    })?;
-    let undeclared = names::undeclared(ast.expr(), variables, source);
-    if !undeclared.is_empty() {
-        let told = |(at, name): &(usize, String)| {
-            shown(source, *at, &format!("undeclared reference to '{name}' (in container '')"))
-        };
-        return Err(undeclared.iter().map(told).collect::<Vec<_>>().join("\n"));
-    }
-    Ok(ast)
+        _ => "no expression".to_owned(),
+    });
+    ast.map(macros::expand)
 }
 
 /// A fault at a place of an expression.
@@ -293,34 +309,18 @@ impl<'a> Scope<'a> {
 #[derive(Default)]
 pub struct Conditions(Vec<(String, Expression)>);
 
-/// The variables that conditions know.
-pub const REQUEST_VARIABLES: [&str; 5] =
-    ["object", "oldObject", "request", "authorizer", "authorizer.requestResource"];
-
-/// The variables that expressions of policies know.
-pub const POLICY_VARIABLES: [&str; 8] = [
-    "object",
-    "oldObject",
-    "request",
-    "authorizer",
-    "authorizer.requestResource",
-    "params",
-    "namespaceObject",
-    "variables",
-];
-
 impl Conditions {
     /// Reads a list of `matchConditions`.
     pub fn parse(list: &Value) -> Self {
-        Self::with(list, &REQUEST_VARIABLES)
+        Self::with(list, &typing::CONDITIONS)
     }
 
-    /// Reads a list of `matchConditions` over variables of these names.
-    pub fn with(list: &Value, variables: &[&str]) -> Self {
+    /// Reads a list of `matchConditions` over the variables of an environment.
+    pub fn with(list: &Value, environment: &Environment) -> Self {
         let conditions = list.as_array().into_iter().flatten().map(|condition| {
             let name = condition["name"].as_str().unwrap_or_default().to_owned();
             let source = condition["expression"].as_str().unwrap_or_default();
-            (name, Expression::compile(source, variables))
+            (name, Expression::compile(source, environment))
         });
         Self(conditions.collect())
     }

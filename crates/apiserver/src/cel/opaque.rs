@@ -10,6 +10,7 @@ use coxswain_meta::Quantity;
 use http::Uri;
 
 use super::formats::Semver;
+use crate::authn::UserInfo;
 use crate::authz::Attributes;
 use crate::webhook::Asked;
 
@@ -146,6 +147,8 @@ type Decide = dyn Fn(&Authorizer) -> (bool, String) + Send + Sync;
 #[derive(Clone)]
 pub struct Authorizer {
     decide: Arc<Decide>,
+    /// Namespace and name of the service account that is asked about instead of the user.
+    pub account: Option<(String, String)>,
     pub path: String,
     pub group: String,
     pub resource: String,
@@ -153,6 +156,7 @@ pub struct Authorizer {
     pub namespace: String,
     pub name: String,
     pub verb: String,
+    pub field_selector: String,
 }
 
 impl fmt::Debug for Authorizer {
@@ -167,8 +171,12 @@ impl Authorizer {
         let (server, user) = (asked.server.this.clone(), asked.user.clone());
         let decide = move |question: &Authorizer| {
             let Some(server) = server.upgrade() else { return (false, String::new()) };
+            let account = question.account.as_ref().map(|(namespace, name)| {
+                let groups = ["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")];
+                UserInfo::new(format!("system:serviceaccount:{namespace}:{name}"), &groups)
+            });
             let verdict = server.decide(
-                &user,
+                account.as_ref().unwrap_or(&user),
                 &Attributes {
                     verb: &question.verb,
                     group: &question.group,
@@ -177,6 +185,7 @@ impl Authorizer {
                     name: &question.name,
                     namespace: &question.namespace,
                     path: &question.path,
+                    field_selector: &question.field_selector,
                     ..Attributes::default()
                 },
             );
@@ -185,6 +194,7 @@ impl Authorizer {
         let empty = String::new;
         Self {
             decide: Arc::new(decide),
+            account: None,
             path: empty(),
             group: empty(),
             resource: empty(),
@@ -192,6 +202,7 @@ impl Authorizer {
             namespace: empty(),
             name: empty(),
             verb: empty(),
+            field_selector: empty(),
         }
     }
 

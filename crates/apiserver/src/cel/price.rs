@@ -1,6 +1,7 @@
 //! What an evaluation costs, as cel-go counts it, and what it may cost. Beside that each evaluation has a limit of work that
 //! cel-go has not: for what it counts as one step, whatever its size.
 
+use super::macros::SORT;
 use cel_core::types::BinaryOp;
 use cel_core::{OptionalValue, Value as Cel};
 
@@ -181,7 +182,7 @@ impl Meter {
                 let (one_weight, other_weight) = (self.weigh(one)?, self.weigh(other)?);
                 self.toil(one_weight.saturating_mul(size(other)).max(other_weight.saturating_mul(size(one))))
             }
-            ("distinct" | "sort", [list]) => {
+            ("distinct" | "sort" | SORT, [.., list]) => {
                 let weight = self.weigh(list)?;
                 self.toil(weight.saturating_mul(size(list)))
             }
@@ -294,14 +295,15 @@ fn of_lists(name: &str, args: &[Cel]) -> u64 {
         "reverse" if matches!(args.first(), Some(Cel::List(_))) => made(size(0)),
         "slice" => made(number(2).saturating_sub(number(1)).min(size(0))),
         "flatten" => made(size(0).saturating_mul(if args.len() == 2 { number(1) } else { 1 })),
-        "distinct" | "sort" => {
-            let first = match args.first() {
+        "distinct" | "sort" | SORT => {
+            let first = match args.last() {
                 Some(Cel::List(items)) => items.first(),
                 _ => None,
             };
             let is_text = matches!(first, Some(Cel::String(_) | Cel::Bytes(_)));
             let factor = if is_text { 2.0 + CHARACTER } else { 2.0 };
-            made((size(0).saturating_mul(size(0)) as f64 * factor) as u64)
+            let size = size(args.len().saturating_sub(1));
+            made((size.saturating_mul(size) as f64 * factor) as u64)
         }
         _ => 1,
     }

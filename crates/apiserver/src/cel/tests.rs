@@ -9,7 +9,7 @@ use super::*;
 fn holds(source: &str, object: &Value) -> Result<bool, String> {
     let mut scope = Scope::empty();
     scope.set("object", of_json(object));
-    Expression::compile(source, &["object"])
+    Expression::compile(source, &typing::POLICY)
         .is_true(&scope, &mut Budget::one())
         .map_err(|why| why.to_string())
 }
@@ -37,7 +37,10 @@ fn kubernetes_functions_are_there() {
         "!format.dns1123LabelPrefix().validate('a-').hasValue() && format.uri().validate('::').hasValue() && format.byte() == format.byte()",
         "isSemver('1.2.3-rc.1+b') && !isSemver('v1.2') && isSemver('v1.02', true) && semver('v1.2', true) == semver('1.2.0')",
         "semver('1.2.3-rc.1').isLessThan(semver('1.2.3')) && semver('1.10.0').compareTo(semver('1.9.0')) == 1 && semver('1.2.3').minor() == 2",
-        "lists.range(4).reverse() == [3, 2, 1, 0] && [1, 2, 3].slice(1, 3) == [2, 3] && [[1, [2]], [3]].flatten(2) == [1, 2, 3]",
+        "lists.range(4).reverse() == [3, 2, 1, 0] && [1, 2, 3].slice(1, 3) == [2, 3] && [[[1], [2]], [[3]]].flatten(2) == [1, 2, 3]",
+        "[3, 1, 2].sortBy(n, -n) == [3, 2, 1] && ['bb', 'a'].sortBy(s, s.size()).first().value() == 'a' && [1, 2].last() == optional.of(2)",
+        "{'a': 1, 'b': 2}.transformMapEntry(k, v, v > 1, {v: k}) == {2: 'b'} && ['x'].transformMapEntry(i, v, {v: i}) == {'x': 0}",
+        "[optional.of(1), optional.none()].unwrapOpt() == [1] && optional.unwrap([optional.of('a')]) == ['a']",
         "'%s has %d'.format(['x', 3]) == 'x has 3' && 'A'.lowerAscii() == 'a'",
         "duration('1h') < duration('90m') && timestamp('2020-01-01T00:00:00Z') < timestamp('2021-01-01T00:00:00Z')",
     ] {
@@ -89,7 +92,7 @@ fn objects_can_be_written() {
             json!([{"op": "add", "path": "/metadata/labels/a~1b", "value": "x"}]),
         ),
     ] {
-        let written = Expression::compile(source, &["object"])
+        let written = Expression::compile(source, &typing::POLICY)
             .eval(&scope, &mut Budget::one())
             .map(|value| to_json(&value));
         assert_eq!(written, Ok(Some(value)), "{source}");
@@ -232,6 +235,7 @@ fn the_deepest_expressions_that_fit_do_not_end_the_server() {
         format!("{}{inner}{}", open.repeat(count), close.repeat(count))
     };
     let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
+    let environment = Environment::default().with("self", Type::Dyn).with("oldSelf", Type::Dyn);
     for (source, is_refused) in [
         (around("(", "1", ")"), true),
         (around("(", "", ""), true),
@@ -248,7 +252,7 @@ fn the_deepest_expressions_that_fit_do_not_end_the_server() {
         (around("", "true", "&&true"), false),
         (around("", "a", "||a"), true),
     ] {
-        let expression = Expression::compile(&source, &["self", "oldSelf"]);
+        let expression = Expression::compile(&source, &environment);
         assert_eq!(expression.fault().is_some(), is_refused, "{}", &source[..20]);
         let _ = expression.eval(&Scope::empty(), &mut Budget::one());
         let rules = json!([{"rule": source}]);

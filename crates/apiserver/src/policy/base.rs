@@ -3,7 +3,7 @@
 use coxswain_meta::Status;
 use serde_json::Value;
 
-use crate::cel::{Conditions, Expression, POLICY_VARIABLES, Scope, of_json};
+use crate::cel::{Conditions, Expression, Scope, of_json, typing};
 use crate::object::Meta;
 use crate::resource::Resource;
 use crate::webhook::Asked;
@@ -32,7 +32,7 @@ pub fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> 
 
 /// Compiles an expression of a policy.
 pub fn compile(value: &Value, key: &str) -> Expression {
-    Expression::compile(value[key].as_str().unwrap_or_default(), &POLICY_VARIABLES)
+    Expression::compile(value[key].as_str().unwrap_or_default(), &typing::POLICY)
 }
 
 impl Base {
@@ -44,7 +44,7 @@ impl Base {
             fails_closed: spec["failurePolicy"] != "Ignore",
             constraints: spec["matchConstraints"].clone(),
             param_kind: kind.is_object().then(|| (text(kind, "apiVersion"), text(kind, "kind"))),
-            conditions: Conditions::with(&spec["matchConditions"], &POLICY_VARIABLES),
+            conditions: Conditions::with(&spec["matchConditions"], &typing::POLICY),
             variables: list(spec, "variables").map(|v| (text(v, "name"), compile(v, "expression"))).collect(),
         }
     }

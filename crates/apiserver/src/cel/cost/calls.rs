@@ -1,9 +1,8 @@
 //! What operators and functions cost, and the types and sizes of what they make: cel-go's rules and those of Kubernetes' libraries.
 
-use std::rc::Rc;
-
 use cel_core::types::BinaryOp;
 
+use super::super::macros::SORT;
 use super::{CHARACTER, NEW_LIST, Node, PATTERN_CHARACTER, Place, Size, Type, is_order, scaled};
 
 /// The longest pattern of a named format.
@@ -13,29 +12,29 @@ const FORMAT_LENGTH: u64 = 64;
 
 /// Whether functions are named after a space of this name.
 pub fn is_space(name: &str) -> bool {
-    ["sets", "optional", "lists", "strings", "ip", "format", "jsonpatch", "math", "base64"].contains(&name)
+    ["sets", "optional", "lists", "strings", "ip", "format"].contains(&name)
 }
 
 /// An operator and its operands.
-pub fn binary(op: BinaryOp, left: &Node, right: &Node) -> Node {
+pub fn binary(op: BinaryOp, ty: Type, left: &Node, right: &Node) -> Node {
     let operands = left.cost.saturating_add(right.cost);
     let with = |cost: u64| operands.saturating_add(cost);
     let (one, other) = (left.size(), right.size());
     let smaller = || scaled(one.max.min(other.max), CHARACTER);
     match op {
-        BinaryOp::And | BinaryOp::Or => Node::made(operands, Type::Bool, None),
+        BinaryOp::And | BinaryOp::Or => Node::made(operands, ty, None),
         BinaryOp::Eq => {
             let cost = same_opaque(left, right).unwrap_or_else(smaller);
-            Node::made(with(cost), Type::Bool, None)
+            Node::made(with(cost), ty, None)
         }
-        BinaryOp::Ne => Node::made(with(smaller()), Type::Bool, None),
+        BinaryOp::Ne => Node::made(with(smaller()), ty, None),
         op if is_order(op) => {
             let cost = match (&left.ty, &right.ty) {
                 (a, b) if a.is_dyn() && b.is_dyn() => smaller().max(1),
                 (a, b) if a.is_text() || b.is_text() => smaller(),
                 _ => 1,
             };
-            Node::made(with(cost), Type::Bool, None)
+            Node::made(with(cost), ty, None)
         }
         BinaryOp::In => {
             let cost = match right.ty {
@@ -43,20 +42,16 @@ pub fn binary(op: BinaryOp, left: &Node, right: &Node) -> Node {
                 Type::Map(..) => 1,
                 _ => other.max.max(1),
             };
-            Node::made(with(cost), Type::Bool, None)
+            Node::made(with(cost), ty, None)
         }
-        BinaryOp::Add => add(left, right),
-        _ => {
-            let ty = if left.ty.is_dyn() { right.ty.clone() } else { left.ty.clone() };
-            Node::made(with(1), ty, None)
-        }
+        BinaryOp::Add => add(ty, left, right),
+        _ => Node::made(with(1), ty, None),
     }
 }
 
-fn add(left: &Node, right: &Node) -> Node {
+fn add(ty: Type, left: &Node, right: &Node) -> Node {
     let operands = left.cost.saturating_add(right.cost);
     let size = left.size().plus(right.size());
-    let ty = if left.ty.is_dyn() { right.ty.clone() } else { left.ty.or(&right.ty) };
     let entry = super::Entry::or(left.entry, right.entry);
     let (cost, size) = match &ty {
         // A map grows by an entry: a call of a function, not of a sum.
@@ -66,7 +61,7 @@ fn add(left: &Node, right: &Node) -> Node {
         }
         Type::List(_) => (1, Some(size)),
         Type::String | Type::Bytes => (size.cost(CHARACTER), Some(size)),
-        Type::Dyn | Type::Unset => (size.cost(CHARACTER).max(1), Some(size)),
+        Type::Dyn => (size.cost(CHARACTER).max(1), Some(size)),
         _ => (1, None),
     };
     let made = Node::made(operands.saturating_add(cost), ty, size);
@@ -77,8 +72,8 @@ fn add(left: &Node, right: &Node) -> Node {
 fn same_opaque(left: &Node, right: &Node) -> Option<u64> {
     match (&left.ty, &right.ty) {
         (Type::Opaque(one), Type::Opaque(other)) if one == other => Some(match *one {
-            "format" => scaled(FORMAT_LENGTH, CHARACTER),
-            "url" => right.size.map_or(Size::fixed(1), |size| size).cost(CHARACTER),
+            "kubernetes.NamedFormat" => scaled(FORMAT_LENGTH, CHARACTER),
+            "kubernetes.URL" => right.size.map_or(Size::fixed(1), |size| size).cost(CHARACTER),
             _ => 1,
         }),
         _ => None,
@@ -89,12 +84,12 @@ fn same_opaque(left: &Node, right: &Node) -> Option<u64> {
 struct Cost(u64, Option<Size>);
 
 /// A call of a function, or of a method of `target`.
-pub fn call(name: &str, target: Option<&Node>, args: &[Node]) -> Node {
+pub fn call(name: &str, ty: Type, target: Option<&Node>, args: &[Node]) -> Node {
     let Cost(cost, size) = kubernetes(name, target, args)
         .or_else(|| lists(name, target, args))
         .unwrap_or_else(|| standard(name, target, args));
     let operands = target.into_iter().chain(args).map(|operand| operand.cost);
-    Node::made(operands.fold(cost, u64::saturating_add), type_of(name, target, args), size)
+    Node::made(operands.fold(cost, u64::saturating_add), ty, size)
 }
 
 /// The functions that cel-go itself brings.
@@ -108,7 +103,7 @@ fn standard(name: &str, target: Option<&Node>, args: &[Node]) -> Cost {
                 Some(Size { max: size.max.wrapping_mul(4), ..size }),
             )
         }
-        ("string", None, [bytes]) if matches!(bytes.ty, Type::Bytes | Type::Dyn | Type::Unset) => {
+        ("string", None, [bytes]) if matches!(bytes.ty, Type::Bytes | Type::Dyn) => {
             let size = bytes.size();
             Cost(
                 size.cost(CHARACTER).max(u64::from(bytes.ty.is_dyn())),
@@ -159,7 +154,7 @@ fn lists(name: &str, target: Option<&Node>, args: &[Node]) -> Option<Cost> {
         ("flatten", Some(list), []) => made(list.size(), 1.0),
         ("flatten", Some(list), [depth]) => made(list.size(), literal(depth, u64::MAX) as f64),
         ("distinct", Some(list), []) => made(list.size().times(list.size()), 2.0),
-        ("sort", Some(list), []) => {
+        ("sort", Some(list), []) | (SORT, Some(_), [list]) => {
             let text = if list.ty.inner().is_text() || list.ty.inner().is_dyn() { CHARACTER } else { 0.0 };
             made(list.size().times(list.size()), 2.0 + text)
         }
@@ -261,103 +256,4 @@ fn replaced(text: Size, from: Size, to: Size) -> Size {
     };
     let counts = Size { min: fewest, max: most };
     counts.times(to).plus(Size { min: kept_least, max: kept_most })
-}
-
-/// The type of what a function makes that makes truths or counts.
-fn plain_type(name: &str) -> Option<Type> {
-    Some(match name {
-        "matches"
-        | "contains"
-        | "startsWith"
-        | "endsWith"
-        | "isSorted"
-        | "isURL"
-        | "isIP"
-        | "isCIDR"
-        | "ip.isCanonical"
-        | "isQuantity"
-        | "isSemver"
-        | "isInteger"
-        | "isGreaterThan"
-        | "isLessThan"
-        | "containsIP"
-        | "containsCIDR"
-        | "isUnspecified"
-        | "isLoopback"
-        | "isLinkLocalMulticast"
-        | "isLinkLocalUnicast"
-        | "isGlobalUnicast"
-        | "sets.contains"
-        | "sets.intersects"
-        | "sets.equivalent"
-        | "hasValue"
-        | "bool" => Type::Bool,
-        "size" | "int" | "indexOf" | "lastIndexOf" | "compareTo" | "asInteger" | "prefixLength"
-        | "family" | "major" | "minor" | "patch" | "getFullYear" | "getMonth" | "getDate"
-        | "getDayOfMonth" | "getDayOfWeek" | "getDayOfYear" | "getHours" | "getMinutes" | "getSeconds"
-        | "getMilliseconds" => Type::Int,
-        // The sign of a quantity.
-        "sign" => Type::Int,
-        _ => return None,
-    })
-}
-
-/// The type of what a function makes.
-fn type_of(name: &str, target: Option<&Node>, args: &[Node]) -> Type {
-    let of_target = || target.map_or(Type::Dyn, |target| target.ty.clone());
-    let list = |inner: Type| Type::List(Rc::new(inner));
-    let optional = |inner: Type| Type::Optional(Rc::new(inner));
-    if let Some(ty) = plain_type(name) {
-        return ty;
-    }
-    match name {
-        "uint" => Type::Uint,
-        "double" | "asApproximateFloat" => Type::Double,
-        "string"
-        | "lowerAscii"
-        | "upperAscii"
-        | "substring"
-        | "trim"
-        | "replace"
-        | "join"
-        | "find"
-        | "charAt"
-        | "format"
-        | "strings.quote"
-        | "jsonpatch.escapeKey"
-        | "getScheme"
-        | "getHost"
-        | "getHostname"
-        | "getPort"
-        | "getEscapedPath" => Type::String,
-        "getQuery" => Type::Map(Rc::new(Type::String), Rc::new(list(Type::String))),
-        "bytes" => Type::Bytes,
-        "duration" => Type::Duration,
-        "timestamp" => Type::Timestamp,
-        "type" => Type::Kind,
-        "split" | "findAll" => list(Type::String),
-        "lists.range" => list(Type::Int),
-        "sort" | "distinct" | "reverse" | "slice" => of_target(),
-        "flatten" => match (of_target().inner(), args) {
-            (inner @ Type::List(_), []) => inner,
-            _ => list(Type::Dyn),
-        },
-        "min" | "max" | "sum" => of_target().inner(),
-        "first" | "last" => optional(of_target().inner()),
-        "orValue" | "value" => of_target().inner(),
-        "or" => of_target(),
-        "optional.of" | "optional.ofNonZeroValue" => {
-            optional(args.first().map_or(Type::Dyn, |arg| arg.ty.clone()))
-        }
-        "optional.none" => optional(Type::Unset),
-        "quantity" | "add" | "sub" => Type::Opaque("quantity"),
-        "url" => Type::Opaque("url"),
-        "ip" => Type::Opaque("ip"),
-        "cidr" | "masked" => Type::Opaque("cidr"),
-        "semver" => Type::Opaque("semver"),
-        "validate" => optional(list(Type::String)),
-        "format.named" => optional(Type::Opaque("format")),
-        name if name.starts_with("format.") => Type::Opaque("format"),
-        _ => Type::Dyn,
-    }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use coxswain_meta::structural::Structural;
 
-use super::{Size, Type};
+use super::Size;
+use crate::cel::typing::{Object, Type};
 use crate::cel::value::escape;
 
 /// The largest request upstream reckons with.
@@ -39,8 +41,9 @@ impl Decl {
     }
 
     fn object(fields: Fields, least_bytes: u64) -> Self {
-        let fields = Rc::new(fields);
-        Self { ty: Type::Object(fields.clone()), most: 0, least_bytes, inner: None, fields }
+        let types = fields.iter().map(|(name, decl)| (name.clone(), decl.ty.clone())).collect();
+        let ty = Type::Object(Arc::new(Object { name: "object".into(), fields: Some(types) }));
+        Self { fields: Rc::new(fields), ..Self::simple(ty, 0, least_bytes) }
     }
 
     /// Of a key of a map.
@@ -70,7 +73,7 @@ impl Decl {
                 let inner = Rc::new(Self::of(items, items.embedded)?);
                 let fitting = LONGEST_TEXT / (inner.least_bytes + 1);
                 Self {
-                    ty: Type::List(Rc::new(inner.ty.clone())),
+                    ty: Type::list(inner.ty.clone()),
                     inner: Some(inner),
                     ..Self::simple(Type::Dyn, schema.most("maxItems").unwrap_or(fitting), 2)
                 }
@@ -81,7 +84,7 @@ impl Decl {
                         // A key of no characters, its quotation marks, the colon and the comma.
                         let fitting = LONGEST_TEXT / (inner.least_bytes + 6);
                         Self {
-                            ty: Type::Map(Rc::new(Type::String), Rc::new(inner.ty.clone())),
+                            ty: Type::map(inner.ty.clone()),
                             inner: Some(Rc::new(inner)),
                             ..Self::simple(Type::Dyn, schema.most("maxProperties").unwrap_or(fitting), 2)
                         }

@@ -232,7 +232,7 @@ fn evaluations_cost_what_they_cost_upstream() {
     for (source, expected) in COSTS {
         // No schema says what an object is; the types of the other variables are known.
         let untyped = source.contains("object");
-        let expression = Expression::with(source, &["object", "s", "n", "l", "li", "m", "b"], untyped);
+        let expression = Expression::parse(source, untyped);
         let mut budget = Budget::one();
         let value = expression.eval(&scope, &mut budget);
         if budget.spent_of_one() != *expected || value.is_err() {
@@ -282,7 +282,7 @@ fn no_expression_holds_a_thread_or_eats_memory() {
     ];
     for source in attacks {
         let began = computed();
-        let expression = Expression::compile(&source, &["object"]);
+        let expression = Expression::compile(&source, &typing::POLICY);
         let value = expression.eval(&scope, &mut Budget::one());
         let is_refused = matches!(value, Err(Failure::Cancelled | Failure::Uncompiled(_)));
         assert!(is_refused, "{}: {:?}", &source[..source.len().min(90)], value.map(|value| value.cel_type()));
@@ -298,7 +298,7 @@ fn a_macro_does_not_copy_what_it_gathers() {
     let mut scope = Scope::empty();
     scope.set("object", of_json(&json!(numbers)));
     let began = computed();
-    let size = Expression::compile("object.map(a, a + 1).size() == 60000", &["object"]);
+    let size = Expression::compile("object.map(a, a + 1).size() == 60000", &typing::POLICY);
     assert_eq!(size.is_true(&scope, &mut Budget::rules()), Ok(true));
     let took = computed() - began;
     assert!(took < Duration::from_secs(5), "{took:?}");
@@ -307,7 +307,8 @@ fn a_macro_does_not_copy_what_it_gathers() {
 #[test]
 fn a_budget_is_shared() {
     let scope = scope();
-    let costly = Expression::compile("lists.range(1000).all(a, lists.range(40).all(b, a + b >= 0))", &[]);
+    let costly =
+        Expression::compile("lists.range(1000).all(a, lists.range(40).all(b, a + b >= 0))", &typing::POLICY);
     let mut budget = Budget::conditions();
     let outcomes: Vec<_> = (0..9).map(|_| costly.is_true(&scope, &mut budget)).collect();
     let paid = outcomes.iter().filter(|outcome| **outcome == Ok(true)).count();
@@ -322,7 +323,7 @@ fn a_budget_is_shared() {
 
 #[test]
 fn composed_variables_are_evaluated_when_they_are_looked_at() {
-    let compile = |source: &str| Expression::compile(source, &POLICY_VARIABLES);
+    let compile = |source: &str| Expression::compile(source, &typing::POLICY);
     let list = [
         ("first".to_owned(), compile("object.n + 1")),
         ("second".to_owned(), compile("variables.first * 2")),
