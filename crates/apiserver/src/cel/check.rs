@@ -7,7 +7,7 @@ use coxswain_meta::field::{ErrorList, FieldError, Path};
 use serde_json::Value;
 
 use super::Expression;
-use super::typing::{CONDITIONS, Environment, Type, admission, authorized, composed};
+use super::typing::{CONDITIONS, DEVICES, Environment, Type, admission, authorized, composed};
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
@@ -25,6 +25,11 @@ pub fn expressions(group: &str, plural: &str, object: &Value) -> ErrorList {
         (GROUP, "validatingadmissionpolicies" | "mutatingadmissionpolicies") => {
             policy(&object["spec"], &Path::new("spec"), &mut errors);
         }
+        ("resource.k8s.io", "deviceclasses") => selectors(&object["spec"], &Path::new("spec"), &mut errors),
+        ("resource.k8s.io", "resourceclaims") => claim(&object["spec"], &Path::new("spec"), &mut errors),
+        ("resource.k8s.io", "resourceclaimtemplates") => {
+            claim(&object["spec"]["spec"], &Path::new("spec").child("spec"), &mut errors);
+        }
         _ => {}
     }
     errors
@@ -35,19 +40,23 @@ fn policy(spec: &Value, path: &Path, errors: &mut ErrorList) {
         true => environment.with("params", Type::Dyn),
         false => environment,
     };
-    // Conditions may name parameters that nobody gives.
-    let conditions = authorized(admission()).with("params", Type::Dyn);
+    let conditions = with_params(authorized(admission()));
     each(spec, path, "matchConditions", |condition, path| {
         check(condition, "expression", &path, &conditions, &[Type::Bool], errors);
     });
-    let mut known = BTreeMap::new();
+    let (mut known, composes) =
+        (BTreeMap::new(), spec["variables"].as_array().is_some_and(|v| !v.is_empty()));
+    let with_variables = |environment: Environment, known: &BTreeMap<String, Type>| match composes {
+        true => environment.with("variables", composed(known.clone())),
+        false => environment,
+    };
     each(spec, path, "variables", |variable, path| {
-        let environment = with_params(authorized(admission())).with("variables", composed(known.clone()));
+        let environment = with_variables(with_params(authorized(admission())), &known);
         let ty = check(variable, "expression", &path, &environment, &[], errors);
         known.insert(variable["name"].as_str().unwrap_or_default().to_owned(), plain(&ty));
     });
-    let anonymous = admission().with("params", Type::Dyn).with("variables", composed(known.clone()));
-    let whole = with_params(authorized(admission())).with("variables", composed(known));
+    let anonymous = with_variables(with_params(admission()), &known);
+    let whole = with_variables(with_params(authorized(admission())), &known);
     each(spec, path, "validations", |validation, path| {
         check(validation, "expression", &path, &whole, &[Type::Bool], errors);
         check(validation, "messageExpression", &path, &anonymous, &[Type::String], errors);
@@ -66,6 +75,29 @@ fn policy(spec: &Value, path: &Path, errors: &mut ErrorList) {
     });
 }
 
+fn claim(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    each(&spec["devices"], &path.child("devices"), "requests", |request, path| {
+        selectors(&request["exactly"], &path.child("exactly"), errors);
+        each(request, &path, "firstAvailable", |choice, path| selectors(choice, &path, errors));
+    });
+}
+
+/// Selectors of devices, whose attributes are of any type.
+fn selectors(object: &Value, path: &Path, errors: &mut ErrorList) {
+    each(object, path, "selectors", |selector, path| {
+        let (path, selector) = (path.child("cel"), &selector["cel"]);
+        let Some(source) = written(selector, "expression") else { return };
+        let expression = Expression::compile(source, &DEVICES);
+        let found = expression.ty();
+        let why = match expression.fault() {
+            Some(fault) => format!("compilation failed: {fault}"),
+            None if found.is_dyn() || found.is(&Type::Bool) => return,
+            None => format!("must evaluate to bool or the unknown type, not {}", found.declared()),
+        };
+        errors.push(FieldError::invalid(&path.child("expression"), source, why));
+    });
+}
+
 /// What of a variable's type is known where it is used.
 fn plain(ty: &Type) -> Type {
     match ty {
@@ -81,6 +113,10 @@ fn each(object: &Value, path: &Path, list: &str, mut visit: impl FnMut(&Value, P
     }
 }
 
+fn written<'a>(item: &'a Value, key: &str) -> Option<&'a str> {
+    item[key].as_str().filter(|source| !source.trim().is_empty())
+}
+
 /// Checks an expression, which must be of one of the types where there are some; its type.
 fn check(
     item: &Value,
@@ -90,9 +126,7 @@ fn check(
     wanted: &[Type],
     errors: &mut ErrorList,
 ) -> Type {
-    let Some(source) = item[key].as_str().filter(|source| !source.trim().is_empty()) else {
-        return Type::Dyn;
-    };
+    let Some(source) = written(item, key) else { return Type::Dyn };
     let expression = Expression::compile(source, environment);
     let found = expression.ty();
     let why = match (expression.fault(), wanted) {

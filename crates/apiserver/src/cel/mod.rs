@@ -209,13 +209,26 @@ fn parsed(source: &str) -> Result<Ast, String> {
     let ast = BASE.parse_only(source).map_err(|error| match error {
         CompileError::Parse(errors) => {
             let told = |error: &cel_core::ParseError| {
-                shown(source, error.span.start, &format!("Syntax error: {}", error.message))
+                shown(source, error.span.start, &format!("Syntax error: {}", worded(error, source)))
             };
             errors.iter().map(told).collect::<Vec<_>>().join("\n")
         }
         _ => "no expression".to_owned(),
     });
     ast.map(macros::expand)
+}
+
+/// A fault of the syntax in the words of upstream's parser, where there is one for each.
+fn worded(error: &cel_core::ParseError, source: &str) -> String {
+    let rest = source.get(error.span.start..).unwrap_or_default();
+    let token = source.get(error.span.clone()).unwrap_or_default();
+    match error.message.as_str() {
+        "unexpected tokens after expression" if rest == token => {
+            format!("extraneous input '{token}' expecting <EOF>")
+        }
+        "unexpected tokens after expression" => format!("mismatched input '{token}' expecting <EOF>"),
+        other => other.to_owned(),
+    }
 }
 
 /// A fault at a place of an expression.

@@ -264,3 +264,55 @@ fn the_deepest_expressions_that_fit_do_not_end_the_server() {
         assert_eq!(errors.is_empty(), matches!(source.get(..5), Some("!!!!!" | "true|" | "true&")));
     }
 }
+
+/// The texts are kube-apiserver's (1.36) answers to the same.
+#[test]
+fn expressions_of_policies_fit_their_places() {
+    let told = |plural: &str, spec: Value| -> Vec<String> {
+        let errors = check::expressions("admissionregistration.k8s.io", plural, &json!({"spec": spec}));
+        errors.iter().map(ToString::to_string).collect()
+    };
+    let validations =
+        |list: &[&str]| -> Vec<Value> { list.iter().map(|e| json!({"expression": e})).collect() };
+    let of = |name: &str, expression: &str| json!({"name": name, "expression": expression});
+    let spec = json!({
+        "variables": [of("a", "1"), of("b", "variables.a + 'x'"), of("q", "quantity('1')")],
+        "validations": validations(&["object.x", "variables.a == 1", "variables.q == 1", "params.x == 1"]),
+        "auditAnnotations": [{"key": "k", "valueExpression": "1"}, {"key": "n", "valueExpression": "null"}]});
+    let undeclared = |source: &str, name: &str| {
+        format!(
+            "Invalid value: {source:?}: compilation failed: ERROR: <input>:1:1: undeclared reference to '{name}' (in container '')\n | {source}\n | ^"
+        )
+    };
+    assert_eq!(
+        told("validatingadmissionpolicies", spec),
+        [
+            "spec.variables[1].expression: Invalid value: \"variables.a + 'x'\": compilation failed: ERROR: <input>:1:13: found no matching overload for '_+_' applied to '(int, string)'\n | variables.a + 'x'\n | ............^".to_owned(),
+            "spec.validations[0].expression: Invalid value: \"object.x\": must evaluate to bool but got dyn".to_owned(),
+            format!("spec.validations[3].expression: {}", undeclared("params.x == 1", "params")),
+            "spec.auditAnnotations[0].valueExpression: Invalid value: \"1\": must evaluate to one of [string null_type] but got int".to_owned(),
+        ]
+    );
+    let spec = json!({"validations": [{"expression": "true", "messageExpression": "authorizer"}, {"expression": "variables.a"}]});
+    assert_eq!(
+        told("validatingadmissionpolicies", spec),
+        [
+            format!("spec.validations[0].messageExpression: {}", undeclared("authorizer", "authorizer")),
+            format!("spec.validations[1].expression: {}", undeclared("variables.a", "variables")),
+        ]
+    );
+    let patch = |expression: &str| json!({"mutations": [{"jsonPatch": {"expression": expression}}]});
+    assert_eq!(
+        told(
+            "mutatingadmissionpolicies",
+            patch("[JSONPatch{op: 'add', path: '/' + jsonpatch.escapeKey('a')}]")
+        ),
+        [""; 0]
+    );
+    assert_eq!(
+        told("mutatingadmissionpolicies", patch("JSONPatch{op: 'add'}")),
+        [
+            "spec.mutations[0].jsonPatch.expression: Invalid value: \"JSONPatch{op: 'add'}\": must evaluate to list(JSONPatch) but got JSONPatch"
+        ]
+    );
+}

@@ -215,6 +215,16 @@ impl Structural {
         }
     }
 
+    /// Whether all types in it are ones that JSON has.
+    pub fn has_known_types(&self) -> bool {
+        let known = matches!(
+            self.type_.as_str(),
+            "" | "array" | "boolean" | "integer" | "number" | "object" | "string"
+        );
+        let inner = self.additional.iter().chain(&self.items).map(|inner| &**inner);
+        known && inner.chain(self.properties.values()).all(Self::has_known_types)
+    }
+
     /// A limit that is a number, such as `maxItems`.
     pub fn most(&self, name: &str) -> Option<u64> {
         self.checks.numbers.get(name)?.as_u64()

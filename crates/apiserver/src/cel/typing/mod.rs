@@ -17,7 +17,7 @@ use signatures::Signature;
 use types::Bindings;
 pub use types::{Object, Type};
 pub use variables::{
-    CLAIMS, CONDITIONS, Environment, POLICY, REVIEWS, USERS, admission, authorized, composed,
+    CLAIMS, CONDITIONS, DEVICES, Environment, POLICY, REVIEWS, USERS, admission, authorized, composed,
 };
 
 /// What a check found.
@@ -211,21 +211,35 @@ impl<'e> Walk<'e> {
             Expr::Call { expr, args } => self.call(e, expr, args),
             Expr::Struct { type_name, fields } => self.written(e, type_name, fields),
             Expr::Comprehension(comprehension) => self.comprehension(e, comprehension),
-            Expr::Bind { var_name, init, body } => {
-                if self.places.is_written(e, "cel") {
-                    self.undeclared(e.span.start, "cel");
-                    let at = self.places.next(e.span.start, "(");
-                    return self.undeclared(at, "bind");
-                }
-                let known = self.places.enter(e, init.span.end);
-                let init = self.visit(init);
-                self.locals.push((var_name, init));
-                let body = self.visit(body);
-                self.locals.pop();
-                self.places.leave(known);
-                body
-            }
+            Expr::Bind { var_name, init, body } => self.bound(e, var_name, init, body),
         }
+    }
+
+    fn bound(
+        &mut self,
+        e: &SpannedExpr,
+        name: &'e str,
+        init: &'e SpannedExpr,
+        body: &'e SpannedExpr,
+    ) -> Type {
+        if self.places.is_written(e, "cel") && !self.environment.binds() {
+            // Then it is a method of nothing.
+            self.undeclared(e.span.start, "cel");
+            let at = self.places.next(e.span.start, "(");
+            self.undeclared(at, "bind");
+            if self.named(name).is_none() {
+                self.undeclared(self.places.next(at, name), name);
+            }
+            [init, body].into_iter().for_each(|part| drop(self.visit(part)));
+            return Type::Error;
+        }
+        let known = self.places.enter(e, init.span.end);
+        let init = self.visit(init);
+        self.locals.push((name, init));
+        let body = self.visit(body);
+        self.locals.pop();
+        self.places.leave(known);
+        body
     }
 
     /// The type of a variable, or of a name that stands for a type.
@@ -367,17 +381,16 @@ impl<'e> Walk<'e> {
         };
         for field in fields {
             let found = self.visit(&field.value);
-            let Some(wanted) = object.field(&field.name) else {
-                self.fault(self.places.of_field(field), format!("undefined field '{}'", field.name));
-                continue;
-            };
-            let wanted = if field.optional { Type::optional(wanted) } else { wanted };
-            if !self.bindings.fit(std::slice::from_ref(&found), std::slice::from_ref(&wanted)) {
-                let found = self.bindings.resolve(&found, true);
-                let why = format!(
-                    "expected type of field '{}' is '{wanted}' but provided type is '{found}'",
-                    field.name
-                );
+            let wanted = object.field(&field.name);
+            let wanted = wanted.map(|ty| if field.optional { Type::optional(ty) } else { ty });
+            let fits = wanted.as_ref().is_some_and(|wanted| {
+                self.bindings.fit(std::slice::from_ref(&found), std::slice::from_ref(wanted))
+            });
+            if !fits {
+                let (name, found) = (&field.name, self.bindings.resolve(&found, true));
+                let wanted = wanted.map(|wanted| wanted.to_string()).unwrap_or_default();
+                let why =
+                    format!("expected type of field '{name}' is '{wanted}' but provided type is '{found}'");
                 self.fault(self.places.of_field(field), why);
             }
         }

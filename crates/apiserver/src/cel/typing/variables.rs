@@ -17,6 +17,7 @@ kubernetes.NamespaceCondition: status string, type string, lastTransitionTime ti
 kubernetes.NamespaceStatus: conditions list(kubernetes.NamespaceCondition), phase string
 kubernetes.NamespaceMetadata: name string, generateName string, namespace string, labels map(string, string), annotations map(string, string), UID string, creationTimestamp timestamp, deletionGracePeriodSeconds int, deletionTimestamp timestamp, generation int, resourceVersion string, finalizers list(string)
 kubernetes.Namespace: metadata kubernetes.NamespaceMetadata, spec kubernetes.NamespaceSpec, status kubernetes.NamespaceStatus
+kubernetes.DRADevice: driver string, attributes map(string, map(string, dyn)), capacity map(string, map(string, kubernetes.Quantity)), allowMultipleAllocations bool
 kubernetes.SelectorRequirement: key string, operator string, values list(string)
 kubernetes.FieldSelectorAttributes: rawSelector string, requirements list(kubernetes.SelectorRequirement)
 kubernetes.LabelSelectorAttributes: rawSelector string, requirements list(kubernetes.SelectorRequirement)
@@ -70,6 +71,8 @@ pub struct Environment {
     variables: Vec<(String, Type)>,
     /// Whether it writes objects and patches.
     writes_patches: bool,
+    /// Whether `cel.bind` is known.
+    binds: bool,
 }
 
 impl Environment {
@@ -87,6 +90,11 @@ impl Environment {
     /// Whether they are.
     pub fn writes_patches(&self) -> bool {
         self.writes_patches
+    }
+
+    /// Whether values can be given names.
+    pub fn binds(&self) -> bool {
+        self.binds
     }
 
     /// The type of a variable.
@@ -121,6 +129,12 @@ pub static REVIEWS: LazyLock<Environment> =
 
 /// Of the conditions of admission webhooks.
 pub static CONDITIONS: LazyLock<Environment> = LazyLock::new(|| authorized(admission()));
+
+/// Of selectors of devices.
+pub static DEVICES: LazyLock<Environment> = LazyLock::new(|| {
+    let environment = Environment::default().with("device", object("kubernetes.DRADevice"));
+    Environment { binds: true, ..environment }
+});
 
 /// Of all that a policy has, whatever its variables are made of.
 pub static POLICY: LazyLock<Environment> = LazyLock::new(|| {
