@@ -97,6 +97,12 @@ fn to_storage(event: &mut Value) {
 fn from_storage(event: &mut Value) {
     if let Value::Object(map) = event {
         RENAMED.iter().for_each(|(core, new)| rename(map, core, new));
+        // The older form always has them.
+        for key in ["reportingController", "reportingInstance"] {
+            if map.get(key).is_some_and(|value| value == "") {
+                map.remove(key);
+            }
+        }
         map.insert("apiVersion".into(), "events.k8s.io/v1".into());
     }
 }

@@ -67,11 +67,12 @@ fn policy(spec: &Value, path: &Path, errors: &mut ErrorList) {
     let patches = whole.writing();
     each(spec, path, "mutations", |mutation, path| {
         let shape = |name: &str| patches.shape(name).map_or(Type::Dyn, Type::Object);
-        for (part, wanted) in
-            [("applyConfiguration", shape("Object")), ("jsonPatch", Type::list(shape("JSONPatch")))]
-        {
-            check(&mutation[part], "expression", &path.child(part), &patches, &[wanted], errors);
-        }
+        let (part, wanted) = match mutation["patchType"].as_str() {
+            Some("ApplyConfiguration") => ("applyConfiguration", shape("Object")),
+            Some("JSONPatch") => ("jsonPatch", Type::list(shape("JSONPatch"))),
+            _ => return,
+        };
+        check(&mutation[part], "expression", &path.child(part), &patches, &[wanted], errors);
     });
 }
 

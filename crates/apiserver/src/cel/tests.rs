@@ -301,7 +301,7 @@ fn expressions_of_policies_fit_their_places() {
             format!("spec.validations[1].expression: {}", undeclared("variables.a", "variables")),
         ]
     );
-    let patch = |expression: &str| json!({"mutations": [{"jsonPatch": {"expression": expression}}]});
+    let patch = |expression: &str| json!({"mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}]});
     assert_eq!(
         told(
             "mutatingadmissionpolicies",

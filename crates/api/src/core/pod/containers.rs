@@ -267,7 +267,7 @@ fn devices(errors: &mut ErrorList, container: &Value, at: &Path, scope: &Scope<'
 fn propagation(errors: &mut ErrorList, container: &Value, mount: &Value, at: &Path) {
     const SUPPORTED: &[&str] = &["Bidirectional", "HostToContainer", "None"];
     match text(mount, "mountPropagation") {
-        "" => {}
+        _ if !has(mount, "mountPropagation") => {}
         "Bidirectional" if container["securityContext"]["privileged"] != true => {
             let rule = "Bidirectional mount propagation is available only to privileged containers";
             errors.push(FieldError::forbidden(at, rule));

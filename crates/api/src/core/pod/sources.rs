@@ -30,6 +30,10 @@ pub(crate) fn source(errors: &mut ErrorList, kind: &str, source: &Value, at: &Pa
             monitors(errors, source, at);
             require(errors, source, &["image"], at);
         }
+        "image" => {
+            require(errors, source, &["reference"], at);
+            one_of(errors, source, "pullPolicy", &["Always", "IfNotPresent", "Never"], at);
+        }
         "cephfs" => monitors(errors, source, at),
         "glusterfs" => require(errors, source, &["endpoints", "path"], at),
         "azureFile" => require(errors, source, &["secretName", "shareName"], at),

@@ -49,6 +49,9 @@ pub fn check(expression: &SpannedExpr, source: &str, environment: &Environment) 
     let Walk { places, types, bindings, mut faults, .. } = walk;
     let types: HashMap<i64, Type> =
         types.into_iter().map(|(id, ty)| (id, bindings.resolve(&ty, true).bounded())).collect();
+    if bindings.is_exhausted() {
+        return Err([(0, "expression is too complex".to_owned())].into());
+    }
     if faults.is_empty() {
         literals::check(expression, &types, &places, &mut faults);
     }
@@ -130,7 +133,7 @@ struct Walk<'e> {
 
 impl<'e> Walk<'e> {
     fn visit(&mut self, e: &'e SpannedExpr) -> Type {
-        let ty = self.type_of(e);
+        let ty = self.type_of(e).bounded();
         self.types.insert(e.id, ty.clone());
         ty
     }
@@ -360,7 +363,7 @@ impl<'e> Walk<'e> {
                 None => ty,
             });
         }
-        result.map(Type::bounded).unwrap_or_else(|| {
+        result.unwrap_or_else(|| {
             let shown: Vec<String> =
                 given.iter().map(|ty| self.bindings.resolve(ty, true).to_string()).collect();
             let applied = match shown.split_first() {

@@ -52,3 +52,19 @@ fn what_is_declared_can_be_evaluated() {
     // An operator, by its older name.
     assert_eq!(missing, ["in"]);
 }
+
+#[test]
+fn types_within_each_other_do_not_hold_a_thread() {
+    let environment = Environment::default();
+    let nested = |count: usize, open: &str, each: &dyn Fn(usize) -> String| {
+        let opened: String = (0..=count).map(|n| open.replace('#', &n.to_string())).collect();
+        let all: Vec<String> = (0..count).map(each).collect();
+        opened + &all.join("&&") + &")".repeat(count + 1)
+    };
+    // Each list is of maps of the next, twice: what the first is of doubles with each.
+    let bound = nested(40, "[[]].all(a#,", &|n| format!("a{n}==[{{a{m}:a{m}}}]", m = n + 1));
+    let made = (0..60).fold("[1]".to_owned(), |inner, n| format!("{inner}.map(x{n},{{x{n}:x{n}}})"));
+    let fault = Expression::compile(&bound, &environment).fault().map(str::to_owned);
+    assert!(fault.as_ref().is_some_and(|fault| fault.contains("too complex")), "{fault:?}");
+    assert_eq!(Expression::compile(&made, &environment).fault(), None);
+}

@@ -1,5 +1,6 @@
 //! The types of expressions, and which of them fits where another is wanted: cel-go's rules.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -223,9 +224,13 @@ impl fmt::Display for Type {
     }
 }
 
+/// The most types that a check looks at: what is bound to each other can be as large as the powers of two.
+const MOST_STEPS: u32 = 2_000_000;
+
 /// What is known of types that were not known at first.
 #[derive(Default)]
 pub struct Bindings {
+    steps: Cell<u32>,
     known: HashMap<u32, Type>,
     /// What was bound, and to what before.
     trail: Vec<(u32, Option<Type>)>,
@@ -237,6 +242,16 @@ impl Bindings {
     pub fn open(&mut self) -> Type {
         self.next += 1;
         Type::Open(self.next)
+    }
+
+    /// Whether more was to be looked at than can be.
+    pub fn is_exhausted(&self) -> bool {
+        self.steps.get() >= MOST_STEPS
+    }
+
+    fn steps(&self) -> bool {
+        self.steps.set(self.steps.get().saturating_add(1));
+        !self.is_exhausted()
     }
 
     /// Whether values of the types can stand where the others are wanted; binds what must be bound for it.
@@ -258,6 +273,7 @@ impl Bindings {
     /// The type with all that is known of it; what is open stays so, or says nothing.
     pub fn resolve(&self, ty: &Type, close: bool) -> Type {
         match ty {
+            _ if !self.steps() => Type::Dyn,
             Type::Open(number) => match self.known.get(number) {
                 Some(known) => self.resolve(known, close),
                 None if close => Type::Dyn,
@@ -284,6 +300,7 @@ impl Bindings {
             return self.stands_for(wanted, *number).0;
         }
         match (given, wanted) {
+            _ if !self.steps() => true,
             (one, other) if one.is_dyn() || other.is_dyn() => true,
             (Type::Null, other) | (other, Type::Null) => other.is_nullable(),
             (Type::Kind(_), Type::Kind(_)) => true,
@@ -323,6 +340,7 @@ impl Bindings {
 
     fn mentions(&self, ty: &Type, number: u32) -> bool {
         match ty {
+            _ if !self.steps() => true,
             Type::Open(other) if *other == number => true,
             Type::Open(other) => self.known.get(other).is_some_and(|known| self.mentions(known, number)),
             other => other.parts().into_iter().any(|part| self.mentions(part, number)),
