@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cel_core::types::{BinaryOp, ComprehensionData, Expr, SpannedExpr, UnaryOp};
 use cel_core::{Ast, EvalError, MapKey, OptionalValue, StructFieldValue, Value as Cel, ValueMap};
 
+use super::children::children;
 use super::price::{self, Exceeded, Meter, NEW_LIST, NEW_MAP, NEW_OBJECT};
 use super::typing::qualified;
 use super::{FUNCTIONS, Scope, operators, patterns, shapes};
@@ -94,37 +95,6 @@ impl Plan {
                 Expr::Member { expr, .. } | Expr::Index { expr, .. } => self.is_untyped(expr),
                 _ => false,
             }
-    }
-}
-
-/// Visits what an expression is made of.
-pub fn children<'e>(e: &'e SpannedExpr, visit: &mut impl FnMut(&'e SpannedExpr)) {
-    match &e.node {
-        Expr::List(items) => items.iter().for_each(|item| visit(&item.expr)),
-        Expr::Map(entries) => entries.iter().for_each(|entry| {
-            visit(&entry.key);
-            visit(&entry.value);
-        }),
-        Expr::Unary { expr, .. } | Expr::Member { expr, .. } | Expr::MemberTestOnly { expr, .. } => {
-            visit(expr)
-        }
-        Expr::Binary { left, right, .. } => [left, right].into_iter().for_each(|e| visit(e)),
-        Expr::Ternary { cond, then_expr, else_expr } => {
-            [cond, then_expr, else_expr].into_iter().for_each(|e| visit(e));
-        }
-        Expr::Index { expr, index, .. } => [expr, index].into_iter().for_each(|e| visit(e)),
-        Expr::Call { expr, args } => {
-            visit(expr);
-            args.iter().for_each(visit);
-        }
-        Expr::Struct { fields, .. } => fields.iter().for_each(|field| visit(&field.value)),
-        Expr::Comprehension(fold) => {
-            let parts =
-                [&fold.iter_range, &fold.accu_init, &fold.loop_condition, &fold.loop_step, &fold.result];
-            parts.into_iter().for_each(|e| visit(e));
-        }
-        Expr::Bind { init, body, .. } => [init, body].into_iter().for_each(|e| visit(e)),
-        _ => {}
     }
 }
 

@@ -5,6 +5,8 @@ use std::ops::Range;
 use cel_core::types::{ComprehensionData, Expr, ListElement, SpannedExpr};
 use cel_core::{Ast, types::BinaryOp};
 
+use super::children::{children, children_mut};
+
 /// What a list is called while it is sorted.
 const SORTED: &str = "@sorted";
 /// What keys and entries are gathered in.
@@ -32,7 +34,7 @@ struct Expander {
 impl Expander {
     fn count(&mut self, e: &SpannedExpr) {
         self.next = self.next.max(e.id);
-        super::eval::children(e, &mut |child| self.count(child));
+        children(e, &mut |child| self.count(child));
     }
 
     fn visit(&mut self, e: &mut SpannedExpr) {
@@ -116,38 +118,4 @@ impl Expander {
 
 fn take(e: &mut SpannedExpr) -> SpannedExpr {
     std::mem::replace(e, SpannedExpr::new(0, Expr::Null, 0..0))
-}
-
-fn children_mut(e: &mut SpannedExpr, visit: &mut impl FnMut(&mut SpannedExpr)) {
-    match &mut e.node {
-        Expr::List(items) => items.iter_mut().for_each(|item| visit(&mut item.expr)),
-        Expr::Map(entries) => entries.iter_mut().for_each(|entry| {
-            visit(&mut entry.key);
-            visit(&mut entry.value);
-        }),
-        Expr::Unary { expr, .. } | Expr::Member { expr, .. } | Expr::MemberTestOnly { expr, .. } => {
-            visit(expr)
-        }
-        Expr::Binary { left, right, .. } => [left, right].into_iter().for_each(|e| visit(e)),
-        Expr::Ternary { cond, then_expr, else_expr } => {
-            [cond, then_expr, else_expr].into_iter().for_each(|e| visit(e));
-        }
-        Expr::Index { expr, index, .. } => [expr, index].into_iter().for_each(|e| visit(e)),
-        Expr::Call { expr, args } => {
-            visit(expr);
-            args.iter_mut().for_each(visit);
-        }
-        Expr::Struct { fields, .. } => fields.iter_mut().for_each(|field| visit(&mut field.value)),
-        Expr::Comprehension(fold) => [
-            &mut fold.iter_range,
-            &mut fold.accu_init,
-            &mut fold.loop_condition,
-            &mut fold.loop_step,
-            &mut fold.result,
-        ]
-        .into_iter()
-        .for_each(|e| visit(e)),
-        Expr::Bind { init, body, .. } => [init, body].into_iter().for_each(|e| visit(e)),
-        _ => {}
-    }
 }

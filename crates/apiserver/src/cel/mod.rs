@@ -1,6 +1,7 @@
 //! CEL as Kubernetes speaks it: expressions over objects, with a budget and with Kubernetes' own functions.
 
 pub mod check;
+mod children;
 mod cost;
 pub mod definition;
 mod depth;

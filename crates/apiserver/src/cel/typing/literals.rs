@@ -8,6 +8,7 @@ use cel_core::types::{Expr, Spanned, SpannedExpr};
 use super::places::Places;
 use super::types::Type;
 use super::{Faults, qualified};
+use crate::cel::children::children;
 use crate::cel::{eval, patterns};
 
 /// Looks at the literals of an expression.
@@ -39,7 +40,7 @@ impl Walk<'_> {
             }
             _ => {}
         }
-        eval::children(e, &mut |child| self.visit(child, alike_within));
+        children(e, &mut |child| self.visit(child, alike_within));
     }
 
     fn alike<'e>(&mut self, items: impl Iterator<Item = (&'e SpannedExpr, bool)>, first_only: bool) {
