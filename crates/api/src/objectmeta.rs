@@ -197,7 +197,11 @@ pub fn immutable(errors: &mut ErrorList, new: &Value, old: &Value, key: &str, pa
     let (now, before) = (new.get(key).unwrap_or(&Value::Null), old.get(key).unwrap_or(&Value::Null));
     if now != before {
         // A text that is gone is empty in Go.
-        let shown = if now.is_null() && before.is_string() { "".into() } else { now.clone() };
+        let mut shown = if now.is_null() && before.is_string() { "".into() } else { now.clone() };
+        // So are lists and maps of selectors, and then they are not shown.
+        if let Value::Object(map) = &mut shown {
+            map.retain(|_, value| !matches!(value, Value::Object(map) if map.is_empty()));
+        }
         errors.push(FieldError::invalid(&path.child(key), shown, IMMUTABLE));
     }
 }

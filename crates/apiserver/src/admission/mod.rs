@@ -56,6 +56,8 @@ type Validator = fn(&Admission, &Value, Option<&Value>) -> Result<(), Status>;
 
 /// Resource, operation and plugin. A row is about the object itself, or about a subresource that it names behind a slash.
 const MUTATORS: &[(&str, Operation, Mutator)] = &[
+    // Before anything else is said of the object; once more when webhooks have taken their time.
+    ("*", Operation::Create, |admission, object| namespace_exists(admission, object, None)),
     ("pods", Operation::Create, fill_limits),
     ("pods", Operation::Create, service_account),
     ("pods", Operation::Create, priority),
@@ -229,8 +231,6 @@ fn service_account(admission: &Admission, pod: &mut Value) -> Result<(), Status>
     pod["spec"]["serviceAccountName"] = name.as_str().into();
     pod["spec"]["serviceAccount"] = name.as_str().into();
     let Some(account) = admission.server.look_up("", "serviceaccounts", pod.namespace(), &name) else {
-        // Where the namespace itself is missing, that is what the client is told.
-        namespace_exists(admission, pod, None)?;
         let why = format!(
             "error looking up service account {}/{name}: serviceaccount \"{name}\" not found",
             pod.namespace()

@@ -13,6 +13,7 @@ use crate::admission::{Admission, Operation};
 use crate::authn::UserInfo;
 use crate::body::Body;
 use crate::object::{Meta, attributes, encode, now};
+use crate::request::Query;
 use crate::resource::Resource;
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
@@ -35,10 +36,10 @@ pub enum Validation {
     Strict,
 }
 
-impl Call {
+impl Validation {
     /// The `fieldValidation` parameter.
-    pub fn validation(&self) -> Result<Validation, Status> {
-        match self.query.get("fieldValidation") {
+    pub fn of(query: &Query) -> Result<Self, Status> {
+        match query.get("fieldValidation") {
             None | Some("Warn") => Ok(Validation::Warn),
             Some("Ignore") => Ok(Validation::Ignore),
             Some("Strict") => Ok(Validation::Strict),
@@ -46,6 +47,13 @@ impl Call {
                 "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
             ))),
         }
+    }
+}
+
+impl Call {
+    /// The `fieldValidation` parameter.
+    pub fn validation(&self) -> Result<Validation, Status> {
+        Validation::of(&self.query)
     }
 
     /// Brings a document into the form of its schema; returns what a client is to be warned of.

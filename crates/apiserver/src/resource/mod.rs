@@ -61,6 +61,41 @@ macro_rules! names {
     };
 }
 
+/// Brings a document into the form of a type, of this version and kind; returns what to warn of.
+pub fn decode_typed(
+    object: &mut Value,
+    mut duplicates: Vec<String>,
+    (type_ref, version, kind): (schema::TypeRef, &str, &str),
+    validation: Validation,
+) -> Result<Vec<String>, Status> {
+    let schema::Decoded { unknown, errors } = schema::check(object, type_ref);
+    if let Some(first) = errors.first() {
+        return Err(schema::decode_error(version, kind, first));
+    }
+    schema::forget_unnoticed(&mut duplicates, object, type_ref, &unknown);
+    let mut faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
+    schema::in_order(&mut faults);
+    let told = told(faults, (version, kind), validation)?;
+    schema::normalise(object, type_ref);
+    Ok(told)
+}
+
+/// What to warn of, unless it is to be refused or not to be told.
+fn told(
+    faults: Vec<String>,
+    (version, kind): (&str, &str),
+    validation: Validation,
+) -> Result<Vec<String>, Status> {
+    match validation {
+        Validation::Strict if !faults.is_empty() => {
+            let what = format!("strict decoding error: {}", faults.join(", "));
+            Err(schema::decode_error(version, kind, &what))
+        }
+        Validation::Warn => Ok(faults),
+        _ => Ok(Vec::new()),
+    }
+}
+
 impl Resource {
     names! {
         /// API group, empty for the core group.
@@ -231,40 +266,27 @@ impl Resource {
     pub fn decode(
         &self,
         object: &mut Value,
-        mut duplicates: Vec<String>,
+        duplicates: Vec<String>,
         validation: Validation,
     ) -> Result<Vec<String>, Status> {
-        let unknown = match self {
+        let custom = match self {
             Self::BuiltIn(_) => {
                 let Some(type_ref) = self.schema() else { return Ok(Vec::new()) };
-                let schema::Decoded { unknown, errors } = schema::check(object, type_ref);
-                if let Some(first) = errors.first() {
-                    return Err(schema::decode_error(self.version(), self.kind(), first));
-                }
-                schema::forget_unnoticed(&mut duplicates, object, type_ref, &unknown);
-                unknown
+                return decode_typed(object, duplicates, (type_ref, self.version(), self.kind()), validation);
             }
-            Self::Custom(custom) => {
-                let mut unknown = custom.prune(object)?;
-                let wrong = |why: Status| schema::decode_error(self.version(), self.kind(), &why.message);
-                unknown.extend(custom.check_metadata(object).map_err(wrong)?);
-                golang::whole_numbers(object);
-                unknown
-            }
+            Self::Custom(custom) => custom,
         };
+        let mut unknown = custom.prune(object)?;
+        let wrong = |why: Status| schema::decode_error(self.version(), self.kind(), &why.message);
+        unknown.extend(custom.check_metadata(object).map_err(wrong)?);
+        golang::whole_numbers(object);
         // What no type decodes is read for repeated keys before anything is pruned.
-        let faults: Vec<String> = match self {
-            Self::BuiltIn(_) => unknown.into_iter().chain(duplicates).collect(),
-            Self::Custom(_) => duplicates.into_iter().chain(unknown).collect(),
-        };
-        if validation == Validation::Strict && !faults.is_empty() {
-            let what = format!("strict decoding error: {}", faults.join(", "));
-            return Err(schema::decode_error(self.version(), self.kind(), &what));
-        }
+        let faults = duplicates.into_iter().chain(unknown).collect();
+        let told = told(faults, (self.version(), self.kind()), validation)?;
         if let Some(type_ref) = self.schema() {
             schema::normalise(object, type_ref);
         }
-        Ok(if validation == Validation::Warn { faults } else { Vec::new() })
+        Ok(told)
     }
 
     /// Fills defaults in.

@@ -19,7 +19,9 @@ use serde_json::{Value, json};
 
 use crate::admission::{Admission, Operation};
 use crate::body::Body;
-use crate::handler::{Call, check_type, read_document, render};
+use crate::handler::{Call, Validation, check_type, read_document, render};
+use crate::request::Query;
+use crate::resource::decode_typed;
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
 
@@ -130,14 +132,16 @@ async fn finalize(call: &Call, request: Request<Body>) -> Outcome {
 
 /// A document of a type that is not stored, such as a `Binding` of `core`.
 async fn read_option_document(request: Request<Body>, package: &str, kind: &str) -> Result<Value, Status> {
-    let (value, _) = read_document(request).await?;
+    let validation = Validation::of(&Query::parse(request.uri().query().unwrap_or_default()))?;
+    let (mut value, duplicates) = read_document(request).await?;
     match value["kind"].as_str() {
         Some(sent) if !sent.is_empty() && sent != kind => {
             return Err(Status::bad_request(format!("{sent} cannot be handled as a {kind}")));
         }
         _ => {}
     }
-    let of = schema::by_name(&format!("io.k8s.api.{package}.v1.{kind}"));
-    let fault = of.and_then(|of| schema::check(&value, of).errors.into_iter().next());
-    fault.map_or(Ok(value), |fault| Err(schema::decode_error("v1", kind, &fault)))
+    if let Some(of) = schema::by_name(&format!("io.k8s.api.{package}.v1.{kind}")) {
+        decode_typed(&mut value, duplicates, (of, "v1", kind), validation)?;
+    }
+    Ok(value)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use coxswain_meta::Status;
+use coxswain_meta::field::{ErrorList, FieldError, Path};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Request, StatusCode};
@@ -107,7 +108,10 @@ impl Review {
         info: &RequestInfo,
         request: Request<Body>,
     ) -> Outcome {
-        if info.verb != "create" || !info.name.is_empty() {
+        if !info.name.is_empty() {
+            return Err(Status::unknown_path());
+        }
+        if info.verb != "create" {
             return Err(Status::method_not_allowed_here());
         }
         // A review is no object of a collection: there are no columns and no metadata of it to show.
@@ -119,28 +123,48 @@ impl Review {
         if !review.is_object() {
             return Err(Status::bad_request(format!("the body is no {}", self.kind)));
         }
-        review["status"] = (self.decide)(server, user, info, &review["spec"]).await?;
+        review["status"] = (self.decide)(server, user, info, &review).await?;
         review["kind"] = self.kind.into();
         review["apiVersion"] = format!("{}/v1", self.group).into();
-        if !review["metadata"].is_object() {
+        if !review["metadata"].is_object() || self.kind == "SelfSubjectReview" {
             review["metadata"] = json!({ "creationTimestamp": null });
         }
         Ok(respond::json(StatusCode::CREATED, &review))
     }
 }
 
-/// The question a review poses; a selector is given as text.
-fn attributes<'a>(spec: &'a Value, selector: &'a str) -> Result<Attributes<'a>, Status> {
+/// What is wrong with a question about access.
+fn validate(spec: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-    if resource.is_object() == path.is_object() {
-        return Err(Status::bad_request(
-            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        ));
+    let at = Path::new("spec");
+    match (resource.is_object(), path.is_object()) {
+        (true, true) => {
+            let why = "cannot be specified in combination with resourceAttributes";
+            errors.push(FieldError::invalid(&at.child("nonResourceAttributes"), internal(path), why));
+        }
+        (false, false) => {
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            errors.push(FieldError::invalid(&at.child("resourceAttributes"), Value::Null, why));
+        }
+        _ => {}
     }
+    errors
+}
+
+/// A path in the form upstream shows it.
+fn internal(path: &Value) -> Value {
+    let text = |key: &str| path[key].as_str().unwrap_or_default();
+    json!({ "Path": text("path"), "Verb": text("verb") })
+}
+
+/// The question a review poses; a selector is given as text.
+fn attributes<'a>(spec: &'a Value, selector: &'a str) -> Attributes<'a> {
+    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     fn of<'a>(value: &'a Value, field: &str) -> &'a str {
         value[field].as_str().unwrap_or_default()
     }
-    Ok(if path.is_object() {
+    if path.is_object() {
         Attributes { verb: of(path, "verb"), path: of(path, "path"), ..Attributes::default() }
     } else {
         Attributes {
@@ -154,7 +178,7 @@ fn attributes<'a>(spec: &'a Value, selector: &'a str) -> Result<Attributes<'a>, 
             path: "",
             field_selector: selector,
         }
-    })
+    }
 }
 
 /// The field selector of a review, whichever way it is written.
@@ -172,7 +196,7 @@ fn selector(spec: &Value) -> String {
 }
 
 async fn verdict(server: &Server, user: &UserInfo, spec: &Value) -> Result<Value, Status> {
-    let verdict = server.ask(user, &attributes(spec, &selector(spec))?).await;
+    let verdict = server.ask(user, &attributes(spec, &selector(spec))).await;
     let mut status = json!({ "allowed": verdict.allowed });
     if verdict.denied {
         status["denied"] = true.into();
@@ -183,8 +207,21 @@ async fn verdict(server: &Server, user: &UserInfo, spec: &Value) -> Result<Value
     Ok(status)
 }
 
-fn my_access<'a>(server: &'a Server, user: &'a UserInfo, _: &'a RequestInfo, spec: &'a Value) -> Finding<'a> {
-    verdict(server, user, spec).boxed()
+fn refused(kind: &str, errors: &ErrorList) -> Result<(), Status> {
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(AUTHORIZATION, kind, "", errors)) }
+}
+
+fn my_access<'a>(
+    server: &'a Server,
+    user: &'a UserInfo,
+    _: &'a RequestInfo,
+    review: &'a Value,
+) -> Finding<'a> {
+    async move {
+        refused("SelfSubjectAccessReview", &validate(&review["spec"]))?;
+        verdict(server, user, &review["spec"]).await
+    }
+    .boxed()
 }
 
 fn strings(list: &Value) -> Vec<String> {
@@ -195,32 +232,52 @@ fn subject_access<'a>(
     server: &'a Server,
     _: &'a UserInfo,
     info: &'a RequestInfo,
-    spec: &'a Value,
+    review: &'a Value,
 ) -> Finding<'a> {
     async move {
-        let namespace = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
-        if !info.namespace.is_empty() && namespace != info.namespace {
-            return Err(Status::bad_request(
-                "spec.resourceAttributes.namespace must match metadata.namespace",
-            ));
-        }
+        let spec = &review["spec"];
         let text = |field: &str| spec[field].as_str().unwrap_or_default().to_owned();
         let extra = spec["extra"].as_object().into_iter().flatten();
         let extra = extra.map(|(key, values)| (key.clone(), strings(values))).collect();
         let user = UserInfo { name: text("user"), uid: text("uid"), groups: strings(&spec["groups"]), extra };
+        let mut errors = validate(spec);
         if user.name.is_empty() && user.groups.is_empty() {
-            return Err(Status::bad_request(
-                "spec.user: Invalid value: \"\": at least one of user or group must be specified",
-            ));
+            let why = "at least one of user or group must be specified";
+            errors.push(FieldError::invalid(&Path::new("spec").child("user"), "", why));
         }
+        let local = !info.namespace.is_empty();
+        if local {
+            validate_local(review, &info.namespace, &mut errors);
+        }
+        refused(if local { "LocalSubjectAccessReview" } else { "SubjectAccessReview" }, &errors)?;
         verdict(server, &user, spec).await
     }
     .boxed()
 }
 
-fn my_rules<'a>(server: &'a Server, user: &'a UserInfo, _: &'a RequestInfo, spec: &'a Value) -> Finding<'a> {
+/// A question asked in a namespace is about that namespace.
+fn validate_local(review: &Value, namespace: &str, errors: &mut ErrorList) {
+    let spec = &review["spec"];
+    let asked = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
+    if spec["resourceAttributes"].is_object() && asked != namespace {
+        let at = Path::new("spec.resourceAttributes.namespace");
+        errors.push(FieldError::invalid(&at, asked, "must match metadata.namespace"));
+    }
+    if spec["nonResourceAttributes"].is_object() {
+        let shown = internal(&spec["nonResourceAttributes"]);
+        let at = Path::new("spec.nonResourceAttributes");
+        errors.push(FieldError::invalid(&at, shown, "disallowed on this kind of request"));
+    }
+}
+
+fn my_rules<'a>(
+    server: &'a Server,
+    user: &'a UserInfo,
+    _: &'a RequestInfo,
+    review: &'a Value,
+) -> Finding<'a> {
     let found = || {
-        let namespace = spec["namespace"].as_str().filter(|namespace| !namespace.is_empty());
+        let namespace = review["spec"]["namespace"].as_str().filter(|namespace| !namespace.is_empty());
         let namespace = namespace.ok_or_else(|| Status::bad_request("no namespace on request"))?;
         let (paths, resources): (Vec<_>, Vec<_>) =
             server.rules_of(user, namespace).into_iter().partition(|rule| !rule.non_resource_urls.is_empty());
@@ -233,8 +290,9 @@ fn myself<'a>(_: &'a Server, user: &'a UserInfo, _: &'a RequestInfo, _: &'a Valu
     std::future::ready(Ok(json!({ "userInfo": user.to_json() }))).boxed()
 }
 
-fn token<'a>(server: &'a Server, _: &'a UserInfo, _: &'a RequestInfo, spec: &'a Value) -> Finding<'a> {
+fn token<'a>(server: &'a Server, _: &'a UserInfo, _: &'a RequestInfo, review: &'a Value) -> Finding<'a> {
     async move {
+        let spec = &review["spec"];
         let audiences = strings(&spec["audiences"]);
         let found = server.user_of_token(spec["token"].as_str().unwrap_or_default(), &audiences).await;
         Ok(match found {

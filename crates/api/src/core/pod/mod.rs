@@ -161,7 +161,27 @@ fn validate(pod: &Value) -> ErrorList {
         let at = Path::new("metadata").child("annotations").key(deletion_cost);
         errors.push(FieldError::invalid(&at, cost, "must be a 32bit integer"));
     }
+    apparmor_annotations(&mut errors, annotations, &pod["spec"], &Path::new("metadata").child("annotations"));
     errors
+}
+
+/// The profiles that annotations named before pods had a field for them.
+fn apparmor_annotations(errors: &mut ErrorList, annotations: &Value, spec: &Value, path: &Path) {
+    for (key, profile) in annotations.as_object().into_iter().flatten() {
+        let Some(container) = key.strip_prefix("container.apparmor.security.beta.kubernetes.io/") else {
+            continue;
+        };
+        let lists = ["containers", "initContainers", "ephemeralContainers"];
+        let mut containers = lists.iter().flat_map(|list| items(spec, list));
+        if !containers.any(|known| text(known, "name") == container) {
+            errors.push(FieldError::invalid(&path.key(key), container, "container not found"));
+        }
+        let profile = profile.as_str().unwrap_or_default();
+        if !matches!(profile, "" | "runtime/default" | "unconfined") && !profile.starts_with("localhost/") {
+            let rule = format!("invalid AppArmor profile name: {profile:?}");
+            errors.push(FieldError::invalid(&path.key(key), profile, rule));
+        }
+    }
 }
 
 fn validate_spec(spec: &Value) -> ErrorList {
@@ -179,6 +199,8 @@ pub(crate) fn validate_template(errors: &mut ErrorList, template: &Value, path: 
     // Upstream names the parts of the template's metadata without it.
     objectmeta::labels(errors, &template["metadata"], "labels", path);
     objectmeta::annotations(errors, &template["metadata"], path);
+    let annotations = &template["metadata"]["annotations"];
+    apparmor_annotations(errors, annotations, &template["spec"], &path.child("annotations"));
     spec::validate(errors, &template["spec"], &path.child("spec"), false);
     if filled(&template["spec"], "ephemeralContainers") {
         let rule = "ephemeral containers not allowed in pod template";

@@ -87,9 +87,14 @@ fn positive(errors: &mut ErrorList, amount: Quantity, at: &Path) {
 fn volume_source(errors: &mut ErrorList, spec: &Value, path: &Path) {
     let kinds = sources::present(spec, sources::PERSISTENT);
     for (i, kind) in kinds.iter().enumerate() {
-        let shown = if *kind == "gcePersistentDisk" && i == 0 { "persistentDisk" } else { kind };
+        let shown = match (*kind, i) {
+            ("gcePersistentDisk", 0) => "persistentDisk",
+            ("cephfs", 1..) => "cephFS",
+            (kind, _) => kind,
+        };
         let at = path.child(shown);
-        if i > 0 {
+        // Upstream does not count it.
+        if i > 0 && *kind != "flexVolume" {
             errors.push(FieldError::forbidden(&at, SEVERAL));
             continue;
         }
