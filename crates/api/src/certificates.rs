@@ -130,7 +130,7 @@ fn validate(request: &Value) -> ErrorList {
     if !pem.contains("-----BEGIN CERTIFICATE REQUEST-----")
         || !pem.contains("-----END CERTIFICATE REQUEST-----")
     {
-        let shown = if spec.get("request").is_none() { Value::Null } else { request.into() };
+        let shown = if request.is_empty() { Value::Null } else { request.into() };
         let rule = "PEM block type must be CERTIFICATE REQUEST";
         errors.push(FieldError::invalid(&path.child("request"), shown, rule));
     }

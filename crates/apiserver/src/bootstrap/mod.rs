@@ -43,9 +43,11 @@ pub async fn ensure(server: &Arc<Server>) {
     futures::future::join_all(namespaces).await;
     let roles = policy::objects().into_iter();
     futures::future::join_all(roles.map(|(plural, object)| reconcile(server, &user, plural, object))).await;
-    for (name, value) in [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)]
+    let movable = "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.";
+    let fixed = "Used for system critical pods that must not be moved from their current node.";
+    for (name, value, description) in
+        [("system-cluster-critical", 2_000_000_000, movable), ("system-node-critical", 2_000_001_000, fixed)]
     {
-        let description = "Used for system critical pods.";
         create(
             "scheduling.k8s.io",
             "priorityclasses",

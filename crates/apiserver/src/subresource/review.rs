@@ -108,7 +108,9 @@ impl Review {
         info: &RequestInfo,
         request: Request<Body>,
     ) -> Outcome {
-        if !info.name.is_empty() {
+        // A list may name its object too.
+        let is_list = matches!(info.verb, "list" | "watch" | "deletecollection");
+        if !info.name.is_empty() && !is_list {
             return Err(Status::unknown_path());
         }
         if info.verb != "create" {
@@ -126,7 +128,8 @@ impl Review {
         review["status"] = (self.decide)(server, user, info, &review).await?;
         review["kind"] = self.kind.into();
         review["apiVersion"] = format!("{}/v1", self.group).into();
-        if !review["metadata"].is_object() || self.kind == "SelfSubjectReview" {
+        let is_bare = matches!(self.kind, "SelfSubjectReview" | "SelfSubjectRulesReview");
+        if !review["metadata"].is_object() || is_bare {
             review["metadata"] = json!({ "creationTimestamp": null });
         }
         Ok(respond::json(StatusCode::CREATED, &review))
@@ -150,6 +153,15 @@ fn validate(spec: &Value) -> ErrorList {
         _ => {}
     }
     errors
+}
+
+/// A question is no object: nothing is to be said of it but where it is asked.
+fn validate_metadata(review: &Value, is_local: bool, errors: &mut ErrorList) {
+    let said = |(key, value): (&String, &Value)| !value.is_null() && !(is_local && key == "namespace");
+    if review["metadata"].as_object().is_some_and(|metadata| metadata.iter().any(said)) {
+        let why = if is_local { "must be empty except for namespace" } else { "must be empty" };
+        errors.push(FieldError::invalid(&Path::new("metadata"), review["metadata"].clone(), why));
+    }
 }
 
 /// A path in the form upstream shows it.
@@ -218,7 +230,9 @@ fn my_access<'a>(
     review: &'a Value,
 ) -> Finding<'a> {
     async move {
-        refused("SelfSubjectAccessReview", &validate(&review["spec"]))?;
+        let mut errors = validate(&review["spec"]);
+        validate_metadata(review, false, &mut errors);
+        refused("SelfSubjectAccessReview", &errors)?;
         verdict(server, user, &review["spec"]).await
     }
     .boxed()
@@ -240,12 +254,13 @@ fn subject_access<'a>(
         let extra = spec["extra"].as_object().into_iter().flatten();
         let extra = extra.map(|(key, values)| (key.clone(), strings(values))).collect();
         let user = UserInfo { name: text("user"), uid: text("uid"), groups: strings(&spec["groups"]), extra };
+        let local = !info.namespace.is_empty();
         let mut errors = validate(spec);
         if user.name.is_empty() && user.groups.is_empty() {
             let why = "at least one of user or group must be specified";
             errors.push(FieldError::invalid(&Path::new("spec").child("user"), "", why));
         }
-        let local = !info.namespace.is_empty();
+        validate_metadata(review, local, &mut errors);
         if local {
             validate_local(review, &info.namespace, &mut errors);
         }

@@ -45,6 +45,11 @@ async fn a_review_is_decoded_and_validated_as_an_object_is() {
         "{why}"
     );
     assert_eq!(server.get(&format!("{path}/absent")).await.0, 404);
+    assert_eq!(server.get(path).await.0, 405);
+    let named = json!({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {"name": "a"},
+        "spec": {"resourceAttributes": resource}});
+    let (code, answer) = server.post(path, named).await;
+    assert_eq!((code, &answer["details"]["causes"][0]["field"]), (422, &json!("metadata")));
 }
 
 #[tokio::test]
