@@ -157,7 +157,7 @@ fn validate(spec: &Value) -> ErrorList {
 
 /// A question is no object: nothing is to be said of it but where it is asked.
 fn validate_metadata(review: &Value, is_local: bool, errors: &mut ErrorList) {
-    let said = |(key, value): (&String, &Value)| !value.is_null() && !(is_local && key == "namespace");
+    let said = |(key, value): (&String, &Value)| !(value.is_null() || is_local && key == "namespace");
     if review["metadata"].as_object().is_some_and(|metadata| metadata.iter().any(said)) {
         let why = if is_local { "must be empty except for namespace" } else { "must be empty" };
         errors.push(FieldError::invalid(&Path::new("metadata"), review["metadata"].clone(), why));
