@@ -11,6 +11,7 @@ pub mod labels;
 pub mod names;
 pub mod patch;
 pub mod quantity;
+pub mod regexp;
 pub mod status;
 pub mod structural;
 

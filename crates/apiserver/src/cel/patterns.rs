@@ -4,17 +4,16 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use cel_core::{EvalError, Value as Cel};
-use regex::{Regex, RegexBuilder};
+use coxswain_meta::regexp;
+use regex::Regex;
 
 use super::operators::no_overload;
 
 /// How many are kept.
 const KEPT: usize = 32;
-/// The largest program of one.
-const LARGEST_BYTES: usize = 2 << 20;
 
 thread_local! {
-    static KNOWN: RefCell<VecDeque<Regex>> = const { RefCell::new(VecDeque::new()) };
+    static KNOWN: RefCell<VecDeque<(Box<str>, Regex)>> = const { RefCell::new(VecDeque::new()) };
 }
 
 /// About how many states a pattern has: what is repeated counts as often.
@@ -55,7 +54,7 @@ fn states(pattern: &str) -> u64 {
 /// The work of compiling a pattern and of going through a text with it, in the meter's units.
 pub fn work(pattern: &str, text: &str) -> u64 {
     let states = states(pattern);
-    let is_known = KNOWN.with_borrow(|known| known.iter().any(|one| one.as_str() == pattern));
+    let is_known = KNOWN.with_borrow(|known| known.iter().any(|(written, _)| **written == *pattern));
     let compile = if is_known { 0 } else { states.saturating_mul(100).saturating_add(5_000) };
     compile.saturating_add((text.len() as u64).saturating_mul(states) / 32)
 }
@@ -66,13 +65,13 @@ pub fn work(pattern: &str, text: &str) -> u64 {
 /// It is none.
 pub fn compiled(pattern: &str) -> Result<Regex, EvalError> {
     KNOWN.with_borrow_mut(|known| {
-        if let Some(one) = known.iter().find(|one| one.as_str() == pattern) {
+        if let Some((_, one)) = known.iter().find(|(written, _)| **written == *pattern) {
             return Ok(one.clone());
         }
-        let one = RegexBuilder::new(pattern).size_limit(LARGEST_BYTES).build().map_err(|_| {
+        let one = regexp::compile(pattern).map_err(|_| {
             EvalError::invalid_argument(format!("Illegal regex: error parsing regexp: {pattern}"))
         })?;
-        known.push_front(one.clone());
+        known.push_front((pattern.into(), one.clone()));
         known.truncate(KEPT);
         Ok(one)
     })

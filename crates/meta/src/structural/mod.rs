@@ -263,7 +263,7 @@ impl Checks {
             .is_object()
             .then(|| Box::new(Structural::read(&schema["not"], &path.child("not"), errors, false)));
         let pattern = schema["pattern"].as_str().filter(|text| !text.is_empty()).map(|text| {
-            let compiled = Regex::new(text);
+            let compiled = crate::regexp::compile(text);
             if compiled.is_err() {
                 let why =
                     format!("must be a valid regular expression, but isn't: error parsing regexp: {text}");
