@@ -40,19 +40,6 @@ pub fn forget_unnoticed(duplicates: &mut Vec<String>, object: &Value, type_ref: 
 }
 
 /// The place that a fault names in quotes.
-/// Puts faults into the order in which a reader finds them: those of the syntax first, then by their places, as if the names
-/// of each object were sorted.
-pub fn in_order(faults: &mut [String]) {
-    faults.sort_by_cached_key(|fault| {
-        let is_placed = !fault.starts_with("yaml:");
-        let parts = place_of(fault).split(['.', '[', ']']).filter(|part| !part.is_empty());
-        // Items of a list come in the order of their numbers.
-        let place: Vec<(usize, String)> =
-            parts.map(|part| (part.parse().unwrap_or(usize::MAX), part.to_owned())).collect();
-        (is_placed, is_placed.then_some(place))
-    });
-}
-
 fn place_of(fault: &str) -> &str {
     fault.split('"').nth(1).unwrap_or_default()
 }

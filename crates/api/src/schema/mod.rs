@@ -24,7 +24,7 @@ use std::sync::LazyLock;
 use coxswain_meta::Status;
 use coxswain_meta::patch::strategic::{self, SchemaNode};
 
-pub use decode::{Decoded, check, forget_unnoticed, in_order, normalise, normalise_field, zero_object};
+pub use decode::{Decoded, check, forget_unnoticed, normalise, normalise_field, zero_object};
 pub use json::{write as write_json, yaml as write_yaml};
 pub use parse::{parse_json_strict, parse_yaml_strict};
 pub use patched::patched;

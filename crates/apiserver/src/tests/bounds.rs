@@ -95,12 +95,12 @@ async fn a_long_answer_is_compressed_for_who_takes_gzip() {
 }
 
 #[tokio::test]
-async fn unknown_and_repeated_fields_are_told_in_their_order() {
+async fn unknown_fields_are_told_before_repeated_ones() {
     let server = Fixture::start().await;
-    let sent = r#"{"immutable": true, "immutable": false, "metadata": {"name": "a", "name": "a", "odd": 1}, "unknown": 1}"#;
+    let sent = r#"{"metadata": {"name": "a"}, "immutable": true, "unknown": 1, "immutable": false}"#;
     let (code, refused) =
         server.send(Method::POST, &format!("{MAPS}?fieldValidation=Strict"), "application/json", sent).await;
-    let told = r#"strict decoding error: duplicate field "immutable", duplicate field "metadata.name", unknown field "metadata.odd", unknown field "unknown""#;
+    let told = r#"strict decoding error: unknown field "unknown", duplicate field "immutable""#;
     assert_eq!(code, 400);
     assert!(refused["message"].as_str().is_some_and(|message| message.ends_with(told)), "{refused}");
 }
