@@ -6,18 +6,18 @@ use std::str::Chars;
 
 use regex::{Regex, RegexBuilder};
 
-/// The largest program of one.
-const LARGEST_BYTES: usize = 2 << 20;
 /// How often something can be repeated.
 const MOST_REPEATS: u32 = 1000;
+/// How far ahead the end of a count or of a class's name is looked for: no longer ones make sense.
+const LONGEST_AHEAD: usize = 24;
 
-/// Compiles a pattern of Go's.
+/// Compiles a pattern of Go's into a program of so many bytes at most.
 ///
 /// # Errors
 /// It is none, or too large.
-pub fn compile(pattern: &str) -> Result<Regex, Invalid> {
+pub fn compile(pattern: &str, most_bytes: usize) -> Result<Regex, Invalid> {
     let translated = Translation::of(pattern).ok_or(Invalid)?;
-    RegexBuilder::new(&translated).size_limit(LARGEST_BYTES).build().map_err(|_| Invalid)
+    RegexBuilder::new(&translated).size_limit(most_bytes).build().map_err(|_| Invalid)
 }
 
 /// The classes with names within brackets.
@@ -90,7 +90,7 @@ impl<'p> Translation<'p> {
 
     /// `{n}`, `{n,}` or `{n,m}`; anything else is text.
     fn count(&mut self) -> Option<(u32, Option<u32>)> {
-        let ahead: String = self.rest.clone().take_while(|c| *c != '}').collect();
+        let ahead = self.ahead('}')?;
         let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
             true => text.parse::<u32>().ok().or((!text.is_empty()).then_some(u32::MAX)),
             false => None,
@@ -100,12 +100,15 @@ impl<'p> Translation<'p> {
             Some((least, "")) => (number(least)?, None),
             Some((least, most)) => (number(least)?, Some(number(most)?)),
         };
-        let taken = ahead.chars().count();
-        // The bracket that ends it must be there.
-        self.rest.clone().nth(taken)?;
-        self.skip(taken + 1);
+        self.skip(ahead.chars().count() + 1);
         self.out.push_str(&format!("{{{ahead}}}"));
         Some(counts)
+    }
+
+    /// What stands before the next such sign, if that is near.
+    fn ahead(&self, sign: char) -> Option<String> {
+        let ahead: String = self.rest.clone().take(LONGEST_AHEAD).collect();
+        ahead.split_once(sign).map(|(before, _)| before.to_owned())
     }
 
     fn skip(&mut self, count: usize) {
@@ -196,7 +199,7 @@ impl<'p> Translation<'p> {
             match self.rest.next()? {
                 ']' => break,
                 '[' if self.rest.peek() == Some(&':') => {
-                    let name: String = self.rest.clone().take_while(|c| *c != ']').collect();
+                    let name = self.ahead(']').unwrap_or_default();
                     if name.len() > 2 && name.ends_with(':') {
                         let class = name.trim_matches(':').trim_start_matches('^');
                         POSIX.contains(&class).then_some(())?;
@@ -250,7 +253,7 @@ mod tests {
     use super::*;
 
     fn finds(pattern: &str, text: &str) -> Result<bool, Invalid> {
-        compile(pattern).map(|pattern| pattern.is_match(text))
+        compile(pattern, 1 << 20).map(|pattern| pattern.is_match(text))
     }
 
     /// What Go's `regexp` says of each.
@@ -318,5 +321,7 @@ mod tests {
         ] {
             assert_eq!(finds(pattern, ""), Err(Invalid), "{pattern}");
         }
+        let open = "{[[:".repeat(100_000);
+        assert_eq!(finds(&open, ""), Err(Invalid), "many things that do not end");
     }
 }

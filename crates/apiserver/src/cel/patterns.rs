@@ -12,6 +12,9 @@ use super::operators::no_overload;
 /// How many are kept.
 const KEPT: usize = 32;
 
+/// The largest program of one.
+const LARGEST_BYTES: usize = 2 << 20;
+
 thread_local! {
     static KNOWN: RefCell<VecDeque<(Box<str>, Regex)>> = const { RefCell::new(VecDeque::new()) };
 }
@@ -68,7 +71,7 @@ pub fn compiled(pattern: &str) -> Result<Regex, EvalError> {
         if let Some((_, one)) = known.iter().find(|(written, _)| **written == *pattern) {
             return Ok(one.clone());
         }
-        let one = regexp::compile(pattern).map_err(|_| {
+        let one = regexp::compile(pattern, LARGEST_BYTES).map_err(|_| {
             EvalError::invalid_argument(format!("Illegal regex: error parsing regexp: {pattern}"))
         })?;
         known.push_front((pattern.into(), one.clone()));

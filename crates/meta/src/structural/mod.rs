@@ -79,6 +79,9 @@ struct Checks {
     not: Option<Box<Structural>>,
 }
 
+/// The largest program of a pattern.
+const LARGEST_PATTERN_BYTES: usize = 10 << 20;
+
 /// The limits that are numbers.
 const NUMBERS: [&str; 11] = [
     "maximum",
@@ -263,7 +266,7 @@ impl Checks {
             .is_object()
             .then(|| Box::new(Structural::read(&schema["not"], &path.child("not"), errors, false)));
         let pattern = schema["pattern"].as_str().filter(|text| !text.is_empty()).map(|text| {
-            let compiled = crate::regexp::compile(text);
+            let compiled = crate::regexp::compile(text, LARGEST_PATTERN_BYTES);
             if compiled.is_err() {
                 let why =
                     format!("must be a valid regular expression, but isn't: error parsing regexp: {text}");
