@@ -187,7 +187,9 @@ impl<V: View> Store<V> {
 
     /// One object, as of now.
     pub fn get(&self, key: &Key) -> Option<Arc<Object<V::Attributes>>> {
-        self.hub.collection(&key.collection).get(&key.name)
+        // What is applied and not published yet is for nobody: a list that is asked for next would not show it.
+        let published = self.hub.revision();
+        self.hub.collection(&key.collection).get_at(&key.name, published)
     }
 
     /// Writes several keys, all or none; each key may be written once. The objects come back in the order of the writes, as

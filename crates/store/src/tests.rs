@@ -323,3 +323,23 @@ fn objects_are_found_by_the_terms_they_have_now() {
         assert_eq!(none.map(|objects| objects.len()), Some(0));
     });
 }
+
+#[test]
+fn what_is_not_published_yet_is_not_read() {
+    let hub = hub::Hub::new(Plain, LIMIT);
+    let key = Key { collection: "things".into(), name: "a".into() };
+    let apply = |revision, value: Option<&'static str>| {
+        let value = value.map(|value| Bytes::from_static(value.as_bytes()));
+        let record = Record { revision: Revision(revision), key: key.clone(), value };
+        hub.apply(hub.prepare(record, None), &mut hub::Trimmed::default());
+    };
+    let read = || hub.collection("things").get_at("a", hub.revision()).map(|object| object.revision.0);
+    apply(1, Some("x"));
+    assert_eq!(read(), None);
+    hub.publish(Revision(1));
+    apply(2, Some("y"));
+    apply(3, None);
+    assert_eq!(read(), Some(1), "as a list at that revision shows it");
+    hub.publish(Revision(3));
+    assert_eq!(read(), None);
+}

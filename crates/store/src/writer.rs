@@ -243,7 +243,9 @@ impl<V: View> Thread<V> {
             let Some(request) = waiting.pop_front() else { break };
             let current = |key: &Key| match batch.pending.get(key) {
                 Some(revision) => *revision,
-                None => self.hub.collection(&key.collection).get(&key.name).map(|object| object.revision),
+                None => {
+                    self.hub.collection(&key.collection).newest_of(&key.name).map(|object| object.revision)
+                }
             };
             let holds = |write: &Write<V::Attributes>| match write.expect {
                 Expect::Absent => current(&write.key).is_none(),
@@ -286,7 +288,7 @@ impl<V: View> Thread<V> {
         // Only now, so that a conflict with a write of the same batch shows that write.
         for (failed, request) in refused {
             let key = &request.writes[failed].key;
-            let current = self.hub.collection(&key.collection).get(&key.name);
+            let current = self.hub.collection(&key.collection).newest_of(&key.name);
             let _ = request.reply.send(Err((failed, CommitError::Conflict(current))));
         }
     }

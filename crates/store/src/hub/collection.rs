@@ -67,9 +67,19 @@ impl<A: Terms> Collection<A> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One object, as of now.
-    pub fn get(&self, name: &str) -> Option<Arc<Object<A>>> {
+    /// One object, with what is applied and not published yet.
+    pub(crate) fn newest_of(&self, name: &str) -> Option<Arc<Object<A>>> {
         self.read().current.get(name).cloned()
+    }
+
+    /// One object as it was at a revision not long ago: a list at that revision shows the same.
+    pub(crate) fn get_at(&self, name: &str, at: Revision) -> Option<Arc<Object<A>>> {
+        let state = self.read();
+        let later = state.history.iter().rev().take_while(|event| event.object.revision > at);
+        match later.filter(|event| &*event.object.name == name).last() {
+            Some(event) => event.previous.clone(),
+            None => state.current.get(name).cloned(),
+        }
     }
 
     /// The revision of the newest write to the collection that is published.

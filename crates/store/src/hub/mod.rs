@@ -243,7 +243,7 @@ impl<V: View> Hub<V> {
         collection: &Collection<V::Attributes>,
         Prepared { revision, key, value }: Prepared<V::Attributes>,
     ) -> Arc<Event<V::Attributes>> {
-        let previous = collection.get(&key.name);
+        let previous = collection.newest_of(&key.name);
         let name = previous.as_ref().map_or(key.name, |previous| previous.name.clone());
         let (kind, bytes, attributes) = match (value, &previous) {
             (Some((bytes, attributes)), _) => (EventKind::Put, bytes, Arc::new(attributes)),
