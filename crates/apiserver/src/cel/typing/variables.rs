@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use super::signatures::read;
+use super::signatures::{parts, read};
 use super::types::{Object, Type};
 
-/// The types of members, as upstream declares them; each of what stands before it.
+/// The types of members, as upstream declares them; each of what stands before it. What is wrong with the text ends the
+/// first test.
 const OBJECTS: &str = "\
 kubernetes.GroupVersionKind: group string, version string, kind string
 kubernetes.GroupVersionResource: group string, version string, resource string
@@ -30,24 +31,11 @@ static DECLARED: LazyLock<BTreeMap<&str, Arc<Object>>> = LazyLock::new(|| {
     let mut known: BTreeMap<&str, Arc<Object>> = BTreeMap::new();
     for line in OBJECTS.lines() {
         let (name, members) = line.split_once(": ").expect("members");
-        let mut fields = BTreeMap::new();
-        let (mut depth, mut from) = (0, 0);
-        let mut member = |text: &'static str| {
-            let (name, ty) = text.trim().split_once(' ').expect("a type");
-            fields.insert(name.to_owned(), declared(&read(ty, &mut Vec::new()), &known));
-        };
-        for (at, byte) in members.bytes().enumerate() {
-            match byte {
-                b'(' => depth += 1,
-                b')' => depth -= 1,
-                b',' if depth == 0 => {
-                    member(&members[from..at]);
-                    from = at + 1;
-                }
-                _ => {}
-            }
-        }
-        member(&members[from..]);
+        let fields = parts(members).into_iter().map(|member| {
+            let (name, ty) = member.split_once(' ').expect("a type");
+            (name.to_owned(), declared(&read(ty, &mut Vec::new()), &known))
+        });
+        let fields = fields.collect();
         known.insert(name, Arc::new(Object { name: name.to_owned(), fields: Some(fields) }));
     }
     known
