@@ -1,6 +1,7 @@
 //! Parsing of JSON and YAML that notices repeated keys.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -9,14 +10,29 @@ use serde_json::{Map, Number, Value};
 /// Parses JSON; the second part is `duplicate field "spec.foo"` for each repeated key (the last value wins). The error is Go's
 /// text of a syntax error, or as near as can be.
 pub fn parse_json_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
-    let duplicates = RefCell::new(Vec::new());
+    let notes = Notes::default();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Seed { path: &Place::Root, duplicates: &duplicates };
-    let value = seed.deserialize(&mut deserializer).and_then(|v| deserializer.end().map(|()| v));
+    let value = notes.seed().deserialize(&mut deserializer).and_then(|v| deserializer.end().map(|()| v));
     match value {
-        Ok(value) => Ok((value, duplicates.into_inner())),
+        Ok(value) => Ok((value, notes.faults.into_inner())),
         Err(error) => Err(syntax_error(&error, bytes)),
     }
+}
+
+/// Puts unknown and repeated fields of a JSON text into the order in which they stand there.
+pub fn sort_by_place(faults: &mut [String], text: &[u8]) {
+    if faults.len() < 2 {
+        return;
+    }
+    let notes = Notes { all: true, ..Notes::default() };
+    // Whatever is wrong with the text, a fault was read before it.
+    let _ = notes.seed().deserialize(&mut serde_json::Deserializer::from_slice(text));
+    let places = notes.faults.into_inner();
+    let mut first = HashMap::new();
+    for (at, place) in places.iter().enumerate() {
+        first.entry(place).or_insert(at);
+    }
+    faults.sort_by_cached_key(|fault| first.get(fault).copied().unwrap_or(usize::MAX));
 }
 
 /// What is nested deeper is refused by the reader anyway; the scanner's time grows with the square of the depth.
@@ -41,10 +57,10 @@ pub fn parse_yaml_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     if brackets(bytes) > DEEPEST_BRACKETS {
         return Err("exceeded max depth".to_owned());
     }
-    let duplicates = RefCell::new(Vec::new());
-    let seed = Seed { path: &Place::Root, duplicates: &duplicates };
-    let value = seed.deserialize(serde_yaml::Deserializer::from_slice(bytes)).map_err(|e| e.to_string())?;
-    Ok((value, duplicates.into_inner()))
+    let notes = Notes::default();
+    let read = notes.seed().deserialize(serde_yaml::Deserializer::from_slice(bytes));
+    let value = read.map_err(|error| error.to_string())?;
+    Ok((value, notes.faults.into_inner()))
 }
 
 fn syntax_error(error: &serde_json::Error, bytes: &[u8]) -> String {
@@ -83,9 +99,22 @@ impl fmt::Display for Place<'_> {
     }
 }
 
+/// What is noticed of keys: those that are repeated, or all, as faults they may be.
+#[derive(Default)]
+struct Notes {
+    all: bool,
+    faults: RefCell<Vec<String>>,
+}
+
+impl Notes {
+    fn seed(&self) -> Seed<'_> {
+        Seed { path: &Place::Root, notes: self }
+    }
+}
+
 struct Seed<'a> {
     path: &'a Place<'a>,
-    duplicates: &'a RefCell<Vec<String>>,
+    notes: &'a Notes,
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
@@ -134,7 +163,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut items = Vec::new();
         loop {
             let path = Place::Index(self.path, items.len());
-            match seq.next_element_seed(Seed { path: &path, duplicates: self.duplicates })? {
+            match seq.next_element_seed(Seed { path: &path, notes: self.notes })? {
                 Some(item) => items.push(item),
                 None => return Ok(Value::Array(items)),
             }
@@ -145,14 +174,16 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
             let path = Place::Key(self.path, &key);
-            if map.contains_key(&key) {
-                let mut duplicates = self.duplicates.borrow_mut();
-                if duplicates.len() >= 100 {
+            let repeated = map.contains_key(&key);
+            if repeated || self.notes.all {
+                let mut faults = self.notes.faults.borrow_mut();
+                if faults.len() >= 100 && !self.notes.all {
                     return Err(A::Error::custom("too many duplicate fields"));
                 }
-                duplicates.push(format!("duplicate field \"{path}\""));
+                let what = if repeated { "duplicate" } else { "unknown" };
+                faults.push(format!("{what} field \"{path}\""));
             }
-            let value = access.next_value_seed(Seed { path: &path, duplicates: self.duplicates })?;
+            let value = access.next_value_seed(Seed { path: &path, notes: self.notes })?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))

@@ -14,7 +14,7 @@ use crate::authn::UserInfo;
 use crate::body::Body;
 use crate::object::{Meta, attributes, encode, now};
 use crate::request::Query;
-use crate::resource::Resource;
+use crate::resource::{Repeated, Resource};
 use crate::respond::{self, Outcome};
 use crate::webhook::{Asked, Verb};
 use crate::{Server, allocate, sent};
@@ -57,11 +57,11 @@ impl Call {
     }
 
     /// Brings a document into the form of its schema; returns what a client is to be warned of.
-    pub fn decode(&self, object: &mut Value, duplicates: Vec<String>) -> Result<Vec<String>, Status> {
+    pub fn decode(&self, object: &mut Value, repeated: Repeated) -> Result<Vec<String>, Status> {
         if self.kind.schema().is_some() {
             sent::note(object);
         }
-        self.kind.decode(object, duplicates, self.validation()?)
+        self.kind.decode(object, repeated, self.validation()?)
     }
 
     /// A creation by this request; the manager is none where the object says already who owns what.
@@ -73,8 +73,8 @@ impl Call {
     pub async fn post(&self, request: Request<Body>) -> Outcome {
         let form = self.form()?;
         self.check_write_options("CreateOptions")?;
-        let (mut object, duplicates) = read_object(&self.kind, request).await?;
-        let warnings = self.decode(&mut object, duplicates)?;
+        let (mut object, repeated) = read_object(&self.kind, request).await?;
+        let warnings = self.decode(&mut object, repeated)?;
         self.place(&mut object)?;
         let new = self.new_object(Some(FieldManager::of(self)))?;
         let bytes = self.server.create(new, object).await?;

@@ -35,7 +35,7 @@ use crate::authn::UserInfo;
 use crate::body::Body;
 use crate::object::{self, Attributes, Meta};
 use crate::request::{Query, RequestInfo};
-use crate::resource::Resource;
+use crate::resource::{Repeated, Resource};
 use crate::respond::Outcome;
 use crate::{Server, warnings};
 
@@ -230,18 +230,18 @@ async fn discard(mut body: Body) {
 }
 
 /// A document as it was sent, and the fields it repeats.
-pub async fn read_document(request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
+pub async fn read_document(request: Request<Body>) -> Result<(Value, Repeated), Status> {
     let headers = request.headers().clone();
     document(&headers, &read_body(request).await?)
 }
 
 /// The object of a kind that a request brings, and the fields it repeats.
-pub async fn read_object(kind: &Resource, request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
+pub async fn read_object(kind: &Resource, request: Request<Body>) -> Result<(Value, Repeated), Status> {
     let headers = request.headers().clone();
     let body = read_body(request).await?;
     let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_json = media.is_empty() || media.starts_with("application/json");
-    let (mut object, duplicates) = document(&headers, &body).map_err(|why| match is_json {
+    let (mut object, repeated) = document(&headers, &body).map_err(|why| match is_json {
         true => unrecognized(kind, &format!("{TYPELESS}: {}", why.message), &body),
         false => why,
     })?;
@@ -253,7 +253,7 @@ pub async fn read_object(kind: &Resource, request: Request<Body>) -> Result<(Val
                 return Err(unrecognized(kind, &why, &body));
             }
             check_type(kind, &mut object)?;
-            return Ok((object, duplicates));
+            return Ok((object, repeated));
         }
         Value::Array(_) => "array",
         Value::String(_) => "string",
@@ -292,19 +292,22 @@ fn unrecognized(kind: &Resource, why: &str, body: &[u8]) -> Status {
 }
 
 /// A document in the form that the headers name.
-pub fn document(headers: &HeaderMap, body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+pub fn document(headers: &HeaderMap, body: &Bytes) -> Result<(Value, Repeated), Status> {
     let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match media.split(';').next().unwrap_or_default().trim() {
-        "" | "application/json" => parse(body),
+        "" | "application/json" => {
+            let (value, faults) = parse(body)?;
+            Ok((value, Repeated { faults, json: body.clone() }))
+        }
         "application/yaml" => {
             let (value, duplicates) = read_yaml(body)?;
             let repeated = repeated_keys(body, &duplicates);
             let faults = (!repeated.is_empty())
                 .then(|| format!("yaml: unmarshal errors:\n  {}", repeated.join("\n  ")));
-            Ok((value, faults.into_iter().collect()))
+            Ok((value, Repeated { faults: faults.into_iter().collect(), json: Bytes::new() }))
         }
         "application/vnd.kubernetes.protobuf" => {
-            Ok((schema::decode_protobuf(body).map_err(Status::bad_request)?, Vec::new()))
+            Ok((schema::decode_protobuf(body).map_err(Status::bad_request)?, Repeated::default()))
         }
         _ => Err(Status::unsupported_media_type(&[
             "application/json",

@@ -14,7 +14,7 @@ use super::{Call, FieldManager, check_type, parse, read_body, render};
 use crate::authz::Attributes;
 use crate::body::Body;
 use crate::object::{MANAGED_FIELDS, Meta, read_managers};
-use crate::resource::{Forms, Resource};
+use crate::resource::{Forms, Repeated, Resource};
 use crate::respond::{self, Outcome};
 
 /// Custom resources have no strategic merge patch.
@@ -266,7 +266,7 @@ impl Call {
         // What the patch left alone has the form of its schema already.
         let mut same = if self.kind.schema().is_some() { take_same(&mut new, old) } else { Map::new() };
         *warnings = self
-            .decode(&mut new, patch.duplicates.clone())
+            .decode(&mut new, Repeated { faults: patch.duplicates.clone(), json: Bytes::new() })
             .or_else(|why| Err(patch.undecodable(self, old, &why)?))?;
         new.as_object_mut().into_iter().for_each(|new| new.append(&mut same));
         self.place(&mut new)?;
@@ -345,7 +345,7 @@ impl Call {
         if let Some(schema) = self.kind.schema() {
             schema::narrow(new, schema);
         }
-        let decoded = self.kind.decode(new, Vec::new(), super::Validation::Ignore);
+        let decoded = self.kind.decode(new, Repeated::default(), super::Validation::Ignore);
         decoded.map(drop).map_err(|why| {
             let stumbled = self.kind.schema().and_then(|type_ref| schema::conversion_error(new, type_ref));
             self.inconvertible(sent_to, &stumbled.unwrap_or_else(|| in_own_words(&why)))

@@ -92,8 +92,8 @@ impl Call {
     /// What a PUT brings, in the form of its schema, and what to warn of.
     pub async fn read_update(&self, request: Request<Body>) -> Result<(Value, Vec<String>), Status> {
         self.check_write_options("UpdateOptions")?;
-        let (mut object, duplicates) = read_object(&self.kind, request).await?;
-        let warnings = self.decode(&mut object, duplicates)?;
+        let (mut object, repeated) = read_object(&self.kind, request).await?;
+        let warnings = self.decode(&mut object, repeated)?;
         self.place(&mut object)?;
         self.check_name(&object)?;
         Ok((object, warnings))

@@ -8,7 +8,7 @@ use super::Kind;
 use super::base::{Base, compile, list};
 use crate::cel::{Budget, Expression, Failure, Scope, to_json};
 use crate::handler::Validation;
-use crate::resource::Place;
+use crate::resource::{Place, Repeated};
 use crate::webhook::Asked;
 
 /// A policy, compiled.
@@ -67,7 +67,7 @@ impl Policy {
                     match changed {
                         Ok(changed) => {
                             let mut changed = form.in_form_of(asked.kind, changed).await?;
-                            asked.kind.decode(&mut changed, Vec::new(), Validation::Ignore)?;
+                            asked.kind.decode(&mut changed, Repeated::default(), Validation::Ignore)?;
                             asked.kind.default(&mut changed)?;
                             *object = changed;
                         }

@@ -11,6 +11,7 @@ mod registry;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use coxswain_api::{Kind, catalogue, objectmeta, schema, time};
 use coxswain_meta::{ErrorList, Status, golang};
 use serde_json::{Value, json};
@@ -61,10 +62,19 @@ macro_rules! names {
     };
 }
 
+/// What a document repeats, with its text where that is JSON, whose faults are told in its order.
+#[derive(Debug, Clone, Default)]
+pub struct Repeated {
+    /// A fault for each field.
+    pub faults: Vec<String>,
+    /// The text.
+    pub json: Bytes,
+}
+
 /// Brings a document into the form of a type, of this version and kind; returns what to warn of.
 pub fn decode_typed(
     object: &mut Value,
-    mut duplicates: Vec<String>,
+    mut repeated: Repeated,
     (type_ref, version, kind): (schema::TypeRef, &str, &str),
     validation: Validation,
 ) -> Result<Vec<String>, Status> {
@@ -72,10 +82,11 @@ pub fn decode_typed(
     if let Some(first) = errors.first() {
         return Err(schema::decode_error(version, kind, first));
     }
-    schema::forget_unnoticed(&mut duplicates, object, type_ref, &unknown);
-    let mut faults: Vec<String> = unknown.into_iter().chain(duplicates).collect();
+    schema::forget_unnoticed(&mut repeated.faults, object, type_ref, &unknown);
     // A reader of YAML stumbles over repeated keys before anything is decoded.
-    faults.sort_by_key(|fault| !fault.starts_with("yaml:"));
+    let mut faults = repeated.faults;
+    faults.extend(unknown);
+    schema::sort_by_place(&mut faults, &repeated.json);
     let told = told(faults, (version, kind), validation)?;
     schema::normalise(object, type_ref);
     Ok(told)
@@ -267,13 +278,13 @@ impl Resource {
     pub fn decode(
         &self,
         object: &mut Value,
-        duplicates: Vec<String>,
+        repeated: Repeated,
         validation: Validation,
     ) -> Result<Vec<String>, Status> {
         let custom = match self {
             Self::BuiltIn(_) => {
                 let Some(type_ref) = self.schema() else { return Ok(Vec::new()) };
-                return decode_typed(object, duplicates, (type_ref, self.version(), self.kind()), validation);
+                return decode_typed(object, repeated, (type_ref, self.version(), self.kind()), validation);
             }
             Self::Custom(custom) => custom,
         };
@@ -282,7 +293,7 @@ impl Resource {
         unknown.extend(custom.check_metadata(object).map_err(wrong)?);
         golang::whole_numbers(object);
         // What no type decodes is read for repeated keys before anything is pruned.
-        let faults = duplicates.into_iter().chain(unknown).collect();
+        let faults = repeated.faults.into_iter().chain(unknown).collect();
         let told = told(faults, (self.version(), self.kind()), validation)?;
         if let Some(type_ref) = self.schema() {
             schema::normalise(object, type_ref);

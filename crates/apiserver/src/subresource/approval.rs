@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::body::Body;
 use crate::handler::{Call, Part, Patch, check_type, read_document, render};
 use crate::object::{Meta, now};
+use crate::resource::Repeated;
 use crate::respond::{self, Outcome};
 
 /// GET, PUT and PATCH of `approval`.
@@ -26,7 +27,7 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
             Err(patch) => patch.apply(call, old)?,
         };
         check_type(&call.kind, &mut sent)?;
-        call.decode(&mut sent, Vec::new())?;
+        call.decode(&mut sent, Repeated::default())?;
         let mut new = old.clone();
         new["metadata"]["resourceVersion"] = sent["metadata"]["resourceVersion"].clone();
         for list in ["annotations", "labels", "managedFields"] {

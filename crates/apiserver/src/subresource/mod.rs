@@ -133,7 +133,7 @@ async fn finalize(call: &Call, request: Request<Body>) -> Outcome {
 /// A document of a type that is not stored, such as a `Binding` of `core`.
 async fn read_option_document(request: Request<Body>, package: &str, kind: &str) -> Result<Value, Status> {
     let validation = Validation::of(&Query::parse(request.uri().query().unwrap_or_default()))?;
-    let (mut value, duplicates) = read_document(request).await?;
+    let (mut value, repeated) = read_document(request).await?;
     match value["kind"].as_str() {
         Some(sent) if !sent.is_empty() && sent != kind => {
             return Err(Status::bad_request(format!("{sent} cannot be handled as a {kind}")));
@@ -141,7 +141,7 @@ async fn read_option_document(request: Request<Body>, package: &str, kind: &str)
         _ => {}
     }
     if let Some(of) = schema::by_name(&format!("io.k8s.api.{package}.v1.{kind}")) {
-        decode_typed(&mut value, duplicates, (of, "v1", kind), validation)?;
+        decode_typed(&mut value, repeated, (of, "v1", kind), validation)?;
     }
     Ok(value)
 }

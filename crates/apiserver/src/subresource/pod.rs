@@ -11,6 +11,7 @@ use super::{admit, read_option_document};
 use crate::body::Body;
 use crate::handler::{Call, Change, Deleted, Options, Part, Patch, check_type, read_document, render};
 use crate::object::{Meta, now};
+use crate::resource::Repeated;
 use crate::respond::{self, Outcome};
 use crate::webhook::Verb;
 
@@ -179,7 +180,7 @@ pub async fn replace_part(call: &Call, request: Request<Body>) -> Outcome {
                 Err(patch) => patch.apply(call, old)?,
             };
             check_type(&call.kind, &mut sent)?;
-            call.decode(&mut sent, Vec::new())?;
+            call.decode(&mut sent, Repeated::default())?;
             call.kind.default(&mut sent)?;
             let mut new = old.clone();
             new["metadata"]["resourceVersion"] = sent["metadata"]["resourceVersion"].clone();

@@ -95,12 +95,13 @@ async fn a_long_answer_is_compressed_for_who_takes_gzip() {
 }
 
 #[tokio::test]
-async fn unknown_fields_are_told_before_repeated_ones() {
+async fn unknown_and_repeated_fields_are_told_as_they_stand_in_the_text() {
     let server = Fixture::start().await;
-    let sent = r#"{"metadata": {"name": "a"}, "immutable": true, "unknown": 1, "immutable": false}"#;
+    let sent =
+        r#"{"metadata": {"name": "a"}, "immutable": true, "z": 1, "immutable": false, "a": 1, "z": 2}"#;
     let (code, refused) =
         server.send(Method::POST, &format!("{MAPS}?fieldValidation=Strict"), "application/json", sent).await;
-    let told = r#"strict decoding error: unknown field "unknown", duplicate field "immutable""#;
+    let told = r#"strict decoding error: unknown field "z", duplicate field "immutable", unknown field "a""#;
     assert_eq!(code, 400);
     assert!(refused["message"].as_str().is_some_and(|message| message.ends_with(told)), "{refused}");
 }

@@ -16,6 +16,7 @@ use crate::Server;
 use crate::cel::{Conditions, Scope};
 use crate::handler::Validation;
 use crate::object::{Meta, read_managers};
+use crate::resource::Repeated;
 use crate::warnings;
 
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -234,7 +235,7 @@ impl Server {
             patched = foreign.in_form_of(asked.kind, patched).await?;
         }
         if asked.own_kind.is_none() {
-            asked.kind.decode(&mut patched, Vec::new(), Validation::Ignore)?;
+            asked.kind.decode(&mut patched, Repeated::default(), Validation::Ignore)?;
             asked.kind.default(&mut patched)?;
         }
         let changed = patched != *object;
