@@ -42,16 +42,16 @@ pub(crate) fn update_counted(new: &mut Value, old: &Value) {
     raise_generation(new, old);
 }
 
+/// The members of an object outside metadata and status.
+fn content(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let members = object.as_object().into_iter().flatten();
+    members.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "kind" | "apiVersion"))
+}
+
 /// A change outside metadata and status raises the generation.
 pub(crate) fn raise_generation(new: &mut Value, old: &Value) {
-    let differs = |a: &Value, b: &Value| {
-        a.as_object().into_iter().flatten().any(|(key, value)| {
-            !matches!(key.as_str(), "metadata" | "status" | "kind" | "apiVersion")
-                && b.get(key) != Some(value)
-        })
-    };
     let deleted = |v: &Value| v["metadata"]["deletionTimestamp"].is_string();
-    if differs(new, old) || differs(old, new) || (deleted(new) && !deleted(old)) {
+    if content(new).ne(content(old)) || (deleted(new) && !deleted(old)) {
         let generation = int(&old["metadata"], "generation").unwrap_or(0) + 1;
         if let Some(metadata) = child(new, "metadata") {
             set(metadata, "generation", generation);

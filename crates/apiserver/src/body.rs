@@ -44,6 +44,8 @@ pub struct Data {
     /// Empty only where nothing is left.
     first: Bytes,
     more: VecDeque<Bytes>,
+    /// How long all of them are, which everybody who handles a frame asks.
+    length: usize,
 }
 
 impl Data {
@@ -55,13 +57,13 @@ impl Data {
 
 impl From<Bytes> for Data {
     fn from(piece: Bytes) -> Self {
-        Self { first: piece, more: VecDeque::new() }
+        Self { length: piece.len(), first: piece, more: VecDeque::new() }
     }
 }
 
 impl Buf for Data {
     fn remaining(&self) -> usize {
-        self.first.len() + self.more.iter().map(Bytes::len).sum::<usize>()
+        self.length
     }
 
     fn chunk(&self) -> &[u8] {
@@ -75,6 +77,7 @@ impl Buf for Data {
     }
 
     fn advance(&mut self, mut count: usize) {
+        self.length -= count;
         while count >= self.first.len() && !self.more.is_empty() {
             count -= self.first.len();
             self.first = self.more.pop_front().unwrap_or_default();
@@ -85,6 +88,7 @@ impl Buf for Data {
     fn copy_to_bytes(&mut self, length: usize) -> Bytes {
         if length <= self.first.len() {
             let head = self.first.split_to(length);
+            self.length -= length;
             self.advance(0);
             return head;
         }
@@ -280,7 +284,8 @@ struct Parts {
 
 impl Parts {
     fn frame(&mut self) -> Option<Data> {
-        let mut room = self.left.min(FRAME_BYTES);
+        let most = self.left.min(FRAME_BYTES);
+        let mut room = most;
         let (mut pieces, mut joined) = (VecDeque::new(), BytesMut::new());
         match self.joins {
             true => joined.reserve(room),
@@ -302,7 +307,7 @@ impl Parts {
             pieces.push_back(joined.freeze());
         }
         let first = pieces.pop_front().filter(|first| !first.is_empty())?;
-        Some(Data { first, more: pieces })
+        Some(Data { first, more: pieces, length: most - room })
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use coxswain_api::catalogue::KINDS;
-use coxswain_meta::apply;
+use coxswain_meta::{apply, json};
 use coxswain_store::{Key, Object, Revision, Terms, View};
 use serde_json::{Map, Value};
 
@@ -58,8 +58,7 @@ impl Labels {
         let labels = object.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flatten();
         let mut text = String::new();
         for (key, value) in labels.filter_map(|(key, value)| Some((key, value.as_str()?))) {
-            text.push_str(&Self::term(key, value));
-            text.push('\n');
+            [key, "=", value, "\n"].iter().for_each(|part| text.push_str(part));
         }
         Self(text.into())
     }
@@ -248,72 +247,46 @@ pub fn encode_versioned(object: &Value) -> Bytes {
 }
 
 fn encode_members(object: &Value, of_metadata: impl Fn(&str) -> bool) -> Bytes {
-    let empty = Map::new();
-    let object = object.as_object().unwrap_or(&empty);
-    let mut bytes = Vec::with_capacity(4096);
-    for name in ["apiVersion", "kind"] {
-        bytes.extend_from_slice(if bytes.is_empty() { b"{\"" } else { b",\"" });
-        bytes.extend_from_slice(name.as_bytes());
-        bytes.extend_from_slice(b"\":");
-        write(&mut bytes, object.get(name).unwrap_or(&Value::Null));
-    }
-    bytes.extend_from_slice(b",\"metadata\":");
-    let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
-    let metadata = metadata.iter().filter(|(name, _)| of_metadata(name));
-    map(&mut bytes, metadata, |bytes, name, value| match (name, value) {
-        (MANAGED_FIELDS, Value::Array(entries)) => managers(bytes, entries),
-        _ => write(bytes, value),
+    const FIRST: [&str; 3] = ["apiVersion", "kind", "metadata"];
+    let none = Map::new();
+    let object = object.as_object().unwrap_or(&none);
+    let rest = object.keys().map(String::as_str).filter(|name| !FIRST.contains(name));
+    let members = FIRST.into_iter().chain(rest).map(|name| (name, object.get(name).unwrap_or(&Value::Null)));
+    let mut text = String::with_capacity(4096);
+    json::write_members(&mut text, members.map(named), |text, (name, value)| match name {
+        "metadata" => {
+            let members = value.as_object().unwrap_or(&none).iter().map(|(name, value)| (&**name, value));
+            let members = members.filter(|(name, _)| of_metadata(name));
+            json::write_members(text, members.map(named), |text, member| match member {
+                (MANAGED_FIELDS, Value::Array(entries)) => managers(text, entries),
+                (_, value) => json::write(text, value),
+            });
+        }
+        _ => json::write(text, value),
     });
-    let rest = object.iter().filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata"));
-    for (name, value) in rest {
-        bytes.push(b',');
-        member(&mut bytes, name, |bytes| write(bytes, value));
-    }
-    bytes.push(b'}');
-    bytes.into()
+    text.into()
+}
+
+/// A member that is written by its name.
+fn named<'a>(member: (&'a str, &'a Value)) -> (&'a str, (&'a str, &'a Value)) {
+    (member.0, member)
 }
 
 /// Writes the entries of managed fields: fields that are text are the document already.
-fn managers(bytes: &mut Vec<u8>, entries: &[Value]) {
+fn managers(text: &mut String, entries: &[Value]) {
     let none = Map::new();
-    bytes.push(b'[');
+    text.push('[');
     for (at, entry) in entries.iter().enumerate() {
         if at > 0 {
-            bytes.push(b',');
+            text.push(',');
         }
-        map(bytes, entry.as_object().unwrap_or(&none), |bytes, name, value| match (name, value) {
-            (apply::FIELDS, Value::String(text)) if apply::is_document(text) => {
-                bytes.extend_from_slice(text.as_bytes());
-            }
-            _ => write(bytes, value),
+        let members = entry.as_object().unwrap_or(&none).iter().map(|(name, value)| (&**name, value));
+        json::write_members(text, members.map(named), |text, member| match member {
+            (apply::FIELDS, Value::String(fields)) if apply::is_document(fields) => text.push_str(fields),
+            (_, value) => json::write(text, value),
         });
     }
-    bytes.push(b']');
-}
-
-fn map<'a>(
-    bytes: &mut Vec<u8>,
-    members: impl IntoIterator<Item = (&'a String, &'a Value)>,
-    write: impl Fn(&mut Vec<u8>, &str, &Value),
-) {
-    bytes.push(b'{');
-    for (at, (name, value)) in members.into_iter().enumerate() {
-        if at > 0 {
-            bytes.push(b',');
-        }
-        member(bytes, name, |bytes| write(bytes, name, value));
-    }
-    bytes.push(b'}');
-}
-
-fn member(bytes: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
-    serde_json::to_writer(&mut *bytes, name).expect("a text always encodes to memory");
-    bytes.push(b':');
-    value(bytes);
-}
-
-fn write(bytes: &mut Vec<u8>, value: &Value) {
-    serde_json::to_writer(bytes, value).expect("a JSON value always encodes to memory");
+    text.push(']');
 }
 
 /// Reading and writing the metadata of a document.

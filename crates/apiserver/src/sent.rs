@@ -39,7 +39,7 @@ pub fn owned(object: &Value) -> Option<Value> {
     with_empties(|noted| {
         let nulls = noted.iter().filter(|(at, _)| object.pointer(at).is_some_and(Value::is_null));
         let nulls: Empties = nulls.cloned().collect();
-        put_back(&nulls, object)
+        if nulls.is_empty() { None } else { put_back(&nulls, object) }
     })
     .flatten()
 }

@@ -6,6 +6,7 @@ pub mod apply;
 pub mod field;
 pub mod fields;
 pub mod golang;
+pub mod json;
 pub mod jsonpath;
 pub mod labels;
 pub mod names;

@@ -2,6 +2,7 @@
 //!
 //! A value is kept in nano units; upstream rounds anything finer up and caps at 2^63-1, so this loses nothing.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -202,7 +203,10 @@ impl FromStr for Quantity {
     fn from_str(text: &str) -> Result<Self, QuantityError> {
         let parts = split(text)?;
         let (base, exponent, notation) = interpret(parts.suffix)?;
-        let digits = format!("{}{}", parts.whole, parts.fraction);
+        let digits = match parts.fraction {
+            "" => Cow::Borrowed(parts.whole),
+            fraction => Cow::Owned(format!("{}{fraction}", parts.whole)),
+        };
         let point = -(parts.fraction.len() as i32);
         let amount = if base == 10 {
             nanos(&digits, point.saturating_add(exponent), 1)

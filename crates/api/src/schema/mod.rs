@@ -40,7 +40,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| Table::load(include_str!("../..
 
 struct Table {
     types: Vec<TypeDef>,
-    by_gvk: HashMap<&'static str, TypeRef>,
+    by_gvk: HashMap<(&'static str, &'static str, &'static str), TypeRef>,
     by_name: HashMap<&'static str, TypeRef>,
 }
 
@@ -48,6 +48,8 @@ struct TypeDef {
     name: &'static str,
     /// Sorted by name.
     fields: Vec<Field>,
+    /// How the names begin: most are found without a look at the others.
+    starts: Vec<u64>,
     /// The fields in Go's order.
     declared: Vec<u16>,
     /// The fields in the order of their protobuf numbers.
@@ -160,11 +162,12 @@ impl Table {
                 table.types.push(TypeDef {
                     name: second,
                     fields: Vec::new(),
+                    starts: Vec::new(),
                     declared: Vec::new(),
                     numbered: Vec::new(),
                 });
                 table.by_name.insert(second, this);
-                table.by_gvk.extend(words.map(|gvk| (gvk, this)));
+                table.by_gvk.extend(words.filter_map(|gvk| Some((gvk_of(gvk)?, this))));
             } else if let Some(current) = table.types.last_mut() {
                 current.fields.push(Field::load(first, second, words));
             }
@@ -172,6 +175,20 @@ impl Table {
         table.types.iter_mut().for_each(TypeDef::sort);
         table
     }
+}
+
+/// The group, version and kind of a text with slashes between them.
+fn gvk_of(text: &str) -> Option<(&str, &str, &str)> {
+    let (group, rest) = text.split_once('/')?;
+    let (version, kind) = rest.split_once('/')?;
+    Some((group, version, kind))
+}
+
+/// The first bytes of a name, in its order.
+fn start(name: &str) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.iter_mut().zip(name.bytes()).for_each(|(at, byte)| *at = byte);
+    u64::from_be_bytes(bytes)
 }
 
 impl TypeDef {
@@ -184,6 +201,7 @@ impl TypeDef {
             self.declared[usize::from(*was)] = at as u16;
         }
         self.fields.sort_by_key(|field| field.name);
+        self.starts = self.fields.iter().map(|field| start(field.name)).collect();
         let numbers = |i: &u16| self.fields[usize::from(*i)].numbers;
         self.numbered = (0..self.fields.len() as u16).filter(|i| numbers(i)[0] != 0).collect();
         self.numbered.sort_by_key(|i| self.fields[usize::from(*i)].numbers);
@@ -313,14 +331,17 @@ impl TypeRef {
 
     /// The field of that JSON name.
     pub fn get(self, name: &str) -> Option<&'static Field> {
-        let fields = self.fields();
-        fields.binary_search_by(|f| f.name.cmp(name)).ok().map(|i| &fields[i])
+        let (def, start) = (self.def(), start(name));
+        let first = def.starts.partition_point(|known| *known < start);
+        let alike = def.starts[first..].iter().take_while(|known| **known == start);
+        alike.zip(&def.fields[first..]).map(|(_, field)| field).find(|field| field.name == name)
     }
 }
 
 /// The type of a kind.
 pub fn by_gvk(group: &str, version: &str, kind: &str) -> Option<TypeRef> {
-    TABLE.by_gvk.get(format!("{group}/{version}/{kind}").as_str()).copied()
+    let known: &HashMap<(&str, &str, &str), TypeRef> = &TABLE.by_gvk;
+    known.get(&(group, version, kind)).copied()
 }
 
 /// The type of a definition's full name.

@@ -279,12 +279,11 @@ fn mount_token(spec: &mut Value) {
     if !(used && missing) {
         return;
     }
-    let sources = json!([
+    let own = json!({ "name": volume, "projected": { "defaultMode": 0o644, "sources": [
         { "serviceAccountToken": { "expirationSeconds": 3607, "path": "token" } },
         { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
         { "downwardAPI": { "items": [{ "path": "namespace", "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.namespace" } }] } },
-    ]);
-    let own = json!({ "name": volume, "projected": { "sources": sources, "defaultMode": 0o644 } });
+    ] } });
     push(&mut spec["volumes"], own);
 }
 
@@ -382,16 +381,18 @@ fn limited(admission: &Admission, object: &Value, old: Option<&Value>) -> Result
 /// PodSecurity: pods keep the standard that their namespace's labels name; authors of templates are warned.
 fn pod_security(admission: &Admission, object: &Value, old: Option<&Value>) -> Result<(), Status> {
     let is_pod = admission.kind.kind() == "Pod" && admission.kind.group().is_empty();
-    let judged = if is_pod {
-        let matters = old.is_none_or(|old| pod_security::is_significant(object, old));
-        matters.then_some((&object["metadata"], &object["spec"]))
-    } else {
-        pod_security::template(admission.kind.kind(), object)
+    let judged = match is_pod {
+        true => Some((&object["metadata"], &object["spec"])),
+        false => pod_security::template(admission.kind.kind(), object),
     };
     let Some((metadata, spec)) = judged else { return Ok(()) };
-    let Some(namespace) = admission.server.look_up("", "namespaces", "", object.namespace()) else {
+    let namespace = admission.server.look_up("", "namespaces", "", object.namespace());
+    let Some(namespace) = namespace.filter(|namespace| pod_security::has_standards(namespace)) else {
         return Ok(());
     };
+    if is_pod && old.is_some_and(|old| !pod_security::is_significant(object, old)) {
+        return Ok(());
+    }
     let verdict = pod_security::judge(&namespace, metadata, spec, is_pod);
     verdict.warning.into_iter().for_each(warnings::add);
     verdict.refused.map_or(Ok(()), |why| Err(admission.forbidden(object, &why)))

@@ -10,6 +10,12 @@ use super::Expression;
 use super::typing::{CONDITIONS, DEVICES, Environment, Type, admission, authorized, composed};
 
 const GROUP: &str = "admissionregistration.k8s.io";
+const RESOURCES: &str = "resource.k8s.io";
+
+/// Whether objects of a group may have expressions.
+pub fn concerns(group: &str) -> bool {
+    matches!(group, GROUP | RESOURCES)
+}
 
 /// The expressions of an object of a kind that cannot be compiled.
 pub fn expressions(group: &str, plural: &str, object: &Value) -> ErrorList {
@@ -25,9 +31,9 @@ pub fn expressions(group: &str, plural: &str, object: &Value) -> ErrorList {
         (GROUP, "validatingadmissionpolicies" | "mutatingadmissionpolicies") => {
             policy(&object["spec"], &Path::new("spec"), &mut errors);
         }
-        ("resource.k8s.io", "deviceclasses") => selectors(&object["spec"], &Path::new("spec"), &mut errors),
-        ("resource.k8s.io", "resourceclaims") => claim(&object["spec"], &Path::new("spec"), &mut errors),
-        ("resource.k8s.io", "resourceclaimtemplates") => {
+        (RESOURCES, "deviceclasses") => selectors(&object["spec"], &Path::new("spec"), &mut errors),
+        (RESOURCES, "resourceclaims") => claim(&object["spec"], &Path::new("spec"), &mut errors),
+        (RESOURCES, "resourceclaimtemplates") => {
             claim(&object["spec"]["spec"], &Path::new("spec").child("spec"), &mut errors);
         }
         _ => {}

@@ -195,10 +195,12 @@ fn check_uid(kind: &Resource, new: &Value, old: &Value) -> Result<(), Status> {
     Err(Status::invalid(kind.group(), kind.kind(), old.name(), &errors))
 }
 
-/// Takes the parts of a document out that another has too, but for those that say what it is.
-fn take_same(document: &mut Value, other: &Value) -> Map<String, Value> {
+/// Takes the parts of a document out that it has from another, but for those that say what it is: `changes` tells which may
+/// differ.
+fn take_same(document: &mut Value, other: &Value, changes: impl Fn(&str) -> bool) -> Map<String, Value> {
     let is_same = |name: &str, value: &Value| {
-        !matches!(name, "apiVersion" | "kind" | "metadata") && other.get(name) == Some(value)
+        !matches!(name, "apiVersion" | "kind" | "metadata")
+            && (!changes(name) || other.get(name) == Some(value))
     };
     let members = document.as_object_mut().map(std::mem::take).unwrap_or_default();
     let (same, others) = members.into_iter().partition(|(name, value)| is_same(name, value));
@@ -264,7 +266,11 @@ impl Call {
             None => Err(why),
         })?;
         // What the patch left alone has the form of its schema already.
-        let mut same = if self.kind.schema().is_some() { take_same(&mut new, old) } else { Map::new() };
+        let changes = |name: &str| patch.dialect != Dialect::Merge || patch.body.get(name).is_some();
+        let mut same = match self.kind.schema() {
+            Some(_) => take_same(&mut new, old, changes),
+            None => Map::new(),
+        };
         *warnings = self
             .decode(&mut new, Repeated { faults: patch.duplicates.clone(), json: Bytes::new() })
             .or_else(|why| Err(patch.undecodable(self, old, &why)?))?;

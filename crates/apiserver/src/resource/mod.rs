@@ -374,6 +374,9 @@ impl Resource {
     fn check_schemas(&self, new: &Value, old: Option<&Value>) -> ErrorList {
         let is_definition =
             self.plural() == "customresourcedefinitions" && self.group() == "apiextensions.k8s.io";
+        if !is_definition && !cel::check::concerns(self.group()) {
+            return ErrorList::new();
+        }
         let differs = |part: &str| old.is_none_or(|old| old.pointer(part) != new.pointer(part));
         if is_definition && differs("/spec/versions") {
             return definition::check_schemas(new, old);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::{Node, Relation, Set};
+use crate::json;
 
 /// What differs between two objects.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,7 +39,9 @@ pub(super) fn element<N: Node>(node: N, relation: Relation, item: &Value) -> Str
             keys.insert(name, value);
         }
     }
-    format!("k:{}", Value::Object(keys))
+    let mut out = "k:".to_owned();
+    json::write(&mut out, &Value::Object(keys));
+    out
 }
 
 pub(super) fn is_bare(value: &Value) -> bool {

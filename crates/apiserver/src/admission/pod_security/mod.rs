@@ -105,6 +105,12 @@ pub struct Verdict {
     pub warning: Option<String>,
 }
 
+/// Whether a namespace names any standard.
+pub fn has_standards(namespace: &Value) -> bool {
+    let labels = namespace["metadata"]["labels"].as_object();
+    labels.is_some_and(|labels| labels.keys().any(|label| label.starts_with(LABEL)))
+}
+
 /// Judges a pod, or with `enforce` unset the template of pods to come, whose author can only be warned.
 pub fn judge(namespace: &Value, metadata: &Value, spec: &Value, enforce: bool) -> Verdict {
     let judged = |mode: &str| {
