@@ -84,10 +84,11 @@ pub async fn lock<'a>(server: &'a Server, kind: &Resource) -> Allocation<'a> {
 impl Allocation<'_> {
     /// What has to be written with the object, so that no other server gives out the same at once.
     pub fn claim(&self) -> Option<Write<Attributes>> {
+        let expect = self.before?;
         let record =
             json!({ "apiVersion": "v1", "kind": "RangeAllocation", "metadata": { "name": RECORD.1 } });
         let value = Some((encode(&record), Attributes::default()));
-        Some(Write { key: Key::new(RECORD.0, RECORD.1), expect: self.before?, value })
+        Some(Write { key: Key::new(RECORD.0, RECORD.1), expect, value })
     }
 
     /// Gives a new service what it needs.

@@ -48,15 +48,54 @@ pub fn write_members<'a, T>(
 
 /// Writes a text in quotes.
 pub fn write_text(out: &mut String, text: &str) {
-    let special = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
-    // Hardly any text has what has to be escaped: looking at all of it is faster than looking for the first.
-    if text.bytes().fold(false, |found, byte| found | special(byte)) {
-        return out.push_str(&Value::from(text).to_string());
-    }
     out.reserve(text.len() + 2);
     out.push('"');
-    out.push_str(text);
+    write_escaped(out, text);
     out.push('"');
+}
+
+/// Writes what stands in the quotes of a text.
+pub fn write_escaped(out: &mut String, text: &str) {
+    // Hardly any text has anything that is to be escaped.
+    if is_plain(text.as_bytes()) {
+        return out.push_str(text);
+    }
+    let mut plain = 0;
+    for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| is_special(*byte)) {
+        out.push_str(&text[plain..at]);
+        plain = at + 1;
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\t' => out.push_str("\\t"),
+            b'\r' => out.push_str("\\r"),
+            8 => out.push_str("\\b"),
+            12 => out.push_str("\\f"),
+            _ => write!(out, "\\u{byte:04x}").expect("memory takes all"),
+        }
+    }
+    out.push_str(&text[plain..]);
+}
+
+fn is_special(byte: u8) -> bool {
+    byte < b' ' || byte == b'"' || byte == b'\\'
+}
+
+/// Whether no byte is special; eight are looked at at once.
+fn is_plain(bytes: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    /// The high bit of every byte below `limit`, and maybe of some that come after one.
+    fn below(word: u64, limit: u8) -> u64 {
+        word.wrapping_sub(ONES * u64::from(limit)) & !word & (ONES << 7)
+    }
+    let is = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let (words, rest) = bytes.as_chunks();
+    let found = words.iter().fold(0, |found, word| {
+        let word = u64::from_le_bytes(*word);
+        found | below(word, b' ') | is(word, b'"') | is(word, b'\\')
+    });
+    found == 0 && !rest.iter().any(|byte| is_special(*byte))
 }
 
 #[cfg(test)]
@@ -67,11 +106,14 @@ mod tests {
 
     #[test]
     fn it_writes_what_serde_writes() {
+        let places = (0..20).flat_map(|at| ["\"", "\\", "\n", "\u{1f}", "é", "\u{7f}"].map(|c| (at, c)));
+        let places: Vec<String> =
+            places.map(|(at, c)| format!("{}{c}{}", "x".repeat(at), " ~".repeat(at % 7))).collect();
         let escaped: String = (0..=0x10ffff).step_by(7).filter_map(char::from_u32).collect();
         let texts: Vec<String> = (0..0x80_u8).map(|byte| format!("a{}b", char::from(byte))).collect();
         let value = json!({
             "": null, "a\"b": [], "c": {}, "d": [true, false, 1, -2, 1.5, 1e300, u64::MAX, i64::MIN, ""],
-            "texts": texts, "escaped": escaped, "e": { "f": [[{ "g": "h" }], [null]] },
+            "texts": texts, "places": places, "escaped": escaped, "e": { "f": [[{ "g": "h" }], [null]] },
         });
         let mut written = String::new();
         write(&mut written, &value);

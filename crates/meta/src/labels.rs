@@ -137,6 +137,11 @@ impl Selector {
         })
     }
 
+    /// How many requirements there are.
+    pub fn size(&self) -> usize {
+        self.requirements.len()
+    }
+
     /// Whether the labels satisfy every requirement.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.matches_with(&|key| labels.get(key).map(String::as_str))

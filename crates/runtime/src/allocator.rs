@@ -3,7 +3,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use mimalloc::MiMalloc;
+use libmimalloc_sys as mimalloc;
+
+/// How mimalloc's blocks are aligned by themselves, even the smallest; to ask for it makes every allocation slower.
+const OWN_ALIGNMENT: usize = size_of::<usize>();
 
 const UNDECIDED: u8 = 0;
 const SYSTEM: u8 = 1;
@@ -49,28 +52,54 @@ fn is_shim() -> bool {
 
 // SAFETY: both are allocators, and every block goes back to the one that gave it: the choice never changes.
 unsafe impl GlobalAlloc for Allocator {
+    #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        unsafe { if is_system() { System.alloc(layout) } else { MiMalloc.alloc(layout) } }
+        // SAFETY: the caller's promise; the block is as long and aligned as it asks.
+        unsafe {
+            if is_system() {
+                System.alloc(layout)
+            } else if layout.align() <= OWN_ALIGNMENT {
+                mimalloc::mi_malloc(layout.size()).cast()
+            } else {
+                mimalloc::mi_malloc_aligned(layout.size(), layout.align()).cast()
+            }
+        }
     }
 
+    #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        unsafe { if is_system() { System.alloc_zeroed(layout) } else { MiMalloc.alloc_zeroed(layout) } }
+        // SAFETY: the caller's promise; the block is as long and aligned as it asks.
+        unsafe {
+            if is_system() {
+                System.alloc_zeroed(layout)
+            } else {
+                mimalloc::mi_zalloc_aligned(layout.size(), layout.align()).cast()
+            }
+        }
     }
 
+    #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { if is_system() { System.dealloc(block, layout) } else { MiMalloc.dealloc(block, layout) } }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller's promise.
         unsafe {
             if is_system() {
-                System.realloc(block, layout, size)
+                System.dealloc(block, layout);
             } else {
-                MiMalloc.realloc(block, layout, size)
+                mimalloc::mi_free(block.cast());
+            }
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's promise; the block stays aligned as it was.
+        unsafe {
+            if is_system() {
+                System.realloc(block, layout, size)
+            } else if layout.align() <= OWN_ALIGNMENT {
+                mimalloc::mi_realloc(block.cast(), size).cast()
+            } else {
+                mimalloc::mi_realloc_aligned(block.cast(), size, layout.align()).cast()
             }
         }
     }

@@ -40,6 +40,12 @@ impl Selection {
         Range { prefix: &self.prefix, terms: &self.terms }
     }
 
+    /// Whether all that is found in the range is selected: one term is looked up, of several only the rarest.
+    fn is_its_range(&self) -> bool {
+        let found = self.labels.is_everything() || (self.labels.size() == 1 && self.terms.len() == 1);
+        found && self.fields.is_everything() && self.only.is_none()
+    }
+
     /// Whether an object may be selected, by what is known of it as it is stored.
     pub fn may_take(&self, object: &Object<Attributes>) -> bool {
         self.only.as_deref().is_none_or(|only| *only == *object.name)
@@ -143,9 +149,13 @@ impl Call {
         let whole = window.limit == usize::MAX && window.at == now && window.after.is_none();
         // Writes that come in meanwhile belong to a later revision than the one the list names.
         if let Some(mut objects) = whole.then(|| collection.list_at(selection.range(), now)).flatten() {
-            objects.retain(|object| selection.may_take(object));
+            if !selection.is_its_range() {
+                objects.retain(|object| selection.may_take(object));
+            }
             let mut objects = self.server.served(&self.kind, objects).await?;
-            objects.retain(|object| selection.takes(object));
+            if self.kind.custom().is_some() {
+                objects.retain(|object| selection.takes(object));
+            }
             let meta = render::list_meta(now, None);
             return Ok(render::list(&self.kind, form, &objects, meta, self.include_object()));
         }

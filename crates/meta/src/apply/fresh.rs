@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::set::{SELF, Set};
 use super::walk::{element, is_bare, is_leaf};
 use super::{Node, Relation};
+use crate::json;
 
 /// The FieldsV1 document of what a new object has beyond a `blank` one, but for the fields of the sets `without` and all
 /// below them; none where nothing is left. The same as the difference between the two, without the trees.
@@ -14,11 +15,11 @@ pub(super) fn document<N: Node>(
     without: [&Set; 2],
 ) -> Option<String> {
     let (blank, new) = (blank.as_object()?, new.as_object()?);
-    let mut out = Writer(Vec::with_capacity(2048));
-    out.0.push(b'{');
+    let mut out = Writer(String::with_capacity(2048));
+    out.0.push('{');
     out.beyond(node, blank, new, without.map(|set| Some(&set.0)));
-    out.0.push(b'}');
-    String::from_utf8(out.0).ok().filter(|text| text != "{}")
+    out.0.push('}');
+    Some(out.0).filter(|text| text != "{}")
 }
 
 /// What is left out below a node, of either set.
@@ -32,7 +33,7 @@ fn below<'a>(without: Without<'a>, name: &str) -> Without<'a> {
     without.map(|set| set.and_then(|set| set.get(&key)).and_then(Value::as_object))
 }
 
-struct Writer(Vec<u8>);
+struct Writer(String);
 
 impl Writer {
     /// The members of a map that differ from those of a blank one.
@@ -103,14 +104,16 @@ impl Writer {
             return;
         }
         let itself = itself && !is_out(|set| set.contains_key(SELF));
-        if self.0.last() != Some(&b'{') {
-            self.0.push(b',');
+        if !self.0.ends_with('{') {
+            self.0.push(',');
         }
-        self.text(key);
-        self.0.extend_from_slice(b":{");
+        self.0.push('"');
+        self.0.push_str(key.0);
+        json::write_escaped(&mut self.0, key.1);
+        self.0.push_str("\":{");
         let open = self.0.len();
         if itself {
-            self.0.extend_from_slice(br#"".":{}"#);
+            self.0.push_str(r#"".":{}"#);
         }
         let before = self.0.len();
         inner(self);
@@ -119,19 +122,6 @@ impl Writer {
             false if itself => self.0.truncate(open),
             false => return self.0.truncate(start),
         }
-        self.0.push(b'}');
-    }
-
-    fn text(&mut self, (prefix, text): (&str, &str)) {
-        let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
-        self.0.push(b'"');
-        self.0.extend_from_slice(prefix.as_bytes());
-        if text.bytes().all(is_plain) {
-            self.0.extend_from_slice(text.as_bytes());
-        } else {
-            let quoted = Value::from(text).to_string();
-            self.0.extend_from_slice(&quoted.as_bytes()[1..quoted.len() - 1]);
-        }
-        self.0.push(b'"');
+        self.0.push('}');
     }
 }

@@ -1,6 +1,6 @@
 //! One collection: its objects by name, and its part of the history.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -10,10 +10,12 @@ use super::watch::Watch;
 use super::{Event, EventKind, Object};
 use crate::{Compacted, Revision, Terms};
 
+type Objects<A> = BTreeMap<Arc<str>, Arc<Object<A>>>;
+
 struct State<A> {
-    current: BTreeMap<Arc<str>, Arc<Object<A>>>,
-    /// The names of the current objects that have a term.
-    by_term: HashMap<Box<str>, BTreeSet<Arc<str>>>,
+    current: Objects<A>,
+    /// The current objects that have a term.
+    by_term: HashMap<Box<str>, Objects<A>>,
     history: VecDeque<Arc<Event<A>>>,
     /// Every event after this revision is in `history`.
     floor: Revision,
@@ -234,13 +236,11 @@ impl<A: Terms> State<A> {
         {
             return Box::new(std::iter::empty());
         }
-        let names = range.terms.iter().map(|term| self.by_term.get(term.as_str()));
-        match names.min_by_key(|names| names.map_or(0, BTreeSet::len)) {
+        let found = range.terms.iter().map(|term| self.by_term.get(term.as_str()));
+        match found.min_by_key(|objects| objects.map_or(0, BTreeMap::len)) {
             None => Box::new(self.current.range::<str, _>(from)),
             Some(None) => Box::new(std::iter::empty()),
-            Some(Some(names)) => {
-                Box::new(names.range::<str, _>(from).filter_map(|name| self.current.get_key_value(name)))
-            }
+            Some(Some(objects)) => Box::new(objects.range::<str, _>(from)),
         }
     }
 
@@ -250,8 +250,8 @@ impl<A: Terms> State<A> {
         let after = (*kind == EventKind::Put).then_some(&*object.attributes);
         if !before.into_iter().flat_map(Terms::terms).eq(after.into_iter().flat_map(Terms::terms)) {
             before.into_iter().flat_map(Terms::terms).for_each(|term| self.forget(term, &object.name));
-            after.into_iter().flat_map(Terms::terms).for_each(|term| self.find(term, &object.name));
         }
+        after.into_iter().flat_map(Terms::terms).for_each(|term| self.find(term, object));
         before.into_iter().for_each(Terms::superseded);
         match kind {
             EventKind::Put => self.current.insert(object.name.clone(), object.clone()),
@@ -259,17 +259,18 @@ impl<A: Terms> State<A> {
         };
     }
 
-    fn find(&mut self, term: &str, name: &Arc<str>) {
-        match self.by_term.get_mut(term) {
-            Some(names) => names.insert(name.clone()),
-            None => self.by_term.entry(term.into()).or_default().insert(name.clone()),
+    fn find(&mut self, term: &str, object: &Arc<Object<A>>) {
+        let found = match self.by_term.get_mut(term) {
+            Some(found) => found,
+            None => self.by_term.entry(term.into()).or_default(),
         };
+        found.insert(object.name.clone(), object.clone());
     }
 
     fn forget(&mut self, term: &str, name: &str) {
-        if let Some(names) = self.by_term.get_mut(term) {
-            names.remove(name);
-            if names.is_empty() {
+        if let Some(found) = self.by_term.get_mut(term) {
+            found.remove(name);
+            if found.is_empty() {
                 self.by_term.remove(term);
             }
         }
