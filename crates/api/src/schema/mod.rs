@@ -26,7 +26,7 @@ use coxswain_meta::patch::strategic::{self, SchemaNode};
 
 pub use decode::{Decoded, check, forget_unnoticed, normalise, normalise_field, zero_object};
 pub use json::{write as write_json, yaml as write_yaml};
-pub use parse::{parse_json_strict, parse_yaml_strict, sort_by_place};
+pub use parse::{MOST_FAULTS, parse_json_strict, parse_yaml_strict, sort_by_place};
 pub use patched::patched;
 pub use protobuf::{decode as decode_protobuf, decode_message as decode_protobuf_message};
 pub use shown::{changes, internal, internal_list};

@@ -1,11 +1,14 @@
 //! Parsing of JSON and YAML that notices repeated keys.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+
+/// Of more than this nobody is told.
+pub const MOST_FAULTS: usize = 100;
 
 /// Parses JSON; the second part is `duplicate field "spec.foo"` for each repeated key (the last value wins). The error is Go's
 /// text of a syntax error, or as near as can be.
@@ -24,15 +27,13 @@ pub fn sort_by_place(faults: &mut [String], text: &[u8]) {
     if faults.len() < 2 {
         return;
     }
-    let notes = Notes { all: true, ..Notes::default() };
+    let sought = faults.iter().map(String::as_str).collect();
+    let notes = Notes { sought: Some(sought), ..Notes::default() };
     // Whatever is wrong with the text, a fault was read before it.
     let _ = notes.seed().deserialize(&mut serde_json::Deserializer::from_slice(text));
-    let places = notes.faults.into_inner();
-    let mut first = HashMap::new();
-    for (at, place) in places.iter().enumerate() {
-        first.entry(place).or_insert(at);
-    }
-    faults.sort_by_cached_key(|fault| first.get(fault).copied().unwrap_or(usize::MAX));
+    let found = notes.faults.into_inner();
+    let places: HashMap<_, _> = found.iter().enumerate().rev().map(|(at, fault)| (fault, at)).collect();
+    faults.sort_by_cached_key(|fault| places.get(fault).copied().unwrap_or(usize::MAX));
 }
 
 /// What is nested deeper is refused by the reader anyway; the scanner's time grows with the square of the depth.
@@ -99,22 +100,37 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// What is noticed of keys: those that are repeated, or all, as faults they may be.
+/// What is noticed of keys: that they are repeated, or whatever is sought.
 #[derive(Default)]
-struct Notes {
-    all: bool,
+struct Notes<'a> {
+    sought: Option<HashSet<&'a str>>,
     faults: RefCell<Vec<String>>,
 }
 
-impl Notes {
+impl Notes<'_> {
     fn seed(&self) -> Seed<'_> {
         Seed { path: &Place::Root, notes: self }
+    }
+
+    /// Notices a key, and whether there are too many.
+    fn notice(&self, path: &Place, repeated: bool) -> bool {
+        if !repeated && self.sought.is_none() {
+            return true;
+        }
+        let fault = format!("{} field \"{path}\"", if repeated { "duplicate" } else { "unknown" });
+        let mut faults = self.faults.borrow_mut();
+        match &self.sought {
+            None if faults.len() >= MOST_FAULTS => return false,
+            Some(sought) if !sought.contains(fault.as_str()) => {}
+            _ => faults.push(fault),
+        }
+        true
     }
 }
 
 struct Seed<'a> {
     path: &'a Place<'a>,
-    notes: &'a Notes,
+    notes: &'a Notes<'a>,
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
@@ -174,14 +190,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
             let path = Place::Key(self.path, &key);
-            let repeated = map.contains_key(&key);
-            if repeated || self.notes.all {
-                let mut faults = self.notes.faults.borrow_mut();
-                if faults.len() >= 100 && !self.notes.all {
-                    return Err(A::Error::custom("too many duplicate fields"));
-                }
-                let what = if repeated { "duplicate" } else { "unknown" };
-                faults.push(format!("{what} field \"{path}\""));
+            if !self.notes.notice(&path, map.contains_key(&key)) {
+                return Err(A::Error::custom("too many duplicate fields"));
             }
             let value = access.next_value_seed(Seed { path: &path, notes: self.notes })?;
             map.insert(key, value);

@@ -87,6 +87,7 @@ pub fn decode_typed(
     let mut faults = repeated.faults;
     faults.extend(unknown);
     schema::sort_by_place(&mut faults, &repeated.json);
+    faults.truncate(schema::MOST_FAULTS);
     let told = told(faults, (version, kind), validation)?;
     schema::normalise(object, type_ref);
     Ok(told)
