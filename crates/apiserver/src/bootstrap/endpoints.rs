@@ -96,9 +96,6 @@ async fn renew(server: &Server) {
 
 /// Writes the endpoints where they are others.
 async fn publish(server: &Arc<Server>, addresses: Vec<Address>) -> Result<(), Status> {
-    if addresses.is_empty() {
-        return Ok(());
-    }
     for (group, plural, object) in objects(addresses) {
         let Some(kind) = find(group, plural) else { continue };
         let user = user();
@@ -129,8 +126,12 @@ async fn publish(server: &Arc<Server>, addresses: Vec<Address>) -> Result<(), St
     Ok(())
 }
 
-/// The endpoints, and the slice of those with the first port.
-fn objects(mut addresses: Vec<Address>) -> [(&'static str, &'static str, Value); 2] {
+/// The endpoints, and the slice of those with the first port; nothing without servers that others reach.
+fn objects(mut addresses: Vec<Address>) -> Vec<(&'static str, &'static str, Value)> {
+    addresses.retain(|(address, _)| !address.is_loopback());
+    if addresses.is_empty() {
+        return Vec::new();
+    }
     addresses.sort_unstable();
     addresses.dedup();
     let mut by_port: BTreeMap<u16, Vec<IpAddr>> = BTreeMap::new();
@@ -148,7 +149,7 @@ fn objects(mut addresses: Vec<Address>) -> [(&'static str, &'static str, Value);
     let unmirrored = metadata(json!({ "endpointslice.kubernetes.io/skip-mirror": "true" }));
     let of_service = metadata(json!({ "kubernetes.io/service-name": "kubernetes" }));
     let slice = json!({ "metadata": of_service, "addressType": "IPv4", "ports": ports(port), "endpoints": endpoints });
-    [
+    vec![
         ("", "endpoints", json!({ "metadata": unmirrored, "subsets": subsets })),
         ("discovery.k8s.io", "endpointslices", slice),
     ]
@@ -162,7 +163,8 @@ mod tests {
     fn servers_are_listed_once_and_in_order() {
         let address = |last| IpAddr::from([10, 0, 0, last]);
         let servers = vec![(address(2), 6443), (address(1), 6443), (address(2), 6443), (address(2), 7443)];
-        let [(.., endpoints), (.., slice)] = objects(servers);
+        let written = objects(servers);
+        let [(.., endpoints), (.., slice)] = written.as_slice() else { panic!("{written:?}") };
         let ips = |subset: &Value| {
             subset["addresses"].as_array().unwrap().iter().map(|at| at["ip"].clone()).collect::<Vec<_>>()
         };
@@ -170,5 +172,13 @@ mod tests {
         assert_eq!(ips(&endpoints["subsets"][1]), ["10.0.0.2"]);
         assert_eq!(slice["endpoints"].as_array().unwrap().len(), 2);
         assert_eq!(slice["ports"][0]["port"], 6443);
+    }
+
+    #[test]
+    fn a_server_that_only_its_own_machine_reaches_is_not_listed() {
+        let (own, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([10, 0, 0, 1]));
+        assert!(objects(vec![(own, 6443)]).is_empty());
+        let [(.., endpoints), _] = &objects(vec![(own, 6443), (other, 6443)])[..] else { panic!("not two") };
+        assert_eq!(endpoints["subsets"][0]["addresses"], json!([{ "ip": "10.0.0.1" }]));
     }
 }
