@@ -247,29 +247,29 @@ pub fn encode_versioned(object: &Value) -> Bytes {
 }
 
 fn encode_members(object: &Value, of_metadata: impl Fn(&str) -> bool) -> Bytes {
-    const FIRST: [&str; 3] = ["apiVersion", "kind", "metadata"];
     let none = Map::new();
     let object = object.as_object().unwrap_or(&none);
-    let rest = object.keys().map(String::as_str).filter(|name| !FIRST.contains(name));
-    let members = FIRST.into_iter().chain(rest).map(|name| (name, object.get(name).unwrap_or(&Value::Null)));
     let mut text = String::with_capacity(4096);
-    json::write_members(&mut text, members.map(named), |text, (name, value)| match name {
-        "metadata" => {
-            let members = value.as_object().unwrap_or(&none).iter().map(|(name, value)| (&**name, value));
-            let members = members.filter(|(name, _)| of_metadata(name));
-            json::write_members(text, members.map(named), |text, member| match member {
-                (MANAGED_FIELDS, Value::Array(entries)) => managers(text, entries),
-                (_, value) => json::write(text, value),
-            });
-        }
+    for (name, before) in [("apiVersion", "{"), ("kind", ",")] {
+        text.push_str(before);
+        json::write_name(&mut text, name);
+        json::write(&mut text, object.get(name).unwrap_or(&Value::Null));
+    }
+    text.push_str(r#","metadata":"#);
+    let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&none);
+    let metadata = metadata.iter().filter(|(name, _)| of_metadata(name));
+    json::write_members(&mut text, metadata, |text, name, value| match (name, value) {
+        (MANAGED_FIELDS, Value::Array(entries)) => managers(text, entries),
         _ => json::write(text, value),
     });
+    let rest = object.iter().filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata"));
+    for (name, value) in rest {
+        text.push(',');
+        json::write_name(&mut text, name);
+        json::write(&mut text, value);
+    }
+    text.push('}');
     text.into()
-}
-
-/// A member that is written by its name.
-fn named<'a>(member: (&'a str, &'a Value)) -> (&'a str, (&'a str, &'a Value)) {
-    (member.0, member)
 }
 
 /// Writes the entries of managed fields: fields that are text are the document already.
@@ -280,10 +280,10 @@ fn managers(text: &mut String, entries: &[Value]) {
         if at > 0 {
             text.push(',');
         }
-        let members = entry.as_object().unwrap_or(&none).iter().map(|(name, value)| (&**name, value));
-        json::write_members(text, members.map(named), |text, member| match member {
+        let members = entry.as_object().unwrap_or(&none);
+        json::write_members(text, members, |text, name, value| match (name, value) {
             (apply::FIELDS, Value::String(fields)) if apply::is_document(fields) => text.push_str(fields),
-            (_, value) => json::write(text, value),
+            _ => json::write(text, value),
         });
     }
     text.push(']');

@@ -23,27 +23,32 @@ pub fn write(out: &mut String, value: &Value) {
             out.push(']');
         }
         Value::Object(members) => {
-            write_members(out, members.iter().map(|(name, value)| (&**name, value)), write);
+            write_members(out, members, |out, _, value| write(out, value));
         }
     }
 }
 
-/// Writes the members of an object as `write` writes them.
-pub fn write_members<'a, T>(
+/// Writes the members of an object, their values as `write` writes them.
+pub fn write_members<'a>(
     out: &mut String,
-    members: impl IntoIterator<Item = (&'a str, T)>,
-    mut write: impl FnMut(&mut String, T),
+    members: impl IntoIterator<Item = (&'a String, &'a Value)>,
+    mut write: impl FnMut(&mut String, &str, &Value),
 ) {
     out.push('{');
     for (at, (name, value)) in members.into_iter().enumerate() {
         if at > 0 {
             out.push(',');
         }
-        write_text(out, name);
-        out.push(':');
-        write(out, value);
+        write_name(out, name);
+        write(out, name, value);
     }
     out.push('}');
+}
+
+/// Writes the name of a member, which its value follows.
+pub fn write_name(out: &mut String, name: &str) {
+    write_text(out, name);
+    out.push(':');
 }
 
 /// Writes a text in quotes.
