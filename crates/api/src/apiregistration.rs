@@ -1,7 +1,7 @@
 //! APIService: a group version that another server answers.
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::prepare;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, Status};
-use serde_json::Value;
 
 use crate::objectmeta::{self, NameFn};
 use crate::value::remove;

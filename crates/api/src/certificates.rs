@@ -1,7 +1,7 @@
 //! CertificateSigningRequest.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::texts;
@@ -105,7 +105,7 @@ fn signer_name(errors: &mut ErrorList, name: &str, at: &Path) {
     }
     let mut label = |shown: &str, label: &str, broken: Vec<String>| {
         for why in &broken {
-            let rule = format!("validating label {}: {why}", serde_json::json!(label));
+            let rule = format!("validating label {}: {why}", coxswain_meta::json!(label));
             errors.push(FieldError::invalid(at, shown, rule));
         }
         !broken.is_empty()
@@ -265,7 +265,7 @@ fn row(request: &Value, now: i64) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

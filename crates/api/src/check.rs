@@ -1,7 +1,7 @@
 //! Rules that the validation of many kinds is made of.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use crate::value::{has, int, text};
 

@@ -1,7 +1,7 @@
 //! Lease.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::Value;
 
 use crate::apps::not_negative;
 use crate::catalogue::{Hooks, Kind, kind};

@@ -1,7 +1,7 @@
 //! Priority and fairness: FlowSchema and PriorityLevelConfiguration.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::{one_of, or_null, required_one_of, texts};

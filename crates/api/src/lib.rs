@@ -1,6 +1,6 @@
 //! What the kinds are: the catalogue (one row a kind with its hooks), schema facts and OpenAPI documents.
 //!
-//! Nothing here does IO; objects are `serde_json::Value`.
+//! Nothing here does IO; objects are `coxswain_meta::json::Value`.
 
 mod admission;
 mod apiextensions;

@@ -1,7 +1,7 @@
 //! Rules of metadata that all kinds share.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use crate::value::{entries, int, items, text};
 

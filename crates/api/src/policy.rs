@@ -1,7 +1,7 @@
 //! PodDisruptionBudget.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::{conditions, not_negative};
@@ -72,7 +72,7 @@ fn row(budget: &Value, now: i64) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

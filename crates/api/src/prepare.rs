@@ -1,6 +1,6 @@
 //! What happens to an object between decoding and validation: fields clients may not set are kept or reset.
 
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use crate::value::{child, int, remove, set};
 
@@ -12,7 +12,7 @@ pub(crate) fn update_plain(_new: &mut Value, _old: &Value) {}
 
 /// A new object has no status.
 pub(crate) fn create_status(object: &mut Value) {
-    set(object, "status", serde_json::json!({}));
+    set(object, "status", coxswain_meta::json!({}));
 }
 
 /// A new object has no status and is of generation 1.
@@ -43,9 +43,9 @@ pub(crate) fn update_counted(new: &mut Value, old: &Value) {
 }
 
 /// The members of an object outside metadata and status.
-fn content(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+fn content(object: &Value) -> impl Iterator<Item = (&str, &Value)> {
     let members = object.as_object().into_iter().flatten();
-    members.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "kind" | "apiVersion"))
+    members.filter(|(key, _)| !matches!(*key, "metadata" | "status" | "kind" | "apiVersion"))
 }
 
 /// A change outside metadata and status raises the generation.
@@ -79,9 +79,9 @@ pub(crate) fn keep_system_metadata(new: &mut Value, old: &Value) {
 /// In a status update only status and metadata (without the system's part) come from the client.
 pub(crate) fn status_only(new: &mut Value, old: &Value) {
     let (Value::Object(fresh), Value::Object(stored)) = (&mut *new, old) else { return };
-    let ours = |key: &String| !matches!(key.as_str(), "metadata" | "status" | "kind" | "apiVersion");
+    let ours = |key: &str| !matches!(key, "metadata" | "status" | "kind" | "apiVersion");
     fresh.retain(|key, _| !ours(key));
-    fresh.extend(stored.iter().filter(|(key, _)| ours(key)).map(|(k, v)| (k.clone(), v.clone())));
+    fresh.extend(stored.iter().filter(|(key, _)| ours(key)).map(|(k, v)| (k, v.clone())));
     keep_system_metadata(new, old);
     if let Some(metadata) = child(new, "metadata") {
         for key in ["ownerReferences", "finalizers"] {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::required_name;
@@ -414,7 +414,7 @@ fn validate_device(errors: &mut ErrorList, device: &Value, path: &Path) {
     for (key, attribute) in device["attributes"].as_object().into_iter().flatten() {
         let at = path.child("attributes").key(key);
         qualified(errors, key, false, &at);
-        let set: Vec<&String> = attribute.as_object().into_iter().flatten().map(|(k, _)| k).collect();
+        let set: Vec<&str> = attribute.as_object().into_iter().flatten().map(|(k, _)| k).collect();
         match set.len() {
             1 => {}
             0 => errors.push(FieldError::invalid(&at, "", "exactly one value must be specified")),

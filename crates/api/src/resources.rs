@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use coxswain_meta::json::Value;
 use coxswain_meta::quantity::Quantity;
-use serde_json::Value;
 
 use crate::value::{entries, items, text};
 

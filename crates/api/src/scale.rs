@@ -1,8 +1,8 @@
 //! The scale subresource: autoscaling/v1 `Scale` from and to the kinds that scale.
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::labels::Selector;
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::{Value, json};
 
 use crate::catalogue::{Kind, kind};
 use crate::prepare;

@@ -1,7 +1,7 @@
 //! PriorityClass.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, kind};
 use crate::check::required_one_of;

@@ -1,7 +1,7 @@
 //! Table cells that several kinds share.
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::labels::Selector;
-use serde_json::{Value, json};
 
 use crate::catalogue::Column;
 use crate::time;

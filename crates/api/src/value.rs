@@ -1,6 +1,6 @@
 //! Short accessors for JSON objects; a missing or wrongly typed field reads as its zero value, as in Go.
 
-use serde_json::{Map, Value};
+use coxswain_meta::json::{Map, Value};
 
 /// The text of a field, empty when absent.
 pub(crate) fn text<'a>(object: &'a Value, key: &str) -> &'a str {
@@ -22,7 +22,7 @@ pub(crate) fn items_mut<'a>(object: &'a mut Value, key: &str) -> &'a mut [Value]
 
 /// The entries of a map field, in key order.
 pub(crate) fn entries<'a>(object: &'a Value, key: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
-    object.get(key).and_then(Value::as_object).into_iter().flatten().map(|(k, v)| (k.as_str(), v))
+    object.get(key).and_then(Value::as_object).into_iter().flatten()
 }
 
 /// An integer field.

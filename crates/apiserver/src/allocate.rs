@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 
 use coxswain_meta::Status;
 use coxswain_meta::field::{ErrorList, FieldError, Path};
+use coxswain_meta::json::{Map, Value, json};
 use coxswain_store::{Expect, Key, Write};
 use rand::Rng;
-use serde_json::{Map, Value, json};
 use tokio::sync::MutexGuard;
 
 use crate::Server;

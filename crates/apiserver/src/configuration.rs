@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use coxswain_api::schema;
-use serde_json::Value;
+use coxswain_meta::json::Value;
 use tokio_util::sync::CancellationToken;
 
 /// How often files are looked at: editors and mounted ConfigMaps replace them in ways that no watch of one name sees.
@@ -46,7 +46,7 @@ pub fn read(text: &[u8], group: &str, versions: &[&str], kind: &str) -> Result<V
 /// # Errors
 /// The field.
 pub fn only(object: &Value, known: &[&str], at: &str) -> Result<(), ConfigurationError> {
-    let mut fields = object.as_object().into_iter().flatten().map(|(field, _)| field.as_str());
+    let mut fields = object.as_object().into_iter().flatten().map(|(field, _)| field);
     match fields.find(|field| !known.contains(field)) {
         Some(field) if at.is_empty() => Err(ConfigurationError::at(field, "unknown field")),
         Some(field) => Err(ConfigurationError::at(&format!("{at}.{field}"), "unknown field")),

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use coxswain_meta::Status;
+use coxswain_meta::json::{Value, json};
 use coxswain_store::Revision;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use serde_json::{Value, json};
 
 use crate::Server;
 use crate::authn::UserInfo;
@@ -301,7 +301,7 @@ async fn clean_objects(server: &Arc<Server>, name: &str) -> Result<(), Status> {
         if left.is_empty() {
             new.meta_mut().remove("finalizers");
         } else {
-            new.meta_mut().insert("finalizers".into(), left.into());
+            new.meta_mut().insert("finalizers", left.into());
         }
         let why = "removed all instances";
         set_condition(&mut new, "Terminating", false, "InstanceDeletionCompleted", why);
@@ -318,7 +318,7 @@ pub fn begin_deletion(definition: &mut Value) {
     let mut finalizers = definition.finalizers();
     if !finalizers.iter().any(|held| held == CLEANUP) {
         finalizers.push(CLEANUP.into());
-        definition.meta_mut().insert("finalizers".into(), finalizers.into());
+        definition.meta_mut().insert("finalizers", finalizers.into());
     }
     let why = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
     set_condition(definition, "Terminating", true, "InstanceDeletionPending", why);

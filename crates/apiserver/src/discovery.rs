@@ -5,9 +5,9 @@ use std::cmp::Reverse;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coxswain_api::catalogue::{ALL_VERBS, KINDS};
+use coxswain_meta::json::{Value, json};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
-use serde_json::{Value, json};
 
 use crate::Server;
 use crate::aggregation::Backend;

@@ -1,8 +1,8 @@
 //! What fuzz targets need of this crate and nobody else does.
 
+use coxswain_meta::json::json;
 use coxswain_meta::structural::Structural;
 use coxswain_meta::{ErrorList, Path};
-use serde_json::json;
 
 use crate::cel::definition::check_rules;
 use crate::cel::schema::Rules;

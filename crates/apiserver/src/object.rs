@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use coxswain_api::catalogue::KINDS;
+use coxswain_meta::json::{Map, Value};
 use coxswain_meta::{apply, json};
 use coxswain_store::{Key, Object, Revision, Terms, View};
-use serde_json::{Map, Value};
 
 use crate::resource::Resource;
 use outline::Outline;
@@ -200,17 +200,15 @@ pub fn attributes(kind: &Resource, object: &Value) -> Attributes {
 /// Whether two objects differ in nothing but their resourceVersion and when their managers wrote.
 pub fn same_content(a: &Value, b: &Value) -> bool {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
-    let versionless = |metadata: &Map<String, Value>| {
-        metadata.len() - usize::from(metadata.contains_key("resourceVersion"))
-    };
+    let versionless = |metadata: &Map| metadata.len() - usize::from(metadata.contains_key("resourceVersion"));
     a.len() == b.len()
         && a.iter().zip(b).all(|((name, left), (other, right))| {
             name == other
-                && match (name.as_str(), left, right) {
+                && match (name, left, right) {
                     ("metadata", Value::Object(left), Value::Object(right)) => {
                         let mut members = left.iter().filter(|(name, _)| *name != "resourceVersion");
                         versionless(left) == versionless(right)
-                            && members.all(|(name, value)| match name.as_str() {
+                            && members.all(|(name, value)| match name {
                                 MANAGED_FIELDS => same_managers(value, right.get(name)),
                                 _ => right.get(name) == Some(value),
                             })
@@ -262,7 +260,7 @@ fn encode_members(object: &Value, of_metadata: impl Fn(&str) -> bool) -> Bytes {
         (MANAGED_FIELDS, Value::Array(entries)) => managers(text, entries),
         _ => json::write(text, value),
     });
-    let rest = object.iter().filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata"));
+    let rest = object.iter().filter(|(name, _)| !matches!(*name, "apiVersion" | "kind" | "metadata"));
     for (name, value) in rest {
         text.push(',');
         json::write_name(&mut text, name);
@@ -294,7 +292,7 @@ pub trait Meta {
     /// `metadata`, or null.
     fn meta(&self) -> &Value;
     /// `metadata`, made where it is missing.
-    fn meta_mut(&mut self) -> &mut Map<String, Value>;
+    fn meta_mut(&mut self) -> &mut Map;
     /// A text of the metadata; empty where it is missing.
     fn meta_str(&self, field: &str) -> &str {
         self.meta()[field].as_str().unwrap_or_default()
@@ -323,7 +321,7 @@ impl Meta for Value {
         &self["metadata"]
     }
 
-    fn meta_mut(&mut self) -> &mut Map<String, Value> {
+    fn meta_mut(&mut self) -> &mut Map {
         if !self.is_object() {
             *self = Value::Object(Map::new());
         }
@@ -349,7 +347,7 @@ pub fn time_after(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! What of a request's body only messages show: the empty lists and maps that it sent. Stored, they are none.
 
 use coxswain_meta::ErrorList;
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use crate::warnings::with_empties;
 
@@ -99,7 +99,7 @@ fn put_back(empties: &[(String, Value)], object: &Value) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

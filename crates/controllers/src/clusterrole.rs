@@ -1,6 +1,7 @@
 //! Aggregated cluster roles: their rules are those of the roles they select.
 
 use coxswain_client::{Client, Informer, ObjectKey, Requeue, WorkQueue};
+use coxswain_meta::json::to_value;
 use coxswain_meta::labels::Selector;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::ResourceExt;
@@ -36,7 +37,7 @@ impl Controller {
             .cluster_role_selectors
             .iter()
             .flatten()
-            .filter_map(|selector| Selector::from_label_selector(&serde_json::to_value(selector).ok()?).ok())
+            .filter_map(|selector| Selector::from_label_selector(&to_value(selector).ok()?).ok())
             .collect();
         let mut rules: Vec<PolicyRule> = Vec::new();
         for other in self.roles.list() {

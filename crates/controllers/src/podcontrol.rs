@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coxswain_client::{Change, Client, EventType, Informer, ObjectKey, Recorder};
+use coxswain_meta::json::to_value;
 use coxswain_meta::labels::Selector;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
@@ -45,7 +46,7 @@ impl<K> Owner for K where
 
 /// The selector that a spec holds; one that cannot be read selects nothing.
 pub fn selector_of(selector: &LabelSelector) -> Selector {
-    let value = serde_json::to_value(selector).ok();
+    let value = to_value(selector).ok();
     value.and_then(|value| Selector::from_label_selector(&value).ok()).unwrap_or_else(Selector::nothing)
 }
 

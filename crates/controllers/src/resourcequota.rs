@@ -8,6 +8,7 @@ use std::sync::Arc;
 use coxswain_api::catalogue;
 use coxswain_api::quota::{self, Consumer};
 use coxswain_client::{Change, Client, Informer, ObjectKey, Outline, Requeue, WorkQueue};
+use coxswain_meta::json::{Value, json};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{
@@ -18,7 +19,6 @@ use kube::api::{Api, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::context::{Context, ignore};

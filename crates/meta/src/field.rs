@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use crate::json::Value;
 
 use crate::golang;
 
@@ -326,7 +326,7 @@ mod tests {
         );
         check(FieldError::invalid(&Path::new("a").key("b/c"), 3, "no"), "a[b/c]: Invalid value: 3: no");
         check(FieldError::too_many(&Path::new("a"), 4, 3), "a: Too many: 4: must have at most 3 items");
-        let tagged = serde_json::json!({"k": "<x>"});
+        let tagged = crate::json!({"k": "<x>"});
         check(
             FieldError::invalid(&Path::new("a"), tagged, "no"),
             r#"a: Invalid value: {"k":"\u003cx\u003e"}: no"#,

@@ -1,6 +1,6 @@
 //! Values as Go prints them, where upstream's messages do.
 
-use serde_json::{Map, Value};
+use crate::json::Value;
 
 /// A value as Go's `%v` shows it.
 pub fn shown(value: &Value) -> String {
@@ -9,7 +9,7 @@ pub fn shown(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(" ")),
         Value::Object(map) => {
-            let entries = sorted(map).into_iter().map(|(key, value)| format!("{key}:{}", shown(value)));
+            let entries = map.iter().map(|(key, value)| format!("{key}:{}", shown(value)));
             format!("map[{}]", entries.collect::<Vec<_>>().join(" "))
         }
         scalar => scalar.to_string(),
@@ -72,13 +72,6 @@ pub fn no_map(value: &Value) -> String {
     format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", json_kind(value))
 }
 
-/// The members of a map by key.
-pub fn sorted(map: &Map<String, Value>) -> Vec<(&String, &Value)> {
-    let mut entries: Vec<_> = map.iter().collect();
-    entries.sort_by_key(|(key, _)| *key);
-    entries
-}
-
 /// What typed values say of a value that is no map.
 pub fn expected_map(value: &Value) -> String {
     format!("expected map, got &{{{}}}", shown(value))
@@ -111,9 +104,7 @@ fn syntax(value: &Value) -> String {
     let within = match value {
         Value::Null => return "interface {}(nil)".to_owned(),
         Value::Array(items) => items.iter().map(syntax).collect::<Vec<_>>(),
-        Value::Object(map) => {
-            sorted(map).into_iter().map(|(key, value)| format!("{key:?}:{}", syntax(value))).collect()
-        }
+        Value::Object(map) => map.iter().map(|(key, value)| format!("{key:?}:{}", syntax(value))).collect(),
         scalar => return scalar.to_string(),
     };
     format!("{}{{{}}}", type_of(value), within.join(", "))
@@ -121,7 +112,7 @@ fn syntax(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json::json;
 
     use super::*;
 

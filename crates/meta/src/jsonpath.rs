@@ -1,6 +1,6 @@
 //! The JSONPath of printer columns and scale paths: `.spec.x`, `.a['b.c']`, `[0]`, `[*]`, `[?(@.type=="Ready")]`.
 
-use serde_json::Value;
+use crate::json::Value;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
@@ -52,7 +52,7 @@ impl JsonPath {
         self.0.iter().try_fold(root, |at, step| {
             let Step::Member(name) = step else { return None };
             if at.is_null() {
-                *at = Value::Object(serde_json::Map::new());
+                *at = Value::Object(crate::json::Map::new());
             }
             Some(at.as_object_mut()?.entry(name.clone()).or_insert(Value::Null))
         })
@@ -151,7 +151,7 @@ impl Step {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json::json;
 
     use super::*;
 

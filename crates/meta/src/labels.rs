@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde_json::Value;
+use crate::json::Value;
 
 use crate::field::{FieldError, Path};
 use crate::names;
@@ -113,7 +113,7 @@ impl Selector {
             .into_iter()
             .flatten()
             .map(|(k, v)| Requirement {
-                key: k.clone(),
+                key: k.to_owned(),
                 test: Test::Equal(v.as_str().unwrap_or_default().to_owned()),
             })
             .collect();
@@ -327,7 +327,7 @@ fn is_operator(token: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::json::json;
 
     #[test]
     fn matching() {

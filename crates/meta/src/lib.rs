@@ -1,6 +1,6 @@
 //! Pure algorithms over Kubernetes objects: names, selectors, quantities, field errors, patches and `Status`.
 //!
-//! Nothing here does IO and nothing here knows a kind; objects are `serde_json::Value`.
+//! Nothing here does IO and nothing here knows a kind; objects are `crate::json::Value`.
 
 pub mod apply;
 pub mod field;
@@ -21,4 +21,4 @@ pub use quantity::Quantity;
 pub use status::Status;
 
 /// A JSON object, the unit every algorithm here works on.
-pub type Object = serde_json::Map<String, serde_json::Value>;
+pub type Object = json::Map;

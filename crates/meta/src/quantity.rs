@@ -57,10 +57,10 @@ impl Quantity {
     }
 
     /// Parses a JSON string or number, the two forms a quantity may take in an object.
-    pub fn from_json(value: &serde_json::Value) -> Result<Self, QuantityError> {
+    pub fn from_json(value: &crate::json::Value) -> Result<Self, QuantityError> {
         match value {
-            serde_json::Value::String(text) => text.parse(),
-            serde_json::Value::Number(number) => number.to_string().parse(),
+            crate::json::Value::String(text) => text.parse(),
+            crate::json::Value::Number(number) => number.to_string().parse(),
             _ => Err(QuantityError::Format),
         }
     }

@@ -2,8 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 
+use crate::json::Map;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::field::ErrorList;
 
@@ -40,7 +40,7 @@ pub struct Body {
     pub api_version: String,
     /// List metadata, empty for statuses.
     #[serde(default)]
-    pub metadata: Map<String, Value>,
+    pub metadata: Map,
     /// `Success` or `Failure`.
     #[serde(default)]
     pub status: String,

@@ -3,10 +3,10 @@
 
 use std::cmp::Reverse;
 
+use coxswain_meta::json::json;
 use coxswain_meta::labels::Selector;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use serde_json::json;
 
 use crate::cycle::reject;
 use crate::pod::PodInfo;
@@ -116,8 +116,8 @@ fn by_budgets<'a>(pods: &[&'a PodInfo], budgets: &[Budget]) -> (Vec<&'a PodInfo>
 mod tests {
     use std::sync::Arc;
 
+    use coxswain_meta::json::{Value, from_value, json};
     use k8s_openapi::api::core::v1::{Node, Pod};
-    use serde_json::{Value, json};
 
     use super::*;
 
@@ -125,13 +125,13 @@ mod tests {
         let pod = json!({"metadata": {"name": name, "uid": name, "namespace": "n", "labels": {"app": name}},
             "spec": {"priority": priority, "nodeName": node,
                 "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
-        PodInfo::new(&Arc::new(serde_json::from_value::<Pod>(pod).expect("a pod")))
+        PodInfo::new(&Arc::new(from_value::<Pod>(pod).expect("a pod")))
     }
 
     fn node(name: &str, spec: Value) -> Node {
         let node = json!({"metadata": {"name": name}, "spec": spec,
             "status": {"allocatable": {"cpu": "2", "pods": "10"}}});
-        serde_json::from_value(node).expect("a node")
+        from_value(node).expect("a node")
     }
 
     fn cluster(pods: Vec<PodInfo>) -> Snapshot {

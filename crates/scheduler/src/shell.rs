@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use coxswain_client::{Change, Client, EventType, Informer, InformerFactory, Recorder};
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::labels::Selector;
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -10,7 +11,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -263,7 +263,7 @@ impl Scheduler {
     }
 }
 
-async fn patch_status(client: &Client, pod: &PodInfo, patch: &serde_json::Value) {
+async fn patch_status(client: &Client, pod: &PodInfo, patch: &Value) {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.key.namespace);
     let patched = api.patch_status(&pod.key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
     if let Err(error) = patched {
@@ -313,5 +313,5 @@ async fn bind(client: &Client, pod: &PodInfo, node: &str) -> Result<(), kube::Er
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(body)
         .map_err(kube::Error::HttpError)?;
-    client.request::<serde_json::Value>(request).await.map(drop)
+    client.request::<Value>(request).await.map(drop)
 }

@@ -3,8 +3,8 @@
 mod policies;
 pub(crate) mod webhooks;
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::{Value, json};
 
 use crate::check::{one_of, texts};
 use crate::objectmeta;

@@ -1,7 +1,7 @@
 //! CustomResourceDefinition: names, versions and structural schemas of the kinds that users add.
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::{Value, json};
 
 mod schema;
 
@@ -275,7 +275,7 @@ fn validate_versions(spec: &Value, spec_path: &Path, errors: &mut ErrorList) {
     for why in broken {
         let mut shown = versions.to_vec();
         for map in shown.iter_mut().filter_map(Value::as_object_mut) {
-            shared.iter().for_each(|key| drop(map.remove(*key)));
+            shared.iter().for_each(|key| drop(map.remove(key)));
         }
         let shown = match spec["versions"].is_array() {
             true => crate::schema::internal_list(&shown, VERSION),

@@ -1,8 +1,8 @@
 //! Schemas of definitions: what they may say, and that they are structural.
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::structural::{self, Structural};
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::{Value, json};
 
 use crate::check::texts;
 use crate::value::{entries, filled, flag, has, items, text};
@@ -71,7 +71,7 @@ pub(super) fn validate(errors: &mut ErrorList, schema: &Value, with_status: bool
 
 fn root_with_status(errors: &mut ErrorList, schema: &Value, at: &Path) {
     let kind = text(schema, "type");
-    let mut other = entries_of(schema).filter(|(key, value)| !zero(value) && !ROOT.contains(&key.as_str()));
+    let mut other = entries_of(schema).filter(|(key, value)| !zero(value) && !ROOT.contains(key));
     let mut early = ["id", "$schema", "$ref"].iter().filter(|key| filled(schema, key));
     if early.next().is_none() && !kind.is_empty() && kind != "object" {
         let rule = r#"only "object" is allowed as the type at the root of the schema if the status subresource is enabled"#;
@@ -86,7 +86,7 @@ fn zero(value: &Value) -> bool {
     matches!(value, Value::Null | Value::Bool(false)) || value == ""
 }
 
-fn entries_of(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+fn entries_of(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     value.as_object().into_iter().flatten()
 }
 
@@ -427,7 +427,7 @@ fn metadata(errors: &mut ErrorList, schema: &Value, level: Level, path: &Path) {
     }
     let member = &schema["properties"]["metadata"];
     let names = |value: &Value| entries_of(value).all(|(key, _)| key == "name" || key == "generateName");
-    let more = entries_of(member).any(|(key, value)| match key.as_str() {
+    let more = entries_of(member).any(|(key, value)| match key {
         "type" | "default" => false,
         "properties" => !names(value),
         _ => !zero(value),

@@ -1,7 +1,7 @@
 //! DaemonSet.
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::{Value, json};
 
 use super::{at_most_all, count_or_percent, fixed_selector, is_empty, is_none, not_negative, selector_of};
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};

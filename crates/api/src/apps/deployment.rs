@@ -1,8 +1,8 @@
 //! Deployment.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::labels::Selector;
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::Value;
 
 use super::{
     at_most_all, count_or_percent, counts, fixed_selector, is_none, not_negative, selector_and_template,

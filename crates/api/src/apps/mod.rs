@@ -5,9 +5,9 @@ mod deployment;
 mod replicas;
 mod statefulset;
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::labels::Selector;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, kind};
 use crate::core::pod;

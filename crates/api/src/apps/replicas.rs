@@ -1,8 +1,8 @@
 //! ReplicaSet and ReplicationController.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::labels::Selector;
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::Value;
 
 use super::{counts, fixed_selector, not_negative, selector_and_template};
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
@@ -69,7 +69,7 @@ const COLUMNS: &[Column] = &[
 
 fn prepare_create(object: &mut Value) {
     crate::prepare::create_counted(object);
-    set(object, "status", serde_json::json!({"replicas": 0}));
+    set(object, "status", coxswain_meta::json!({"replicas": 0}));
 }
 
 fn row(object: &Value, selector: String, now: i64) -> Vec<Value> {

@@ -1,7 +1,7 @@
 //! StatefulSet.
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::{Value, json};
 
 use super::{not_negative, required_selector, selector_of};
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};

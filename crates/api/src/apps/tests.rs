@@ -1,6 +1,6 @@
 //! The apps kinds under test: defaults, validation and updates.
 
-use serde_json::json;
+use coxswain_meta::json::json;
 
 use super::*;
 

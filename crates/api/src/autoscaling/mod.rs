@@ -3,7 +3,7 @@
 mod v1;
 mod validate;
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::table::{AGE, NAME, age, column, int_or_string, name};

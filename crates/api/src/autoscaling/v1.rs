@@ -1,6 +1,6 @@
 //! HorizontalPodAutoscaler between autoscaling/v1 and v2: what v1 has no fields for, it keeps in annotations, in types of its own.
 
-use serde_json::{Map, Value, json};
+use coxswain_meta::json::{Map, Value, json};
 
 use super::cpu_metric;
 use crate::value::{child, int, items, present, remove, set, set_default, text};
@@ -192,9 +192,9 @@ fn metric_to_v1(metric: &Value, side: &str) -> Value {
         let mut to = Map::new();
         let mut put = |name: &str, value: &Value, zero: bool| {
             if !value.is_null() {
-                to.insert(name.into(), value.clone());
+                to.insert(name, value.clone());
             } else if zero {
-                to.insert(name.into(), "0".into());
+                to.insert(name, "0".into());
             }
         };
         let of_status = side == "current";
@@ -229,9 +229,9 @@ fn metric_from_v1(metric: &Value, side: &str) -> Value {
         let (value, average) = (&from[value.as_str()], &from[average.as_str()]);
         let percent = &from[format!("{side}AverageUtilization").as_str()];
         let (mut to, mut amount) = (Map::new(), Map::new());
-        let put = |to: &mut Map<String, Value>, name: &str, value: &Value| {
+        let put = |to: &mut Map, name: &str, value: &Value| {
             if !value.is_null() {
-                to.insert(name.into(), value.clone());
+                to.insert(name, value.clone());
             }
         };
         let is_resource = matches!(source, "resource" | "containerResource");
@@ -243,7 +243,7 @@ fn metric_from_v1(metric: &Value, side: &str) -> Value {
             if let Some(selector) = from.get(selector_name(source)).filter(|selector| !selector.is_null()) {
                 identifier["selector"] = selector.clone();
             }
-            to.insert("metric".into(), identifier);
+            to.insert("metric", identifier);
             put(&mut to, "describedObject", &from["target"]);
         }
         if side == "target" {
@@ -252,7 +252,7 @@ fn metric_from_v1(metric: &Value, side: &str) -> Value {
                 ("object", _, _, true) | ("external", _, false, _) => "Value",
                 _ => "AverageValue",
             };
-            amount.insert("type".into(), kind.into());
+            amount.insert("type", kind.into());
         }
         // An average has no value beside it, though v1 writes one.
         if !(side == "target" && source == "object" && !average.is_null() && value == "0") {
@@ -260,7 +260,7 @@ fn metric_from_v1(metric: &Value, side: &str) -> Value {
         }
         put(&mut amount, "averageValue", average);
         put(&mut amount, "averageUtilization", percent);
-        to.insert(side.into(), amount.into());
+        to.insert(side, amount.into());
         out[source] = to.into();
     }
     out
@@ -285,11 +285,11 @@ fn uncapitalised(value: Value) -> Value {
     match value {
         Value::Array(items) => items.into_iter().map(uncapitalised).collect(),
         Value::Object(members) => {
-            let small = |name: String| name[..1].to_lowercase() + &name[1..];
+            let small = |name: &str| name[..1].to_lowercase() + &name[1..];
             let said = members
                 .into_iter()
                 .filter(|(name, value)| name.is_ascii() && !name.is_empty() && !value.is_null());
-            said.map(|(name, value)| (small(name), uncapitalised(value))).collect()
+            said.map(|(name, value)| (small(&name), uncapitalised(value))).collect()
         }
         other => other,
     }
@@ -300,9 +300,9 @@ fn ordered(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("[{}]", items.iter().map(ordered).collect::<Vec<_>>().join(",")),
         Value::Object(members) => {
-            let mut members: Vec<(&String, &Value)> = members.iter().collect();
+            let mut members: Vec<(&str, &Value)> = members.iter().collect();
             members.sort_by_key(|(name, _)| ORDER.iter().position(|known| known == name));
-            let member = |(name, value): (&String, &Value)| {
+            let member = |(name, value): (&str, &Value)| {
                 // Labels are free names.
                 let value = if name == "matchLabels" { value.to_string() } else { ordered(value) };
                 format!("\"{name}\":{value}")

@@ -1,7 +1,7 @@
 //! Validation of HorizontalPodAutoscalers.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
-use serde_json::Value;
 
 use crate::check::{one_of, required_name};
 use crate::core::limits::container_resource_name;

@@ -3,7 +3,7 @@
 pub mod cron;
 mod validate;
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::core::pod;

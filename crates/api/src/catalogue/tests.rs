@@ -1,6 +1,6 @@
 //! The catalogue's rows under test: every kind can be written and read back.
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::*;
 use crate::schema;
@@ -93,7 +93,7 @@ fn minimal(kind: &Kind) -> Value {
         object["metadata"]["namespace"] = json!("d");
     }
     for (key, value) in body.as_object().into_iter().flatten() {
-        match (key.as_str(), value) {
+        match (key, value) {
             ("metadata", Value::Object(more)) => {
                 more.iter().for_each(|(k, v)| object["metadata"][k] = v.clone());
             }

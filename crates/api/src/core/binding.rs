@@ -1,7 +1,7 @@
 //! Binding: the scheduler's verdict, posted to a pod; never stored.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::Value;
 
 use crate::catalogue::{Hooks, Kind, kind};
 use crate::value::text;

@@ -1,7 +1,7 @@
 //! Endpoints: the older, unsliced form of a service's backends.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, kind};
 use crate::check::optional_name;
@@ -99,7 +99,7 @@ fn summary(endpoints: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     #[test]
     fn summary_shows_three() {

@@ -1,7 +1,7 @@
 //! Events, as the core group and as events.k8s.io serve them. Both are stored in the core form.
 
+use coxswain_meta::json::{Map, Value};
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::{Map, Value};
 
 use crate::catalogue::{Column, Hooks, Kind, kind};
 use crate::objectmeta::{IMMUTABLE, immutable_struct};
@@ -81,7 +81,7 @@ const RENAMED: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
 ];
 
-fn rename(map: &mut Map<String, Value>, from: &str, to: &str) {
+fn rename(map: &mut Map, from: &str, to: &str) {
     if let Some(value) = map.remove(from) {
         map.insert(to.to_owned(), value);
     }
@@ -90,7 +90,7 @@ fn rename(map: &mut Map<String, Value>, from: &str, to: &str) {
 fn to_storage(event: &mut Value) {
     if let Value::Object(map) = event {
         RENAMED.iter().for_each(|(core, new)| rename(map, new, core));
-        map.insert("apiVersion".into(), "v1".into());
+        map.insert("apiVersion", "v1".into());
     }
 }
 
@@ -103,7 +103,7 @@ fn from_storage(event: &mut Value) {
                 map.remove(key);
             }
         }
-        map.insert("apiVersion".into(), "events.k8s.io/v1".into());
+        map.insert("apiVersion", "events.k8s.io/v1".into());
     }
 }
 
@@ -286,7 +286,7 @@ fn row(event: &Value, now: i64) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     #[test]
     fn forms_convert_both_ways() {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
-use serde_json::Value;
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::texts;

@@ -1,7 +1,7 @@
 //! Namespace.
 
 use coxswain_meta::ErrorList;
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::objectmeta;

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use crate::catalogue::{Hooks, Kind, Subresource, kind};
 use crate::check::{optional_name, required_name, texts};

@@ -4,8 +4,8 @@ mod addresses;
 
 pub(crate) use addresses::{IP_ADDRESS, SERVICE_CIDR};
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::check::{domain_prefixed_path, one_of, optional_name, required_name, texts};

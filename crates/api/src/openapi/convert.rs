@@ -1,6 +1,6 @@
 //! The OpenAPI v3 document of a server that has a swagger document only, as upstream makes it.
 
-use serde_json::{Map, Value, json};
+use coxswain_meta::json::{Map, Value, json};
 
 use super::merge::inline;
 
@@ -16,32 +16,32 @@ pub fn to_v3(swagger: &Value) -> Value {
         ("responses", "responses", &|value| response(value, produces)),
     ] {
         if let Some(all) = swagger[part].as_object() {
-            components.insert(name.into(), each(all, convert));
+            components.insert(name, each(all, convert));
         }
     }
     let mut out = Map::new();
-    out.insert("openapi".into(), "3.0.0".into());
+    out.insert("openapi", "3.0.0".into());
     copy(swagger, &["info", "externalDocs"], &mut out);
     if let Some(paths) = paths.as_object() {
         let extension = |name: &str| name.starts_with("x-");
         let converted = paths
             .iter()
-            .map(|(path, item)| (path.clone(), if extension(path) { item.clone() } else { path_item(item) }));
-        out.insert("paths".into(), converted.collect::<Map<_, _>>().into());
+            .map(|(path, item)| (path, if extension(path) { item.clone() } else { path_item(item) }));
+        out.insert("paths", converted.collect::<Map>().into());
     }
-    out.insert("components".into(), components.into());
+    out.insert("components", components.into());
     out.into()
 }
 
-fn each(map: &Map<String, Value>, convert: impl Fn(&Value) -> Value) -> Value {
-    map.iter().map(|(name, value)| (name.clone(), convert(value))).collect::<Map<_, _>>().into()
+fn each(map: &Map, convert: impl Fn(&Value) -> Value) -> Value {
+    map.iter().map(|(name, value)| (name, convert(value))).collect::<Map>().into()
 }
 
 /// Takes members over as they are, extensions too.
-fn copy(from: &Value, names: &[&str], to: &mut Map<String, Value>) {
+fn copy(from: &Value, names: &[&str], to: &mut Map) {
     let members = from.as_object().into_iter().flatten();
-    let taken = members.filter(|(name, _)| names.contains(&name.as_str()) || name.starts_with("x-"));
-    to.extend(taken.map(|(name, value)| (name.clone(), value.clone())));
+    let taken = members.filter(|(name, _)| names.contains(name) || name.starts_with("x-"));
+    to.extend(taken.map(|(name, value)| (name, value.clone())));
 }
 
 fn path_item(item: &Value) -> Value {
@@ -49,11 +49,11 @@ fn path_item(item: &Value) -> Value {
     copy(item, &["$ref"], &mut out);
     for verb in ["get", "put", "post", "delete", "options", "head", "patch"] {
         if item[verb].is_object() {
-            out.insert(verb.into(), operation(&item[verb]));
+            out.insert(verb, operation(&item[verb]));
         }
     }
     if let Some(parameters) = item["parameters"].as_array() {
-        out.insert("parameters".into(), parameters.iter().map(parameter).collect());
+        out.insert("parameters", parameters.iter().map(parameter).collect());
     }
     out.into()
 }
@@ -65,28 +65,27 @@ fn operation(operation: &Value) -> Value {
     let mut parameters = Vec::new();
     for given in operation["parameters"].as_array().into_iter().flatten() {
         if given["name"] == "body" && given["schema"].is_object() {
-            out.insert("requestBody".into(), content(&operation["consumes"], &given["schema"]).into());
+            out.insert("requestBody", content(&operation["consumes"], &given["schema"]).into());
         } else {
             parameters.push(parameter(given));
         }
     }
     if !parameters.is_empty() {
-        out.insert("parameters".into(), parameters.into());
+        out.insert("parameters", parameters.into());
     }
     let responses = operation["responses"].as_object();
     let responses = responses.map(|all| each(all, |given| response(given, &operation["produces"])));
-    out.insert("responses".into(), responses.unwrap_or_else(|| json!({})));
+    out.insert("responses", responses.unwrap_or_else(|| json!({})));
     out.into()
 }
 
 /// A schema in each of some media types.
-fn content(media: &Value, of: &Value) -> Map<String, Value> {
+fn content(media: &Value, of: &Value) -> Map {
     let media = media.as_array().into_iter().flatten().filter_map(Value::as_str);
-    let types: Map<String, Value> =
-        media.map(|media| (media.to_owned(), json!({"schema": schema(of)}))).collect();
+    let types: Map = media.map(|media| (media.to_owned(), json!({"schema": schema(of)}))).collect();
     let mut out = Map::new();
     if !types.is_empty() {
-        out.insert("content".into(), types.into());
+        out.insert("content", types.into());
     }
     out
 }
@@ -99,7 +98,7 @@ fn response(response: &Value, produces: &Value) -> Value {
     copy(response, &["description"], &mut out);
     if let Some(target) = response["$ref"].as_str() {
         let target = target.replacen("#/responses/", "#/components/responses/", 1);
-        out.insert("$ref".into(), target.into());
+        out.insert("$ref", target.into());
     }
     out.into()
 }
@@ -109,7 +108,7 @@ fn parameter(parameter: &Value) -> Value {
     copy(parameter, &["name", "description", "in", "required", "allowEmptyValue"], &mut out);
     let own = &parameter["schema"];
     out.insert(
-        "schema".into(),
+        "schema",
         match own.is_object() {
             true => schema(own),
             false => {
@@ -127,26 +126,26 @@ fn schema(schema: &Value) -> Value {
     let Value::Object(map) = schema else { return schema.clone() };
     let mut out = Map::new();
     for (key, value) in map {
-        match (key.as_str(), value) {
+        match (key, value) {
             ("$ref", Value::String(target)) => {
                 let target = target.replacen("#/definitions/", "#/components/schemas/", 1);
                 // Beside a reference nothing else counts.
                 match map.len() {
-                    1 => out.insert(key.clone(), target.into()),
-                    _ => out.insert("allOf".into(), json!([{"$ref": target}])),
+                    1 => out.insert(key, target.into()),
+                    _ => out.insert("allOf", json!([{"$ref": target}])),
                 };
             }
             ("properties", Value::Object(fields)) => {
-                out.insert(key.clone(), each(fields, self::schema));
+                out.insert(key, each(fields, self::schema));
             }
             ("items" | "allOf" | "anyOf" | "oneOf", Value::Array(all)) => {
-                out.insert(key.clone(), all.iter().map(self::schema).collect());
+                out.insert(key, all.iter().map(self::schema).collect());
             }
             ("items" | "additionalProperties" | "additionalItems" | "not", inner) => {
-                out.insert(key.clone(), self::schema(inner));
+                out.insert(key, self::schema(inner));
             }
             _ => {
-                out.insert(key.clone(), value.clone());
+                out.insert(key, value.clone());
             }
         }
     }
@@ -160,7 +159,7 @@ fn security_scheme(scheme: &Value) -> Value {
         let mut urls = Map::new();
         copy(scheme, &["authorizationUrl", "tokenUrl", "scopes"], &mut urls);
         urls.retain(|name, _| !name.starts_with("x-"));
-        out.insert("flows".into(), json!({flow: urls}));
+        out.insert("flows", json!({flow: urls}));
     }
     out.into()
 }

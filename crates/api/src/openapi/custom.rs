@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use coxswain_meta::json::{Map, Value, json};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
@@ -101,18 +101,18 @@ fn to_v2(schema: &Value) -> Value {
     let Value::Object(map) = schema else { return schema.clone() };
     let mut out = Map::new();
     for (key, value) in map {
-        match key.as_str() {
+        match key {
             "allOf" | "anyOf" | "oneOf" | "not" | "nullable" => {}
             "properties" => {
                 let fields = value.as_object().into_iter().flatten();
-                let fields: Map<String, Value> = fields.map(|(k, v)| (k.clone(), to_v2(v))).collect();
-                out.insert(key.clone(), fields.into());
+                let fields: Map = fields.map(|(k, v)| (k, to_v2(v))).collect();
+                out.insert(key, fields.into());
             }
             "items" | "additionalProperties" => {
-                out.insert(key.clone(), to_v2(value));
+                out.insert(key, to_v2(value));
             }
             _ => {
-                out.insert(key.clone(), value.clone());
+                out.insert(key, value.clone());
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use coxswain_meta::json::{Map, Value};
 
 use super::schemas;
 
@@ -18,8 +18,8 @@ pub fn below(document: &Value, prefix: &str) -> Option<Value> {
         .filter(|(path, _)| {
             path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
-        .map(|(path, item)| (path.clone(), item.clone()))
-        .collect::<Map<_, _>>()
+        .map(|(path, item)| (path, item.clone()))
+        .collect::<Map>()
         .into();
     if paths.as_object().is_none_or(Map::is_empty) {
         return None;
@@ -29,11 +29,11 @@ pub fn below(document: &Value, prefix: &str) -> Option<Value> {
     schemas::references(&paths, &mut named);
     let empty = Map::new();
     let definitions = document["definitions"].as_object().unwrap_or(&empty);
-    let definitions: Map<String, Value> =
+    let definitions: Map =
         schemas::closure(definitions, named.iter().map(String::as_str)).into_iter().collect();
     let mut out = Map::new();
-    out.insert("paths".into(), paths);
-    out.insert("definitions".into(), definitions.into());
+    out.insert("paths", paths);
+    out.insert("definitions", definitions.into());
     Some(out.into())
 }
 
@@ -54,11 +54,7 @@ pub(super) fn inline(value: &mut Value, parameters: &Value) {
 
 /// Adds the paths and definitions of another document. Paths that are there already stay; a definition that differs from the one of
 /// its name gets a name of its own, `…_v2`.
-pub(super) fn merge(
-    paths: &mut Map<String, Value>,
-    definitions: &mut BTreeMap<String, Value>,
-    other: &Value,
-) {
+pub(super) fn merge(paths: &mut Map, definitions: &mut BTreeMap<String, Value>, other: &Value) {
     let (Some(new_paths), Some(theirs)) = (other["paths"].as_object(), other["definitions"].as_object())
     else {
         return;
@@ -74,29 +70,29 @@ pub(super) fn merge(
             None => !theirs.contains_key(new),
         };
         let new = (2..).map(|n| format!("{name}_v{n}")).find(free);
-        renamed.extend(new.map(|new| (name.as_str(), new)));
+        renamed.extend(new.map(|new| (name, new)));
     }
     for (name, definition) in theirs {
-        let name = renamed.get(name.as_str()).unwrap_or(name);
+        let name = renamed.get(name).map_or(name, String::as_str);
         match definitions.get_mut(name) {
             Some(known) => add_kinds(known, definition),
             None => {
-                definitions.insert(name.clone(), repointed(definition, &renamed));
+                definitions.insert(name.to_owned(), repointed(definition, &renamed));
             }
         }
     }
     for (path, item) in new_paths {
         if !paths.contains_key(path) {
-            paths.insert(path.clone(), repointed(item, &renamed));
+            paths.insert(path, repointed(item, &renamed));
         }
     }
 }
 
 /// Whether two definitions say the same, whatever kinds they are of.
 fn is_same(a: &Value, b: &Value) -> bool {
-    let said = |value: &Value| -> Map<String, Value> {
+    let said = |value: &Value| -> Map {
         let members = value.as_object().into_iter().flatten();
-        members.filter(|(name, _)| *name != GVK).map(|(name, value)| (name.clone(), value.clone())).collect()
+        members.filter(|(name, _)| *name != GVK).map(|(name, value)| (name, value.clone())).collect()
     };
     said(a) == said(b)
 }
@@ -124,9 +120,9 @@ fn repointed(value: &Value, renamed: &BTreeMap<&str, String>) -> Value {
                     Some(new) => format!("{DEFINITIONS}{new}").into(),
                     None => repointed(value, renamed),
                 };
-                (key.clone(), value)
+                (key, value)
             })
-            .collect::<Map<_, _>>()
+            .collect::<Map>()
             .into(),
         Value::Array(items) => items.iter().map(|item| repointed(item, renamed)).collect(),
         other => other.clone(),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
-use serde_json::{Map, Value, json};
+use coxswain_meta::json::{Map, Value, json};
 
 pub use convert::to_v3 as converted;
 pub use custom::CustomKind;
@@ -87,10 +87,9 @@ pub fn v3_document(path: &str, customs: &[CustomKind]) -> Option<Vec<u8>> {
         return None;
     }
     let (definitions, own) = parts(&items, &customs, false);
-    let mut schemas: Map<String, Value> =
-        definitions.iter().map(|(k, v)| (k.clone(), schemas::to_v3(k, v))).collect();
+    let mut schemas: Map = definitions.iter().map(|(k, v)| (k.clone(), schemas::to_v3(k, v))).collect();
     schemas.extend(own);
-    let paths: Map<String, Value> = items.iter().map(|item| (item.path.clone(), item.v3())).collect();
+    let paths: Map = items.iter().map(|item| (item.path.clone(), item.v3())).collect();
     let document = json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "unversioned"},
@@ -106,7 +105,7 @@ fn v2_document(customs: &[CustomKind], others: &[Arc<Value>]) -> Value {
     items.extend(customs.iter().flat_map(operations::of));
     let (mut definitions, own) = parts(&items, &customs.iter().collect::<Vec<_>>(), true);
     definitions.extend(own);
-    let mut paths: Map<String, Value> = items.iter().map(|item| (item.path.clone(), item.v2())).collect();
+    let mut paths: Map = items.iter().map(|item| (item.path.clone(), item.v2())).collect();
     others.iter().for_each(|other| merge::merge(&mut paths, &mut definitions, other));
     json!({
         "swagger": "2.0",

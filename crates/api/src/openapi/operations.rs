@@ -1,6 +1,6 @@
 //! The operations of a kind, in the terms both OpenAPI versions share.
 
-use serde_json::{Map, Value, json};
+use coxswain_meta::json::{Map, Value, json};
 
 use super::custom::CustomKind;
 use crate::catalogue::{ALL_VERBS, Kind, Subresource};
@@ -288,15 +288,15 @@ impl Operation {
         format!("{} objects of kind {}", self.action, self.gvk[2])
     }
 
-    fn common(&self) -> Map<String, Value> {
+    fn common(&self) -> Map {
         let [group, version, kind] = &self.gvk;
         let mut out = Map::new();
-        out.insert("description".into(), self.description().into());
-        out.insert("operationId".into(), self.id.as_str().into());
-        out.insert("tags".into(), json!([self.tag]));
-        out.insert("x-kubernetes-action".into(), self.action.into());
+        out.insert("description", self.description().into());
+        out.insert("operationId", self.id.as_str().into());
+        out.insert("tags", json!([self.tag]));
+        out.insert("x-kubernetes-action", self.action.into());
         let gvk = json!({"group": group, "kind": kind, "version": version});
-        out.insert("x-kubernetes-group-version-kind".into(), gvk);
+        out.insert("x-kubernetes-group-version-kind", gvk);
         out
     }
 
@@ -309,23 +309,20 @@ impl Operation {
         let mut out = self.common();
         let reference = |name: &String| json!({"schema": {"$ref": format!("#/components/schemas/{name}")}});
         let parameters: Vec<Value> = self.query.iter().map(query_v3).collect();
-        out.insert("parameters".into(), parameters.into());
+        out.insert("parameters", parameters.into());
         if let Some(body) = &self.body {
             let types = self.body_types().iter().map(|t| ((*t).to_owned(), reference(body)));
-            let content: Map<String, Value> = types.collect();
-            out.insert(
-                "requestBody".into(),
-                json!({"content": content, "required": self.method != "delete"}),
-            );
+            let content: Map = types.collect();
+            out.insert("requestBody", json!({"content": content, "required": self.method != "delete"}));
         }
         let answer = match &self.answer {
             Some(name) => {
                 let types = ANSWER_TYPES.iter().map(|t| ((*t).to_owned(), reference(name)));
-                json!({"description": "OK", "content": types.collect::<Map<_, _>>()})
+                json!({"description": "OK", "content": types.collect::<Map>()})
             }
             None => json!({"description": "OK", "content": {"*/*": {"schema": {"type": "string"}}}}),
         };
-        out.insert("responses".into(), json!({"200": answer, "401": {"description": "Unauthorized"}}));
+        out.insert("responses", json!({"200": answer, "401": {"description": "Unauthorized"}}));
         out.into()
     }
 
@@ -339,13 +336,13 @@ impl Operation {
                 .push(json!({"in": "body", "name": "body", "required": required, "schema": reference(body)}));
         }
         parameters.extend(self.query.iter().map(query_v2));
-        out.insert("parameters".into(), parameters.into());
-        out.insert("consumes".into(), json!(self.body_types()));
-        out.insert("produces".into(), json!(ANSWER_TYPES));
+        out.insert("parameters", parameters.into());
+        out.insert("consumes", json!(self.body_types()));
+        out.insert("produces", json!(ANSWER_TYPES));
         let schema = self.answer.as_ref().map_or_else(|| json!({"type": "string"}), reference);
         let responses =
             json!({"200": {"description": "OK", "schema": schema}, "401": {"description": "Unauthorized"}});
-        out.insert("responses".into(), responses);
+        out.insert("responses", responses);
         out.into()
     }
 }
@@ -365,22 +362,20 @@ impl PathItem {
     }
 
     pub(super) fn v3(&self) -> Value {
-        let mut out: Map<String, Value> =
-            self.operations.iter().map(|o| (o.method.to_owned(), o.v3())).collect();
+        let mut out: Map = self.operations.iter().map(|o| (o.method.to_owned(), o.v3())).collect();
         let parameters = self.path_parameters().map(|name| {
             json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "uniqueItems": true}})
         });
-        out.insert("parameters".into(), parameters.collect());
+        out.insert("parameters", parameters.collect());
         out.into()
     }
 
     pub(super) fn v2(&self) -> Value {
-        let mut out: Map<String, Value> =
-            self.operations.iter().map(|o| (o.method.to_owned(), o.v2())).collect();
+        let mut out: Map = self.operations.iter().map(|o| (o.method.to_owned(), o.v2())).collect();
         let parameters = self.path_parameters().map(|name| {
             json!({"name": name, "in": "path", "required": true, "type": "string", "uniqueItems": true})
         });
-        out.insert("parameters".into(), parameters.collect());
+        out.insert("parameters", parameters.collect());
         out.into()
     }
 }

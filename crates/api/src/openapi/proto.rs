@@ -2,7 +2,7 @@
 //!
 //! Field numbers are those of gnostic-models' OpenAPIv2.proto; only what our documents contain is encoded.
 
-use serde_json::{Map, Value};
+use coxswain_meta::json::{Map, Value};
 
 /// A message being written.
 #[derive(Default)]
@@ -61,7 +61,7 @@ impl Message {
     }
 
     /// `NamedAny`s for the extensions of an object; JSON is YAML.
-    fn extensions(&mut self, field: u32, object: &Map<String, Value>) {
+    fn extensions(&mut self, field: u32, object: &Map) {
         for (name, value) in object.iter().filter(|(name, _)| name.starts_with("x-")) {
             self.message(field, named(name, any(value)));
         }
@@ -90,7 +90,7 @@ fn wrap(field: u32, inner: Message) -> Message {
     out
 }
 
-fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+fn entries(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     value.as_object().into_iter().flatten()
 }
 
@@ -128,7 +128,7 @@ fn path_item(item: &Value) -> Message {
     out
 }
 
-fn operation(operation: &Map<String, Value>) -> Message {
+fn operation(operation: &Map) -> Message {
     let mut out = Message::default();
     let get = |key: &str| operation.get(key).unwrap_or(&Value::Null);
     out.texts(1, get("tags"));

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 
+use coxswain_meta::json::{Map, Value, json};
 use flate2::read::GzDecoder;
-use serde_json::{Map, Value, json};
 
 /// Written by `cargo xtask schema update`.
 pub(super) static PACKED: &[u8] = include_bytes!("../../schema/definitions.json.gz");
 
 /// All definitions by name.
-pub(super) fn load() -> Map<String, Value> {
+pub(super) fn load() -> Map {
     let mut text = String::new();
     let read = GzDecoder::new(PACKED).read_to_string(&mut text);
     let definitions = read.ok().and_then(|_| serde_json::from_str(&text).ok());
@@ -18,10 +18,7 @@ pub(super) fn load() -> Map<String, Value> {
 }
 
 /// The definitions that `roots` name, and all they refer to.
-pub(super) fn closure<'a>(
-    all: &Map<String, Value>,
-    roots: impl Iterator<Item = &'a str>,
-) -> BTreeMap<String, Value> {
+pub(super) fn closure<'a>(all: &Map, roots: impl Iterator<Item = &'a str>) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
     let mut wanted: Vec<String> = roots.map(str::to_owned).collect();
     while let Some(name) = wanted.pop() {
@@ -61,21 +58,20 @@ pub(super) fn to_v3(name: &str, schema: &Value) -> Value {
     let Value::Object(map) = schema else { return schema.clone() };
     let mut out = Map::new();
     for (key, value) in map {
-        match (key.as_str(), value) {
+        match (key, value) {
             ("$ref", Value::String(target)) => {
                 let target = target.replace("#/definitions/", "#/components/schemas/");
-                out.insert("allOf".into(), json!([{"$ref": target}]));
+                out.insert("allOf", json!([{"$ref": target}]));
             }
             ("properties", Value::Object(fields)) => {
-                let fields: Map<String, Value> =
-                    fields.iter().map(|(k, v)| (k.clone(), to_v3("", v))).collect();
-                out.insert(key.clone(), fields.into());
+                let fields: Map = fields.iter().map(|(k, v)| (k, to_v3("", v))).collect();
+                out.insert(key, fields.into());
             }
             ("items" | "additionalProperties", inner) => {
-                out.insert(key.clone(), to_v3("", inner));
+                out.insert(key, to_v3("", inner));
             }
             _ => {
-                out.insert(key.clone(), value.clone());
+                out.insert(key, value.clone());
             }
         }
     }

@@ -5,8 +5,8 @@
 
 mod scope;
 
+use coxswain_meta::json::Value;
 use coxswain_meta::quantity::Quantity;
-use serde_json::Value;
 
 use crate::resources::{self, ResourceList};
 use crate::value::{entries, flag, has, int, items, name, text};
@@ -197,7 +197,8 @@ pub fn used<'a>(
     objects: impl IntoIterator<Item = &'a Value>,
 ) -> ResourceList {
     let concerned = hard.as_object().into_iter().flatten().filter(|(name, _)| consumer.consumes(name));
-    let mut used: ResourceList = concerned.map(|(name, _)| (name.clone(), Quantity::from_units(0))).collect();
+    let mut used: ResourceList =
+        concerned.map(|(name, _)| (name.to_owned(), Quantity::from_units(0))).collect();
     for object in objects.into_iter().filter(|object| consumer.is_counted(quota, hard, object)) {
         let mut usage = consumer.usage(object);
         usage.retain(|name, _| used.contains_key(name));

@@ -1,6 +1,6 @@
 //! The scopes of a quota: which pods and claims it counts.
 
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use super::Consumer;
 use crate::core::pod::{QosClass, qos_class};

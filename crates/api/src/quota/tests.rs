@@ -1,6 +1,6 @@
 //! Charges and counts, in upstream's words where they are refused.
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::{Consumer, charge, used};
 

@@ -2,7 +2,7 @@
 
 use coxswain_meta::Quantity;
 use coxswain_meta::golang::json_kind;
-use serde_json::{Map, Value};
+use coxswain_meta::json::{Map, Value};
 
 use super::{Alternative, Field, Type, TypeRef};
 
@@ -120,7 +120,7 @@ impl<'a> Checker<'a> {
         self.path.pop();
     }
 
-    fn fields(&mut self, map: &'a Map<String, Value>, target: TypeRef) {
+    fn fields(&mut self, map: &'a Map, target: TypeRef) {
         let outer = self.owner.replace(target);
         for (name, value) in map {
             match target.get(name) {
@@ -270,7 +270,7 @@ pub fn normalise_field(value: &mut Value, field: &Field) {
     normalise_value(value, &field.ty);
 }
 
-fn normalise_fields(map: &mut Map<String, Value>, target: TypeRef) {
+fn normalise_fields(map: &mut Map, target: TypeRef) {
     map.retain(|name, value| {
         let Some(field) = target.get(name) else { return false };
         if value.is_null() {

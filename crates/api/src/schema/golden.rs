@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use super::{TypeRef, by_gvk, decode_protobuf, decode_protobuf_message, normalise, wire, write_json};
 

@@ -1,6 +1,6 @@
 //! Writing objects as text: as JSON like Go's encoder, fields in the order of their declaration, and as YAML.
 
-use serde_json::{Map, Value};
+use coxswain_meta::json::{Map, Value};
 
 use super::{Alternative, Type, TypeRef};
 
@@ -54,7 +54,7 @@ impl Writer {
         }
     }
 
-    fn fields(&mut self, map: &Map<String, Value>, target: TypeRef) {
+    fn fields(&mut self, map: &Map, target: TypeRef) {
         let present = target.declared().filter_map(|field| Some((field, map.get(field.name)?)));
         self.block('{', '}', present, |writer, (field, value)| writer.member(field.name, value, &field.ty));
     }

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use coxswain_meta::json::{Map, Name, Number, Value};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
 
 /// Of more than this nobody is told.
 pub const MOST_FAULTS: usize = 100;
@@ -188,7 +188,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(key) = access.next_key::<String>()? {
+        while let Some(key) = access.next_key::<Name>()? {
             let path = Place::Key(self.path, &key);
             if !self.notes.notice(&path, map.contains_key(&key)) {
                 return Err(A::Error::custom("too many duplicate fields"));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use super::{Type, TypeRef, json};
 
@@ -54,7 +54,8 @@ impl<'a> Node<'a> {
                     Type::Map(inner) => &**inner,
                     _ => &Type::Any,
                 };
-                let members = map.iter().map(|(name, value)| (name.clone(), Self::Kept(value, inner(name))));
+                let members =
+                    map.iter().map(|(name, value)| (name.to_owned(), Self::Kept(value, inner(name))));
                 *self = Self::Members(members.collect());
             }
             Value::Array(items) => {
@@ -79,7 +80,7 @@ impl<'a> Node<'a> {
             match members.get_mut(name) {
                 _ if value.is_null() => drop(members.remove(name)),
                 Some(known) if !known.is_null() => known.merge(value),
-                _ => drop(members.insert(name.clone(), Self::without_nulls(value))),
+                _ => drop(members.insert(name.to_owned(), Self::without_nulls(value))),
             }
         }
     }
@@ -89,7 +90,9 @@ impl<'a> Node<'a> {
         match value {
             Value::Object(map) => {
                 let left = map.iter().filter(|(_, value)| !value.is_null());
-                Self::Members(left.map(|(name, value)| (name.clone(), Self::without_nulls(value))).collect())
+                Self::Members(
+                    left.map(|(name, value)| (name.to_owned(), Self::without_nulls(value))).collect(),
+                )
             }
             Value::Array(items) => Self::Items(items.iter().map(Self::without_nulls).collect()),
             scalar => Self::sent(scalar),
@@ -186,7 +189,7 @@ impl<'a> Node<'a> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 //! `k8s\0`, then a `runtime.Unknown` that names the kind and holds its message. A message lacks `apiVersion` and `kind`; Go's
 //! encoder writes the zero values of plain fields, which are left out here as Go's JSON leaves them out.
 
-use serde_json::{Map, Number, Value};
+use coxswain_meta::json::{Map, Number, Value};
 
 use super::{Alternative, Field, Type, TypeRef, by_gvk};
 use crate::{base64, time};
@@ -123,13 +123,7 @@ fn utf8(bytes: &[u8]) -> Result<String, String> {
 }
 
 /// Decodes a message into the fields of `target` whose numbers begin with `prefix`.
-fn message(
-    bytes: &[u8],
-    target: TypeRef,
-    prefix: &[u8],
-    out: &mut Map<String, Value>,
-    depth: usize,
-) -> Result<(), String> {
+fn message(bytes: &[u8], target: TypeRef, prefix: &[u8], out: &mut Map, depth: usize) -> Result<(), String> {
     if depth > DEEPEST {
         return Err("exceeded max depth".into());
     }
@@ -147,7 +141,7 @@ fn message(
     Ok(())
 }
 
-fn insert(field: &Field, wire: Wire<'_>, out: &mut Map<String, Value>, depth: usize) -> Result<(), String> {
+fn insert(field: &Field, wire: Wire<'_>, out: &mut Map, depth: usize) -> Result<(), String> {
     match &field.ty {
         Type::List(inner) => {
             let list = out.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));

@@ -2,7 +2,7 @@
 //! document that a strategic merge patch has changed.
 
 use coxswain_meta::golang::{expected_list, expected_map, expected_scalar, type_of as go_type};
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use super::{Field, ListType, Type, TypeRef};
 
@@ -202,7 +202,7 @@ fn go_kind(value: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::super::by_gvk;
     use super::*;

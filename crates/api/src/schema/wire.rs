@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use coxswain_meta::Quantity;
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use super::protobuf::MAGIC;
 use super::{Alternative, Field, Type, TypeRef, by_gvk};

@@ -1,7 +1,7 @@
 //! Validation of the storage.k8s.io group.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
-use serde_json::Value;
 
 use crate::check::{not_negative, one_of, texts};
 use crate::objectmeta;

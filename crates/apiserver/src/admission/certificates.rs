@@ -1,7 +1,7 @@
 //! Certificate signing requests: who asks is what the server knows, not what the request says.
 
 use coxswain_meta::Status;
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::Admission;
 use crate::authz::Attributes;
@@ -13,15 +13,15 @@ pub fn requestor(admission: &Admission, request: &mut Value) -> Result<(), Statu
         spec.remove(field);
     }
     let user = admission.user;
-    spec.insert("username".into(), user.name.as_str().into());
+    spec.insert("username", user.name.as_str().into());
     if !user.uid.is_empty() {
-        spec.insert("uid".into(), user.uid.as_str().into());
+        spec.insert("uid", user.uid.as_str().into());
     }
     if !user.groups.is_empty() {
-        spec.insert("groups".into(), json!(user.groups));
+        spec.insert("groups", json!(user.groups));
     }
     if !user.extra.is_empty() {
-        spec.insert("extra".into(), json!(user.extra));
+        spec.insert("extra", json!(user.extra));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coxswain_meta::Status;
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::Admission;
 use crate::object::Meta;

@@ -1,8 +1,8 @@
 //! Roles and bindings are written by those who hold what they give, or who may `escalate` or `bind`.
 
 use coxswain_meta::Status;
+use coxswain_meta::json::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::Admission;
 use crate::authz::{Attributes, Rule, escalation};

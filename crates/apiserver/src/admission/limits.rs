@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use coxswain_api::resources::{self, ResourceList};
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::quantity::Quantity;
-use serde_json::{Value, json};
 
 use crate::object::Meta;
 
@@ -25,10 +25,7 @@ fn containers<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = &'a Value>
 pub fn fill(range: &Value, pod: &mut Value) {
     let defaults = |field: &str| {
         let sources = limits(range, "Container").filter_map(|limit| limit[field].as_object());
-        sources
-            .flatten()
-            .map(|(name, amount)| (name.clone(), amount.clone()))
-            .collect::<serde_json::Map<_, _>>()
+        sources.flatten().map(|(name, amount)| (name, amount.clone())).collect::<coxswain_meta::json::Map>()
     };
     let defaults =
         [("requests", "request", defaults("defaultRequest")), ("limits", "limit", defaults("default"))];
@@ -48,8 +45,7 @@ pub fn fill(range: &Value, pod: &mut Value) {
     if !told.is_empty() {
         let annotations = pod.meta_mut().entry("annotations").or_insert_with(|| json!({}));
         if let Some(annotations) = annotations.as_object_mut() {
-            annotations
-                .insert(ANNOTATION.into(), format!("LimitRanger plugin set: {}", told.join("; ")).into());
+            annotations.insert(ANNOTATION, format!("LimitRanger plugin set: {}", told.join("; ")).into());
         }
     }
 }
@@ -58,7 +54,7 @@ pub fn fill(range: &Value, pod: &mut Value) {
 fn fill_in<'a>(
     container: &mut Value,
     field: &str,
-    amounts: &'a serde_json::Map<String, Value>,
+    amounts: &'a coxswain_meta::json::Map,
 ) -> BTreeSet<&'a str> {
     let mut set = BTreeSet::new();
     for (name, amount) in amounts {
@@ -74,7 +70,7 @@ fn fill_in<'a>(
             container["resources"][field] = json!({});
         }
         container["resources"][field][name] = amount.clone();
-        set.insert(name.as_str());
+        set.insert(name);
     }
     set
 }
@@ -181,7 +177,7 @@ impl Bound<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

@@ -13,9 +13,9 @@ pub mod quota;
 use std::sync::LazyLock;
 
 use coxswain_meta::Status;
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::status::Cause;
 use rand::Rng;
-use serde_json::{Value, json};
 
 use crate::Server;
 use crate::authn::UserInfo;

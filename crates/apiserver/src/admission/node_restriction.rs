@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coxswain_meta::Status;
-use serde_json::{Map, Value};
+use coxswain_meta::json::{Map, Value};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::FromDer;
@@ -211,12 +211,12 @@ fn node(admission: &Admission, node: &str, new: &Value, old: &Value) -> Verdict 
 }
 
 /// Labels that differ and are not a kubelet's to set, in their order.
-fn forbidden_labels(new: &Map<String, Value>, old: &Map<String, Value>) -> Vec<String> {
-    let mut changed: Vec<&String> =
-        new.keys().chain(old.keys()).filter(|key| new.get(*key) != old.get(*key)).collect();
+fn forbidden_labels(new: &Map, old: &Map) -> Vec<String> {
+    let mut changed: Vec<&str> =
+        new.keys().chain(old.keys()).filter(|key| new.get(key) != old.get(key)).collect();
     changed.sort();
     changed.dedup();
-    changed.into_iter().filter(|key| !is_kubelets(key)).cloned().collect()
+    changed.into_iter().filter(|key| !is_kubelets(key)).map(str::to_owned).collect()
 }
 
 fn is_kubelets(label: &str) -> bool {
@@ -367,7 +367,7 @@ fn names_audience(admission: &Admission, pod: &Value, audience: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

@@ -7,8 +7,8 @@ use coxswain_api::catalogue;
 use coxswain_api::quota::{self, Consumer};
 use coxswain_api::resources::{self, ResourceList};
 use coxswain_meta::Status;
+use coxswain_meta::json::Value;
 use coxswain_store::{CommitError, Expect, Key, Object, Write};
-use serde_json::Value;
 
 use super::{Admission, Operation};
 use crate::object::{self, Attributes, Meta};

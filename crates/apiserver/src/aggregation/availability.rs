@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use coxswain_api::catalogue::KINDS;
 use coxswain_meta::Status;
+use coxswain_meta::json::{Value, json};
 use http::Request;
 use http_body_util::{BodyExt, Limited};
-use serde_json::{Value, json};
 
 use super::{COLLECTION, GROUP, openapi};
 use crate::Server;

@@ -12,12 +12,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coxswain_meta::Status;
+use coxswain_meta::json::Value;
 use coxswain_store::Revision;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::{HeaderMap, Request};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::Server;

@@ -4,10 +4,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, PoisonError};
 
 use coxswain_api::openapi;
+use coxswain_meta::json::Value;
 use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use serde_json::Value;
 
 use super::{Backend, Backends};
 use crate::Server;
@@ -126,7 +126,7 @@ pub async fn fetch(server: &Arc<Server>, user: &UserInfo, backend: &Backend) {
 
 fn hashed(document: Value) -> (u64, Arc<Value>) {
     let mut hasher = DefaultHasher::new();
-    document.hash(&mut hasher);
+    document.to_string().hash(&mut hasher);
     (hasher.finish(), Arc::new(document))
 }
 

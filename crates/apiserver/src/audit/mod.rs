@@ -17,10 +17,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::Status;
+use coxswain_meta::json::{Map, Value, json};
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use serde_json::{Map, Value, json};
 
 pub use delivery::{AuditDelivery, AuditMode, AuditThrottle};
 use log::Log;
@@ -128,7 +128,7 @@ pub fn id_of(headers: &HeaderMap) -> HeaderValue {
 struct Record<'a> {
     auditor: &'a Auditor,
     decision: Decision,
-    event: Map<String, Value>,
+    event: Map,
     received: String,
 }
 
@@ -259,7 +259,7 @@ impl Auditor {
             ];
             let parts = parts.into_iter().filter(|(_, part)| !part.is_empty());
             let parts = parts.map(|(key, part)| (key.to_owned(), Value::from(part.as_str())));
-            event["objectRef"] = parts.collect::<Map<_, _>>().into();
+            event["objectRef"] = parts.collect::<Map>().into();
         }
         let Value::Object(event) = event else { return None };
         Some(Record { auditor: self, decision, event, received: now() })
@@ -325,9 +325,7 @@ impl Auditor {
 
     /// An answer that takes long: it is complete when its body is.
     async fn follow(self: &Arc<Self>, mut record: Record<'_>, response: Response<Body>) -> Response<Body> {
-        record
-            .event
-            .insert("responseStatus".into(), json!({ "metadata": {}, "code": response.status().as_u16() }));
+        record.event.insert("responseStatus", json!({ "metadata": {}, "code": response.status().as_u16() }));
         record.emit(Stage::ResponseStarted).await;
         let (auditor, Record { decision, event, received, .. }) = (self.clone(), record);
         let end = move || {
@@ -347,10 +345,10 @@ impl Record<'_> {
             return None;
         }
         let mut event = self.event.clone();
-        event.insert("stage".into(), stage.name().into());
-        event.insert("requestReceivedTimestamp".into(), self.received.as_str().into());
+        event.insert("stage", stage.name().into());
+        event.insert("requestReceivedTimestamp", self.received.as_str().into());
         let stamp = if stage == Stage::RequestReceived { self.received.clone() } else { now() };
-        event.insert("stageTimestamp".into(), stamp.into());
+        event.insert("stageTimestamp", stamp.into());
         Some(Value::Object(event).to_string().into())
     }
 
@@ -363,20 +361,20 @@ impl Record<'_> {
     }
 
     fn failed(&mut self, status: &Status) {
-        let mut status = serde_json::to_value(status).unwrap_or_default();
+        let mut status = coxswain_meta::json::to_value(status).unwrap_or_default();
         if let Some(status) = status.as_object_mut() {
             status.remove("kind");
             status.remove("apiVersion");
         }
-        self.event.insert("responseStatus".into(), status);
+        self.event.insert("responseStatus", status);
     }
 
     fn noted(&mut self, notes: Notes) {
         if !notes.annotations.is_empty() {
-            self.event.insert("annotations".into(), json!(notes.annotations));
+            self.event.insert("annotations", json!(notes.annotations));
         }
         if let Some(user) = notes.impersonated {
-            self.event.insert("impersonatedUser".into(), user);
+            self.event.insert("impersonatedUser", user);
         }
     }
 
@@ -400,7 +398,7 @@ impl Record<'_> {
     /// Writes down an answer; of one whose object is wanted, the body too.
     async fn answered(&mut self, response: Response<Body>, object: bool) -> Response<Body> {
         let code = response.status().as_u16();
-        self.event.insert("responseStatus".into(), json!({ "metadata": {}, "code": code }));
+        self.event.insert("responseStatus", json!({ "metadata": {}, "code": code }));
         let size = http_body::Body::size_hint(response.body()).exact();
         if !object || size.is_none_or(|size| size == 0 || size > LARGEST_OBJECT_BYTES) {
             return response;

@@ -180,7 +180,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let file = std::env::temp_dir().join(format!("cox-audit-webhook-{}", std::process::id()));
         let server = format!("http://{}", listener.local_addr().unwrap());
-        let kubeconfig = serde_json::json!({"current-context": "a", "users": [{"name": "a", "user": {}}],
+        let kubeconfig = coxswain_meta::json!({"current-context": "a", "users": [{"name": "a", "user": {}}],
             "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
             "clusters": [{"name": "a", "cluster": {"server": server}}]});
         std::fs::write(&file, kubeconfig.to_string()).unwrap();

@@ -3,9 +3,9 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use coxswain_meta::json::Value;
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
-use serde_json::Value;
 
 use super::UserInfo;
 use crate::Server;
@@ -69,7 +69,7 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! What the claims of a verified token become: a user, by claims or by CEL, or the reason why nobody. Pure.
 //! <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#using-authentication-configuration>
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::UserInfo;
 use crate::cel::{Budget, Expression, Scope, of_json, to_json};

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use coxswain_meta::json::Value;
 use tokio::sync::RwLock;
 
 use super::jwks::{ALGORITHMS, Jwt, KeySet};
@@ -205,7 +205,7 @@ fn user_of(trust: &Trust, claims: &Value, now: i64) -> Result<UserInfo, String> 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::OnceLock;
 
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use super::jwks::ALGORITHMS;
 use super::mapping::{Mappings, Rule, Source};
@@ -359,7 +359,7 @@ fn source(mapping: &Value, prefixed: bool, at: &str) -> Checked<Option<Source>> 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

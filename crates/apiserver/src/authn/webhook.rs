@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::UserInfo;
 use crate::cache::{Cache, question};
@@ -85,6 +85,6 @@ fn user_in(status: &Value, audiences: &[String]) -> Option<UserInfo> {
     let mut found = UserInfo::new(user["username"].as_str()?, &groups);
     found.uid = user["uid"].as_str().unwrap_or_default().to_owned();
     let extra = user["extra"].as_object().into_iter().flatten();
-    found.extra = extra.map(|(key, values)| (key.clone(), texts(values))).collect::<BTreeMap<_, _>>();
+    found.extra = extra.map(|(key, values)| (key.to_owned(), texts(values))).collect::<BTreeMap<_, _>>();
     Some(found)
 }

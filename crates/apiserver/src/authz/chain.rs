@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
+use coxswain_meta::json::Value;
 use coxswain_meta::names;
-use serde_json::Value;
 
 use super::{AuthorizationWebhook, AuthorizationWebhookConfig, Mode};
 use crate::configuration::{self, ConfigurationError, Span};
@@ -193,7 +193,7 @@ fn webhook_of(webhook: &Value, at: &str) -> Result<AuthorizationWebhookConfig, C
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

@@ -111,12 +111,12 @@ pub fn quoted(list: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use coxswain_meta::json::{Value, json};
 
     use super::*;
 
     fn rules(value: Value) -> Vec<Rule> {
-        serde_json::from_value(value).expect("rules")
+        coxswain_meta::json::from_value(value).expect("rules")
     }
 
     #[test]

@@ -9,9 +9,9 @@ mod webhook;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use coxswain_meta::Status;
+use coxswain_meta::json::Value;
 use coxswain_store::{Revision, Store};
 use futures::FutureExt;
-use serde_json::Value;
 
 pub use chain::{Authorizer, Chain};
 pub use rules::{Rule, Verdict};

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use coxswain_meta::json::Value;
 use coxswain_meta::labels::Selector;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Attributes;
 use crate::object::Meta;
@@ -273,7 +273,7 @@ impl fmt::Display for Subject {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

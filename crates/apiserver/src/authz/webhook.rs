@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::{Attributes, Verdict};
 use crate::authn::UserInfo;

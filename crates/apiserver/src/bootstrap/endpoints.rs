@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coxswain_meta::Status;
+use coxswain_meta::json::{Value, json};
 use coxswain_store::{CommitError, Expect, Key, Revision};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{create, find, user};

@@ -1,6 +1,6 @@
 //! The FlowSchemas and priority levels that every server has; the facts are those of upstream's bootstrap configuration.
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 /// How many queues a level has, and how many of them a flow is dealt.
 type Queuing = Option<(u32, u32)>;

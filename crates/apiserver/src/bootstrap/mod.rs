@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use coxswain_api::catalogue::KINDS;
 use coxswain_meta::Status;
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use crate::Server;
 use crate::authn::{RequestHeaderConfig, UserInfo};

@@ -1,7 +1,7 @@
 //! Reads the table of default roles into objects.
 
+use coxswain_meta::json::{Value, json};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use crate::authz::Rule;
 

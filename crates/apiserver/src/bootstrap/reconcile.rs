@@ -2,8 +2,8 @@
 //! somebody added stays, and what says that it is nobody's default any more is left alone. Pure.
 //! <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#auto-reconciliation>
 
+use coxswain_meta::json::{Value, json};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use crate::authz::{Rule, escalation};
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use coxswain_meta::field::{ErrorList, FieldError, Path};
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use super::Expression;
 use super::typing::{CONDITIONS, DEVICES, Environment, Type, admission, authorized, composed};

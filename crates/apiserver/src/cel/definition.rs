@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use coxswain_meta::field::{ErrorList, FieldError, Path};
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::structural::{ListType, Structural};
-use serde_json::{Value, json};
 
 use super::Expression;
 use super::cost::{self, Decl};

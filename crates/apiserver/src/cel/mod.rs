@@ -24,7 +24,7 @@ use std::sync::LazyLock;
 
 use cel_core::types::SpannedExpr;
 use cel_core::{Ast, CompileError, Env, EvalError, EvalErrorKind, OptionalValue, Program, Value as Cel};
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use crate::webhook::Asked;
 use depth::Depth;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cel_core::Value as Cel;
 use coxswain_meta::field::{ErrorKind, ErrorList, FieldError, Path};
+use coxswain_meta::json::Value;
 use coxswain_meta::structural::{ListType, Structural};
-use serde_json::Value;
 
 use super::{Budget, Expression, Failure, Scope, optional, value};
 

@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use cel_core::{MapKey, OptionalValue, Value as Cel, ValueMap};
+use coxswain_meta::json::{Map, Value};
 use coxswain_meta::structural::Structural;
-use serde_json::{Map, Value};
 
 /// A value that no schema describes.
 pub fn of_json(value: &Value) -> Cel {
@@ -20,7 +20,7 @@ pub fn of_json(value: &Value) -> Cel {
         },
         Value::String(text) => Cel::String(Arc::from(text.as_str())),
         Value::Array(items) => Cel::List(items.iter().map(of_json).collect()),
-        Value::Object(map) => object(map.iter().map(|(name, value)| (name.clone(), of_json(value)))),
+        Value::Object(map) => object(map.iter().map(|(name, value)| (name.to_owned(), of_json(value)))),
     }
 }
 
@@ -49,20 +49,20 @@ pub fn typed(value: &Value, schema: &Structural, whole: bool) -> Cel {
             None => of_json(value),
         },
         Value::Object(map) => object(map.iter().filter_map(|(name, value)| {
-            if whole && matches!(name.as_str(), "apiVersion" | "kind") {
-                return Some((name.clone(), of_json(value)));
+            if whole && matches!(name, "apiVersion" | "kind") {
+                return Some((name.to_owned(), of_json(value)));
             }
             if whole && name == "metadata" {
                 let names = ["name", "generateName"].into_iter();
                 let shown = names.filter_map(|name| Some((name.to_owned(), of_json(value.get(name)?))));
-                return Some((name.clone(), object(shown)));
+                return Some((name.to_owned(), object(shown)));
             }
             match (schema.properties.get(name), &schema.additional) {
                 (Some(inner), _) => Some((escape(name), typed(value, inner, inner.embedded))),
-                (None, Some(inner)) => Some((name.clone(), typed(value, inner, inner.embedded))),
+                (None, Some(inner)) => Some((name.to_owned(), typed(value, inner, inner.embedded))),
                 // What the schema does not know is not seen.
                 (None, None) if schema.properties.is_empty() && schema.preserves_unknown => {
-                    Some((name.clone(), of_json(value)))
+                    Some((name.to_owned(), of_json(value)))
                 }
                 (None, None) => None,
             }
@@ -135,7 +135,7 @@ pub fn to_json(value: &Cel) -> Option<Value> {
                 MapKey::String(name) => Some((name.to_string(), value)),
                 _ => None,
             });
-            let members: Map<String, Value> =
+            let members: Map =
                 members.map(|(name, value)| Some((name, to_json(value)?))).collect::<Option<_>>()?;
             members.into()
         }

@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use coxswain_meta::Status;
+use coxswain_meta::json::Value;
 use coxswain_store::{Collection, Revision, Store};
 use http::{HeaderName, HeaderValue, Response};
-use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 

@@ -2,8 +2,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use coxswain_meta::json::Value;
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::authn::UserInfo;
 use crate::object::Meta;

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use coxswain_meta::Status;
+use coxswain_meta::json::{Map, Value};
 use coxswain_store::{CommitError, Expect, Write};
 use http::{Request, StatusCode};
 use rand::Rng;
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{Call, FieldManager, display_name, key, read_object, render};
@@ -96,7 +96,7 @@ impl Call {
                 "the namespace of the provided object does not match the namespace sent on the request",
             ));
         }
-        object.meta_mut().insert("namespace".into(), self.info.namespace.as_str().into());
+        object.meta_mut().insert("namespace", self.info.namespace.as_str().into());
         Ok(())
     }
 }
@@ -134,11 +134,11 @@ impl Server {
         for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
             metadata.remove(field);
         }
-        metadata.insert("uid".into(), Uuid::new_v4().to_string().into());
-        metadata.insert("creationTimestamp".into(), now().into());
+        metadata.insert("uid", Uuid::new_v4().to_string().into());
+        metadata.insert("creationTimestamp", now().into());
         if generated {
             let name = generate(object.meta_str("generateName"));
-            object.meta_mut().insert("name".into(), name.into());
+            object.meta_mut().insert("name", name.into());
         }
         kind.default(&mut object)?;
         if let Some(manager) = manager {
@@ -224,7 +224,7 @@ impl Server {
                 Err(CommitError::Conflict(None)) => return Ok(None),
                 Err(CommitError::Conflict(_)) if generated => {
                     let name = generate(object.meta_str("generateName"));
-                    object.meta_mut().insert("name".into(), name.into());
+                    object.meta_mut().insert("name", name.into());
                 }
                 Err(CommitError::Conflict(_)) => return Err(exists(object.name())),
                 Err(CommitError::Unavailable(error)) => return Err(unavailable(&error)),

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use coxswain_api::schema;
+use coxswain_meta::json::Value;
 use coxswain_meta::status::{Details, OBJECT_MODIFIED};
 use coxswain_meta::{ErrorList, FieldError, Path, Status};
 use coxswain_store::{CommitError, Expect, View};
 use http::{Request, StatusCode};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::create::unavailable;
 use super::list_options::check_dry_run;
@@ -286,18 +286,18 @@ fn mark(kind: &Resource, mut object: Value, options: &Options) -> Option<Value> 
     if let Some(before) = before {
         let left = object.meta()["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
         if grace < left {
-            object.meta_mut().insert("deletionGracePeriodSeconds".into(), grace.into());
-            object.meta_mut().insert("deletionTimestamp".into(), time_after(grace).into());
+            object.meta_mut().insert("deletionGracePeriodSeconds", grace.into());
+            object.meta_mut().insert("deletionTimestamp", time_after(grace).into());
         }
         object.meta_mut().remove("resourceVersion");
         return (finished(kind, &object) || !same_content(&object, &before)).then_some(object);
     }
     let metadata = object.meta_mut();
-    metadata.insert("deletionTimestamp".into(), if grace > 0 { time_after(grace) } else { now() }.into());
+    metadata.insert("deletionTimestamp", if grace > 0 { time_after(grace) } else { now() }.into());
     if !has_own_road(kind) {
-        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+        metadata.insert("deletionGracePeriodSeconds", grace.into());
         if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
-            metadata.insert("generation".into(), (generation + 1).into());
+            metadata.insert("generation", (generation + 1).into());
         }
     }
     if kind.plural() == "namespaces" && kind.group().is_empty() {
@@ -350,13 +350,13 @@ fn propagate(kind: &Resource, object: &mut Value, options: &Options) {
     if finalizers.is_empty() {
         metadata.remove("finalizers");
     } else {
-        metadata.insert("finalizers".into(), finalizers.into());
+        metadata.insert("finalizers", finalizers.into());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! What may be asked together of a list, a watch or the deletion of a collection (`ListOptions`), and of writes.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, Status};
-use serde_json::Value;
 
 use super::Call;
 

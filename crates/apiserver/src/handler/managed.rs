@@ -3,10 +3,10 @@
 use coxswain_api::schema;
 use coxswain_meta::Status;
 use coxswain_meta::apply::{self, Conflict, FIELDS, Manager, Refusal, Set, Versions};
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::status::{Cause, Details};
 use http::HeaderMap;
 use http::header::USER_AGENT;
-use serde_json::{Value, json};
 
 use super::Call;
 use crate::Server;
@@ -55,7 +55,7 @@ impl FieldManager {
             "" if kind.status() => Set::from_json(&json!({ "f:status": {} })),
             "status" => {
                 let others = object.as_object().into_iter().flatten().map(|(name, _)| name);
-                let others = others.filter(|name| !matches!(name.as_str(), "metadata" | "status"));
+                let others = others.filter(|name| !matches!(*name, "metadata" | "status"));
                 Set::from_json(&others.map(|name| (format!("f:{name}"), json!({}))).collect())
             }
             _ => Set::default(),
@@ -80,7 +80,8 @@ impl FieldManager {
         let (version, now) = (kind.api_version(), now());
         let (place, manager, reset) =
             (Place::root(kind), self.manager(&version, &now), self.reset(kind, new));
-        let (named, is_new) = (take_sent(old, new), old.as_object().is_some_and(serde_json::Map::is_empty));
+        let (named, is_new) =
+            (take_sent(old, new), old.as_object().is_some_and(coxswain_meta::json::Map::is_empty));
         if named.is_none() && is_new {
             // What is empty is owned too, if Go writes it.
             let seen = sent::owned(new);
@@ -176,7 +177,7 @@ fn entries(object: &Value) -> Vec<Value> {
 /// the object had already may be text.
 fn take_sent(old: &Value, object: &mut Value) -> Option<Vec<Value>> {
     let Some(Value::Array(entries)) = object.meta_mut().remove("managedFields") else { return None };
-    let empty = |entry: &Value| entry.as_object().is_some_and(serde_json::Map::is_empty);
+    let empty = |entry: &Value| entry.as_object().is_some_and(coxswain_meta::json::Map::is_empty);
     if let [only] = entries.as_slice()
         && empty(only)
     {
@@ -195,7 +196,7 @@ fn store(object: &mut Value, entries: Vec<Value>) {
     if entries.is_empty() {
         object.meta_mut().remove("managedFields");
     } else {
-        object.meta_mut().insert("managedFields".into(), entries.into());
+        object.meta_mut().insert("managedFields", entries.into());
     }
 }
 

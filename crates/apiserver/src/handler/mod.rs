@@ -17,11 +17,11 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use coxswain_api::schema;
 use coxswain_meta::Status;
+use coxswain_meta::json::Value;
 use coxswain_store::{Collection, Key, LogError};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Limited};
-use serde_json::Value;
 
 pub use create::{New, Validation};
 pub use delete::{Deleted, Options};
@@ -361,7 +361,7 @@ pub fn check_type(kind: &Resource, object: &mut Value) -> Result<(), Status> {
             kind.kind()
         )));
     };
-    let text = |field: &str, map: &serde_json::Map<String, Value>| {
+    let text = |field: &str, map: &coxswain_meta::json::Map| {
         map.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
     let (sent_version, sent_kind) = (text("apiVersion", map), text("kind", map));
@@ -397,8 +397,8 @@ pub fn check_type(kind: &Resource, object: &mut Value) -> Result<(), Status> {
             if kind.schema().is_some() { " in scheme \"pkg/runtime/scheme.go:111\"" } else { "" }
         )));
     }
-    map.insert("apiVersion".into(), version.into());
-    map.insert("kind".into(), kind.kind().into());
+    map.insert("apiVersion", version.into());
+    map.insert("kind", kind.kind().into());
     Ok(())
 }
 

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::Status;
 use coxswain_meta::golang::{self, shown};
+use coxswain_meta::json::{Map, Value};
 use coxswain_meta::patch::{json_patch, merge_patch, strategic};
 use coxswain_meta::{ErrorList, FieldError, Path};
 use http::header::CONTENT_TYPE;
 use http::{Request, StatusCode};
-use serde_json::{Map, Value};
 
 use super::{Call, FieldManager, check_type, parse, read_body, render};
 use crate::authz::Attributes;
@@ -169,7 +169,7 @@ fn faults(body: &Value, duplicates: Vec<String>) -> Vec<String> {
         step.as_object().into_iter().flat_map(|map| map.keys()).map(move |name| (i, name))
     });
     let unknown = names
-        .filter(|(_, name)| !KNOWN.contains(&name.as_str()))
+        .filter(|(_, name)| !KNOWN.contains(name))
         .map(|(i, name)| format!("unknown field \"[{i}].{name}\""));
     unknown.chain(duplicates).map(|fault| format!("json patch {fault}")).collect()
 }
@@ -197,7 +197,7 @@ fn check_uid(kind: &Resource, new: &Value, old: &Value) -> Result<(), Status> {
 
 /// Takes the parts of a document out that it has from another, but for those that say what it is: `changes` tells which may
 /// differ.
-fn take_same(document: &mut Value, other: &Value, changes: impl Fn(&str) -> bool) -> Map<String, Value> {
+fn take_same(document: &mut Value, other: &Value, changes: impl Fn(&str) -> bool) -> Map {
     let is_same = |name: &str, value: &Value| {
         !matches!(name, "apiVersion" | "kind" | "metadata")
             && (!changes(name) || other.get(name) == Some(value))
@@ -267,14 +267,16 @@ impl Call {
         })?;
         // What the patch left alone has the form of its schema already.
         let changes = |name: &str| patch.dialect != Dialect::Merge || patch.body.get(name).is_some();
-        let mut same = match self.kind.schema() {
+        let same = match self.kind.schema() {
             Some(_) => take_same(&mut new, old, changes),
             None => Map::new(),
         };
         *warnings = self
             .decode(&mut new, Repeated { faults: patch.duplicates.clone(), json: Bytes::new() })
             .or_else(|why| Err(patch.undecodable(self, old, &why)?))?;
-        new.as_object_mut().into_iter().for_each(|new| new.append(&mut same));
+        if let Some(new) = new.as_object_mut() {
+            new.extend(same);
+        }
         self.place(&mut new)?;
         self.check_name(&new)?;
         Ok(new)
@@ -300,7 +302,7 @@ impl Call {
                 // Only a configuration that names a resourceVersion insists on it.
                 let insisted = configuration.meta().get("resourceVersion").cloned();
                 match insisted {
-                    Some(version) => new.meta_mut().insert("resourceVersion".into(), version),
+                    Some(version) => new.meta_mut().insert("resourceVersion", version),
                     None => new.meta_mut().remove("resourceVersion"),
                 };
                 convert(&mut new)?;
@@ -319,7 +321,7 @@ impl Call {
             }
             self.may_create().await?;
             let empty =
-                serde_json::json!({ "apiVersion": self.kind.api_version(), "kind": self.kind.kind() });
+                coxswain_meta::json!({ "apiVersion": self.kind.api_version(), "kind": self.kind.kind() });
             let mut new = manager.apply(&forms, &empty, &configuration, force)?;
             repeated.clone()?;
             convert(&mut new)?;
@@ -426,7 +428,7 @@ impl Call {
             return Ok(());
         }
         if configuration.name().is_empty() {
-            configuration.meta_mut().insert("name".into(), self.info.name.as_str().into());
+            configuration.meta_mut().insert("name", self.info.name.as_str().into());
         }
         self.check_name(configuration)?;
         self.place(configuration)

@@ -254,7 +254,7 @@ impl Window {
              created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
         );
         let token = Token { v: "meta.k8s.io/v1".into(), rv: now.0, start: after.clone() };
-        status.metadata.insert("continue".into(), token.encode().into());
+        status.metadata.insert("continue", token.encode().into());
         status
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use coxswain_api::{Kind, schema};
 use coxswain_meta::Status;
+use coxswain_meta::json::{Map, Value, json};
 use coxswain_store::{Object, Revision};
 use http::{HeaderMap, Response, StatusCode};
-use serde_json::{Map, Value, json};
 
 use super::negotiate::{Encoding, Form, Shape};
 use crate::authn::epoch_seconds;
@@ -87,7 +87,7 @@ pub fn value(code: StatusCode, encoding: Encoding, value: &Value) -> Response<Bo
 pub fn failure(headers: &HeaderMap, status: &Status) -> Response<Body> {
     let plain = respond::failure(status);
     let encoding = Form::accepted(headers, true).map_or(Encoding::Json, |form| form.encoding);
-    let document = serde_json::to_value(status).ok().filter(|_| encoding != Encoding::Json);
+    let document = coxswain_meta::json::to_value(status).ok().filter(|_| encoding != Encoding::Json);
     let Some(document) = document else { return plain };
     let (mut parts, body) = value(plain.status(), encoding, &document).into_parts();
     for (name, header) in plain.headers() {
@@ -239,7 +239,7 @@ pub fn metadata(kind: &Resource, object: &Value) -> Value {
     let mut meta = object.meta().clone();
     for own in kind.row_of_catalogue().map_or(&[][..], |row| row.own_annotations) {
         let annotations = meta.get_mut("annotations").and_then(Value::as_object_mut);
-        if annotations.is_some_and(|all| all.remove(*own).is_some() && all.is_empty()) {
+        if annotations.is_some_and(|all| all.remove(own).is_some() && all.is_empty()) {
             meta.as_object_mut().map(|meta| meta.remove("annotations"));
         }
     }
@@ -263,14 +263,14 @@ pub fn table(kind: &Resource, objects: &[Value], include: &str, list_meta: Value
         .collect();
     let columns = if headings { kind.column_definitions() } else { Vec::new() };
     let mut table = Map::new();
-    table.insert("kind".into(), "Table".into());
-    table.insert("apiVersion".into(), "meta.k8s.io/v1".into());
-    table.insert("metadata".into(), list_meta);
-    table.insert("columnDefinitions".into(), columns.into());
+    table.insert("kind", "Table".into());
+    table.insert("apiVersion", "meta.k8s.io/v1".into());
+    table.insert("metadata", list_meta);
+    table.insert("columnDefinitions", columns.into());
     // The printer of kinds that have none of their own makes no list of no rows.
     let generic = || kind.column_definitions().iter().any(|column| column["name"] == "Created At");
     let none = rows.is_empty() && generic();
-    table.insert("rows".into(), if none { Value::Null } else { rows.into() });
+    table.insert("rows", if none { Value::Null } else { rows.into() });
     Value::Object(table)
 }
 

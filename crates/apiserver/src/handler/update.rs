@@ -1,11 +1,11 @@
 //! Update: the guarded read-modify-write that PUT, PATCH and subresources share.
 
 use bytes::Bytes;
+use coxswain_meta::json::Value;
 use coxswain_meta::status::OBJECT_MODIFIED;
 use coxswain_meta::{ErrorList, Status};
 use coxswain_store::{CommitError, Expect, View, Write};
 use http::{Request, StatusCode};
-use serde_json::Value;
 
 use super::create::unavailable;
 use super::{Call, FieldManager, Stored, key, read_object, render};
@@ -363,7 +363,7 @@ fn keep_identity(new: &mut Value, old: &Value) {
     {
         match kept.get(field) {
             Some(value) if field != "generateName" || !metadata.contains_key(field) => {
-                metadata.insert(field.into(), value.clone());
+                metadata.insert(field, value.clone());
             }
             Some(_) => {}
             None => {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use coxswain_meta::json::{Map, Name, Value};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
 
 /// A part of an object.
 #[derive(Clone, Copy)]
@@ -90,7 +90,7 @@ impl<'de> Visitor<'de> for Outline {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(name) = access.next_key::<String>()? {
+        while let Some(name) = access.next_key::<Name>()? {
             match self.member(&name) {
                 Some(part) => drop(map.insert(name, access.next_value_seed(part)?)),
                 None => drop(access.next_value::<IgnoredAny>()?),

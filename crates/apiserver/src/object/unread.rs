@@ -3,10 +3,10 @@
 
 use std::fmt;
 
+use coxswain_meta::json::{Map, Name, Value};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 /// The document of an encoded object; null where it is none.
 pub fn document(bytes: &[u8]) -> Value {
@@ -65,7 +65,7 @@ impl<'de> Visitor<'de> for Part {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(name) = access.next_key::<String>()? {
+        while let Some(name) = access.next_key::<Name>()? {
             let value = match self.member(&name) {
                 Some(part) => access.next_value_seed(part)?,
                 None => access.next_value()?,

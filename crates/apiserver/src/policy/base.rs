@@ -1,7 +1,7 @@
 //! What validating and mutating policies share: which writes they take, with which parameters, conditions and variables.
 
 use coxswain_meta::Status;
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use crate::cel::{Conditions, Expression, Scope, of_json, typing};
 use crate::object::Meta;

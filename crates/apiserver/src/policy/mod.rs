@@ -8,9 +8,9 @@ mod validating;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use coxswain_meta::Status;
+use coxswain_meta::json::Value;
 use coxswain_meta::labels::Selector;
 use coxswain_store::Revision;
-use serde_json::Value;
 
 use crate::Server;
 use crate::object::Meta;

@@ -1,8 +1,8 @@
 //! MutatingAdmissionPolicy (KEP-3962): configurations that are applied, and JSON patches, both written in CEL.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::patch::json_patch;
 use coxswain_meta::{Status, apply};
-use serde_json::Value;
 
 use super::Kind;
 use super::base::{Base, compile, list};

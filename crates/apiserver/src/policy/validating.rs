@@ -1,8 +1,8 @@
 //! ValidatingAdmissionPolicy (KEP-3488).
 
 use coxswain_meta::Status;
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::status::Cause;
-use serde_json::{Value, json};
 
 use super::Kind;
 use super::base::{Base, compile, list, text};

@@ -1,6 +1,6 @@
 //! Table columns of custom resources.
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::age;
 use super::definition::Version;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use coxswain_api::openapi::CustomKind;
 use coxswain_meta::Status;
+use coxswain_meta::json::Value;
 use coxswain_store::{Object, View};
-use serde_json::Value;
 
 use super::{Conversion, Custom, Resource};
 use crate::Server;

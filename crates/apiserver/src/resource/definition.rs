@@ -8,12 +8,12 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::golang;
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::jsonpath::JsonPath;
 use coxswain_meta::structural::{self, Structural};
 use coxswain_meta::{ErrorKind, ErrorList, FieldError, Path, Status};
 use coxswain_store::Revision;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use crate::cel::{self, schema::Rules};
 use crate::object::Meta;
@@ -390,7 +390,7 @@ impl Custom {
             map.remove("status");
         }
         let metadata = object.meta_mut();
-        metadata.insert("generation".into(), 1.into());
+        metadata.insert("generation", 1.into());
     }
 
     /// Status stays where it is a subresource; other changes than of metadata count as generations.
@@ -398,13 +398,13 @@ impl Custom {
         let status = self.version().status;
         if let (true, Some(map)) = (status, new.as_object_mut()) {
             match old.get("status") {
-                Some(kept) => map.insert("status".into(), kept.clone()),
+                Some(kept) => map.insert("status", kept.clone()),
                 None => map.remove("status"),
             };
         }
         let generation = old.meta()["generation"].as_i64().unwrap_or(0);
         let raised = differs(new, old, status) as i64;
-        new.meta_mut().insert("generation".into(), (generation + raised).into());
+        new.meta_mut().insert("generation", (generation + raised).into());
     }
 
     /// Only status changes, and of the metadata only what is not the system's.
@@ -414,14 +414,14 @@ impl Custom {
         *new = old.clone();
         if let Some(map) = new.as_object_mut() {
             match status {
-                Some(status) => map.insert("status".into(), status),
+                Some(status) => map.insert("status", status),
                 None => map.remove("status"),
             };
         }
         for field in ["resourceVersion", "managedFields"] {
             let metadata = new.meta_mut();
             match sent.get(field) {
-                Some(value) => metadata.insert(field.into(), value.clone()),
+                Some(value) => metadata.insert(field, value.clone()),
                 None => metadata.remove(field),
             };
         }
@@ -516,7 +516,7 @@ impl Custom {
             *slot = scale["spec"]["replicas"].as_i64().unwrap_or(0).into();
         }
         if let Some(version) = scale.meta().get("resourceVersion") {
-            object.meta_mut().insert("resourceVersion".into(), version.clone());
+            object.meta_mut().insert("resourceVersion", version.clone());
         }
     }
 }
@@ -574,7 +574,7 @@ fn check_metadata(
     }
     match value {
         Value::Object(map) => map.iter_mut().try_for_each(|(name, value)| {
-            let skipped = whole && matches!(name.as_str(), "metadata" | "apiVersion" | "kind");
+            let skipped = whole && matches!(name, "metadata" | "apiVersion" | "kind");
             match schema.member(name).filter(|_| !skipped) {
                 Some(inner) => check_metadata(value, inner, inner.embedded, &below(name), meta, unknown),
                 None => Ok(()),
@@ -592,13 +592,7 @@ fn check_metadata(
 
 /// Whether two objects differ outside of their metadata (and status, where that is a subresource).
 fn differs(new: &Value, old: &Value, status: bool) -> bool {
-    let counts = |key: &String| key != "metadata" && !(status && key == "status");
-    let of = |value: &Value, key: &String| value.get(key).cloned();
-    let keys = |value: &Value| -> Vec<String> {
-        value
-            .as_object()
-            .map(|map| map.keys().filter(|key| counts(key)).cloned().collect())
-            .unwrap_or_default()
-    };
-    keys(new).iter().chain(&keys(old)).any(|key| of(new, key) != of(old, key))
+    let counts = |key: &str| key != "metadata" && !(status && key == "status");
+    let content = |value| Value::as_object(value).into_iter().flatten().filter(|(key, _)| counts(key));
+    content(new).ne(content(old))
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use coxswain_api::{Kind, catalogue};
 use coxswain_meta::apply::Versions;
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use super::{Conversion, Custom, Place, Resource};
 use crate::Server;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coxswain_api::{Kind, catalogue, objectmeta, schema, time};
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, Status, golang};
-use serde_json::{Value, json};
 
 pub use definition::{Conversion, Custom};
 pub use forms::{Forms, reform};

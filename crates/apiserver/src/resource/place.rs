@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use coxswain_api::schema::{self, Field, Type, TypeRef};
 use coxswain_meta::apply::{Member, Node, Relation};
+use coxswain_meta::json::Value;
 use coxswain_meta::structural::{self, Structural};
-use serde_json::Value;
 
 use super::Resource;
 

@@ -2,8 +2,8 @@
 
 use coxswain_api::certificates;
 use coxswain_meta::Status;
+use coxswain_meta::json::{Value, json};
 use http::{Request, StatusCode};
-use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::handler::{Call, Part, Patch, check_type, read_document, render};

@@ -5,11 +5,11 @@
 use std::net::SocketAddr;
 
 use coxswain_meta::Status;
+use coxswain_meta::json::Value;
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 

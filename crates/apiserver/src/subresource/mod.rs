@@ -14,8 +14,8 @@ pub use proxy::endpoint;
 
 use coxswain_api::schema;
 use coxswain_meta::Status;
+use coxswain_meta::json::{Value, json};
 use http::{Request, StatusCode};
-use serde_json::{Value, json};
 
 use crate::admission::{Admission, Operation};
 use crate::body::Body;

@@ -1,11 +1,11 @@
 //! Binding, eviction and the parts of a pod that are written by subresources of their own.
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::labels::Selector;
 use coxswain_meta::status::Cause;
 use coxswain_meta::{ErrorList, Status};
 use http::{Request, StatusCode};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::{admit, read_option_document};
 use crate::body::Body;
@@ -193,7 +193,7 @@ pub async fn replace_part(call: &Call, request: Request<Body>) -> Outcome {
             }
             let generation = old.meta()["generation"].as_i64().unwrap_or(0);
             if new["spec"] != old["spec"] {
-                new.meta_mut().insert("generation".into(), (generation + 1).into());
+                new.meta_mut().insert("generation", (generation + 1).into());
             }
             let errors = call.kind.validate_create(&new);
             if !errors.is_empty() {

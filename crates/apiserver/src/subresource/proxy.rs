@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coxswain_meta::Status;
+use coxswain_meta::json::Value;
 use html5gum::{DefaultEmitter, Token, Tokenizer};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use rustls::pki_types::ServerName;
-use serde_json::Value;
 use tokio::net::TcpStream;
 
 use super::kubelet::{address_of, forward, to_kubelet, with_query};

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use coxswain_meta::Status;
 use coxswain_meta::field::{ErrorList, FieldError, Path};
+use coxswain_meta::json::{Value, json};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Request, StatusCode};
-use serde_json::{Value, json};
 
 use super::read_option_document;
 use crate::Server;
@@ -157,7 +157,7 @@ fn validate(spec: &Value) -> ErrorList {
 
 /// A question is no object: nothing is to be said of it but where it is asked.
 fn validate_metadata(review: &Value, is_local: bool, errors: &mut ErrorList) {
-    let said = |(key, value): (&String, &Value)| !(value.is_null() || is_local && key == "namespace");
+    let said = |(key, value): (&str, &Value)| !(value.is_null() || is_local && key == "namespace");
     if review["metadata"].as_object().is_some_and(|metadata| metadata.iter().any(said)) {
         let why = if is_local { "must be empty except for namespace" } else { "must be empty" };
         errors.push(FieldError::invalid(&Path::new("metadata"), review["metadata"].clone(), why));
@@ -252,7 +252,7 @@ fn subject_access<'a>(
         let spec = &review["spec"];
         let text = |field: &str| spec[field].as_str().unwrap_or_default().to_owned();
         let extra = spec["extra"].as_object().into_iter().flatten();
-        let extra = extra.map(|(key, values)| (key.clone(), strings(values))).collect();
+        let extra = extra.map(|(key, values)| (key.to_owned(), strings(values))).collect();
         let user = UserInfo { name: text("user"), uid: text("uid"), groups: strings(&spec["groups"]), extra };
         let local = !info.namespace.is_empty();
         let mut errors = validate(spec);

@@ -2,8 +2,8 @@
 
 use coxswain_api::scale;
 use coxswain_meta::Status;
+use coxswain_meta::json::{Map, Value, json};
 use http::{Request, StatusCode};
-use serde_json::{Map, Value, json};
 
 use crate::body::Body;
 use crate::handler::{Call, FieldManager, Part, Patch, render};
@@ -67,7 +67,7 @@ pub async fn answer(call: &Call, request: Request<Body>) -> Outcome {
             }
             call.kind.set_scale(&mut new, &new_scale);
             if let Some(uid) = new_scale.meta().get("uid") {
-                new.meta_mut().insert("uid".into(), uid.clone());
+                new.meta_mut().insert("uid", uid.clone());
             }
             Ok(new)
         })
@@ -110,14 +110,14 @@ fn scale_with_managers(call: &Call, object: &Value) -> Value {
         })
         .collect();
     if !owners.is_empty() {
-        scale.meta_mut().insert(MANAGED_FIELDS.into(), owners.into());
+        scale.meta_mut().insert(MANAGED_FIELDS, owners.into());
     }
     scale
 }
 
 /// The one member of a configuration that does not say what it is of.
-fn replicas_lie_in(members: &Map<String, Value>) -> Option<(&String, &Value)> {
-    members.iter().find(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata"))
+fn replicas_lie_in(members: &Map) -> Option<(&str, &Value)> {
+    members.iter().find(|(name, _)| !matches!(*name, "apiVersion" | "kind" | "metadata"))
 }
 
 /// 409 for a patch that makes it the scale of another object.

@@ -2,8 +2,8 @@
 
 use coxswain_meta::Status;
 use coxswain_meta::field::{ErrorList, FieldError, Path};
+use coxswain_meta::json::{Value, json};
 use http::{Request, StatusCode};
-use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::read_option_document;

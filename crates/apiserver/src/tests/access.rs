@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use coxswain_meta::json::{Value, json};
 use http::{Method, Request};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
-use serde_json::{Value, json};
 
 use super::webhook::start;
 use super::{Answer, Fixture, read};

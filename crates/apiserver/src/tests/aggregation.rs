@@ -1,6 +1,6 @@
 //! An aggregated server on the loopback interface: its OpenAPI documents are part of ours.
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::{Fixture, webhook};
 use crate::authn::UserInfo;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use coxswain_meta::json::{Value, json};
 use http::Method;
-use serde_json::{Value, json};
 
 use super::Fixture;
 use crate::{AccessConfig, AuditConfig, AuditDelivery, AuditMode, AuditWebhookConfig, LogConfig};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use coxswain_meta::json::json;
 use http::{Method, Request};
-use serde_json::json;
 
 use super::{Fixture, read};
 use crate::body::Body;
@@ -28,7 +28,7 @@ async fn large_and_deep_bodies_are_refused() {
     }
     let label = json!({"metadata": {"name": "a", "labels": {"a": "x".repeat(1 << 20)}}});
     assert_eq!(server.post(MAPS, label).await.0, 422);
-    let key = json!({"metadata": {"name": "a", "labels": {"x".repeat(1 << 20): "a"}}});
+    let key = json!({"metadata": {"name": "a", "labels": {("x".repeat(1 << 20)): "a"}}});
     assert_eq!(server.post(MAPS, key).await.0, 422);
     let notes = json!({"metadata": {"name": "a", "annotations": {"a": "x".repeat(300 << 10)}}});
     assert_eq!(server.post(MAPS, notes).await.0, 422);

@@ -1,6 +1,6 @@
 //! Custom resources from their definition to their end.
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::Fixture;
 

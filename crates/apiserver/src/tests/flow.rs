@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use coxswain_meta::json::json;
 use http::{Method, Request};
-use serde_json::json;
 
 use super::{Fixture, read};
 use crate::body::Body;

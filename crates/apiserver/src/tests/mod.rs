@@ -17,11 +17,11 @@ mod wording;
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use coxswain_meta::json::Value;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
-use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 

@@ -1,7 +1,7 @@
 //! What kubelets may see and write: the node authorizer and NodeRestriction.
 
+use coxswain_meta::json::{Value, json};
 use http::Method;
-use serde_json::{Value, json};
 
 use super::Fixture;
 

@@ -1,6 +1,6 @@
 //! Admission policies from request to answer.
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::Fixture;
 

@@ -1,7 +1,7 @@
 //! The scale of what has replicas, which is a document of its own type.
 
+use coxswain_meta::json::{Value, json};
 use http::Method;
-use serde_json::{Value, json};
 
 use super::Fixture;
 

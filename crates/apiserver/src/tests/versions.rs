@@ -1,6 +1,6 @@
 //! Managers of a custom resource's several versions.
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::{Fixture, webhook};
 

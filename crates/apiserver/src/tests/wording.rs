@@ -1,7 +1,7 @@
 //! Answers that clients match on, where upstream's are not what one would think.
 
+use coxswain_meta::json::{Value, json};
 use http::Method;
-use serde_json::{Value, json};
 
 use super::Fixture;
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coxswain_meta::Status;
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::patch::json_patch;
 use coxswain_store::Revision;
 use futures::future::join_all;
-use serde_json::{Value, json};
 
 use super::asked::{Asked, Verb};
 use crate::Server;
@@ -179,7 +179,7 @@ impl Hook {
         };
         let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(0);
         let mut refused = Status::failure(code.max(400), text("reason").unwrap_or_default(), message);
-        refused.details = serde_json::from_value(status["details"].clone()).ok().flatten();
+        refused.details = coxswain_meta::json::from_value(status["details"].clone()).ok().flatten();
         refused
     }
 }

@@ -1,8 +1,8 @@
 //! A write as webhooks and policies see it: what is matched against their rules, and the request they are shown.
 
 use coxswain_meta::Status;
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::labels::Selector;
-use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::Server;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 use uuid::Uuid;
 
 use super::Webhooks;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use coxswain_client::{Client, EventType, Informer, ObjectKey, Recorder, Requeue, WorkQueue};
+use coxswain_meta::json::to_value;
 use coxswain_meta::labels::Selector;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -325,7 +326,7 @@ impl Controller {
 }
 
 fn selector(deployment: &Deployment) -> Selector {
-    let selector = serde_json::to_value(&deployment.spec.selector).ok();
+    let selector = to_value(&deployment.spec.selector).ok();
     selector.and_then(|value| Selector::from_label_selector(&value).ok()).unwrap_or_else(Selector::nothing)
 }
 

@@ -3,6 +3,7 @@
 mod plan;
 
 use coxswain_client::{Client, Informer, ObjectKey, Requeue, WorkQueue};
+use coxswain_meta::json::json;
 use coxswain_meta::labels::Selector;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
@@ -10,7 +11,6 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -72,7 +72,11 @@ impl Replicated for ReplicationController {
     fn selector(&self) -> Selector {
         let labels: BTreeMap<String, String> =
             self.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
-        if labels.is_empty() { Selector::nothing() } else { Selector::from_map(&json!(labels)) }
+        if labels.is_empty() {
+            Selector::nothing()
+        } else {
+            Selector::from_map(&coxswain_meta::json!(labels))
+        }
     }
 
     fn replicas(&self) -> i32 {

@@ -1,6 +1,6 @@
 //! The fields of a new object, written down as the text they are stored as: it is most of what a creation says of managers.
 
-use serde_json::{Map, Value};
+use crate::json::{Map, Value};
 
 use super::set::{SELF, Set};
 use super::walk::{element, is_bare, is_leaf};
@@ -23,7 +23,7 @@ pub(super) fn document<N: Node>(
 }
 
 /// What is left out below a node, of either set.
-type Without<'a> = [Option<&'a Map<String, Value>>; 2];
+type Without<'a> = [Option<&'a Map>; 2];
 
 fn below<'a>(without: Without<'a>, name: &str) -> Without<'a> {
     if without == [None, None] {
@@ -37,15 +37,9 @@ struct Writer(String);
 
 impl Writer {
     /// The members of a map that differ from those of a blank one.
-    fn beyond<N: Node>(
-        &mut self,
-        node: N,
-        blank: &Map<String, Value>,
-        new: &Map<String, Value>,
-        without: Without,
-    ) {
+    fn beyond<N: Node>(&mut self, node: N, blank: &Map, new: &Map, without: Without) {
         for (name, value) in new {
-            let (place, without, key) = (node.member(name).node, below(without, name), ("f:", name.as_str()));
+            let (place, without, key) = (node.member(name).node, below(without, name), ("f:", name));
             match (blank.get(name), value) {
                 (Some(before), value) if before == value => {}
                 (Some(Value::Object(before)), Value::Object(after)) if !is_leaf(place, value) => {
@@ -99,7 +93,7 @@ impl Writer {
     /// A path element and what is below it; nothing where neither it nor anything below is in the set.
     fn node(&mut self, key: (&str, &str), itself: bool, without: Without, inner: impl FnOnce(&mut Self)) {
         let start = self.0.len();
-        let is_out = |named: fn(&Map<String, Value>) -> bool| without.iter().flatten().any(|set| named(set));
+        let is_out = |named: fn(&Map) -> bool| without.iter().flatten().any(|set| named(set));
         if is_out(Map::is_empty) {
             return;
         }

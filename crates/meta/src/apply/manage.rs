@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use serde_json::{Map, Value, json};
+use crate::json::{Map, Value, json};
 
 use super::walk::{Changes, changes, claimed, merge, remove, with_parents};
 use super::{Node, Set, fresh, text};
@@ -29,9 +29,8 @@ static NOBODYS: LazyLock<Set> = LazyLock::new(|| {
         "managedFields",
         "resourceVersion",
     ];
-    let mut below: Map<String, Value> =
-        metadata.iter().map(|name| (format!("f:{name}"), json!({}))).collect();
-    below.insert(".".into(), json!({}));
+    let mut below: Map = metadata.iter().map(|name| (format!("f:{name}"), json!({}))).collect();
+    below.insert(".", json!({}));
     Set::from_json(&json!({"f:apiVersion": {}, "f:kind": {}, "f:metadata": below}))
 });
 

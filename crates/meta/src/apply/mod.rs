@@ -9,7 +9,7 @@ mod set;
 mod text;
 mod walk;
 
-use serde_json::Value;
+use crate::json::Value;
 
 pub use manage::{
     Conflict, FIELDS, Manager, Refusal, Versions, apply, create, is_document, same, thaw, update,

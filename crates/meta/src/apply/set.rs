@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use serde_json::{Map, Value};
+use crate::json::{Map, Value};
 
 pub(super) const SELF: &str = ".";
 
@@ -49,28 +49,28 @@ fn compare(a: &Value, b: &Value) -> Ordering {
 
 /// A set of fields.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Set(pub(super) Map<String, Value>);
+pub struct Set(pub(super) Map);
 
-fn node(value: &Value) -> Option<&Map<String, Value>> {
+fn node(value: &Value) -> Option<&Map> {
     value.as_object()
 }
 
-pub(super) fn holds_itself(node: &Map<String, Value>) -> bool {
+pub(super) fn holds_itself(node: &Map) -> bool {
     node.is_empty() || node.contains_key(SELF)
 }
 
 /// Writes down whether a node itself is in the set; false where nothing is left of it.
-fn settle(node: &mut Map<String, Value>, itself: bool) -> bool {
+fn settle(node: &mut Map, itself: bool) -> bool {
     if node.is_empty() {
         return itself;
     }
     if itself {
-        node.insert(SELF.into(), Value::Object(Map::new()));
+        node.insert(SELF, Value::Object(Map::new()));
     }
     true
 }
 
-fn children(node: &Map<String, Value>) -> impl Iterator<Item = (&String, &Map<String, Value>)> {
+fn children(node: &Map) -> impl Iterator<Item = (&str, &Map)> {
     node.iter().filter(|(key, _)| *key != SELF).filter_map(|(key, value)| Some((key, value.as_object()?)))
 }
 
@@ -94,7 +94,7 @@ impl Set {
 
     /// How many paths are in it.
     pub(super) fn len(&self) -> usize {
-        fn paths(node: &Map<String, Value>) -> usize {
+        fn paths(node: &Map) -> usize {
             children(node).map(|(_, child)| usize::from(holds_itself(child)) + paths(child)).sum()
         }
         paths(&self.0)
@@ -119,11 +119,11 @@ impl Set {
 
     /// Adds every path of another set.
     pub fn add(&mut self, other: &Set) {
-        fn below(mine: &mut Map<String, Value>, other: &Map<String, Value>) {
+        fn below(mine: &mut Map, other: &Map) {
             for (key, theirs) in children(other) {
                 match mine.get_mut(key).and_then(Value::as_object_mut) {
                     None => {
-                        mine.insert(key.clone(), Value::Object(theirs.clone()));
+                        mine.insert(key, Value::Object(theirs.clone()));
                     }
                     Some(mine) => {
                         let itself = holds_itself(mine) || holds_itself(theirs);
@@ -149,13 +149,13 @@ impl Set {
 
     /// The paths that both sets hold.
     pub fn intersection(&self, other: &Set) -> Set {
-        fn common(mine: &Map<String, Value>, other: &Map<String, Value>) -> Map<String, Value> {
+        fn common(mine: &Map, other: &Map) -> Map {
             let mut out = Map::new();
             for (key, theirs) in children(other) {
                 let Some(mine) = mine.get(key).and_then(node) else { continue };
                 let mut both = common(mine, theirs);
                 if settle(&mut both, holds_itself(mine) && holds_itself(theirs)) {
-                    out.insert(key.clone(), Value::Object(both));
+                    out.insert(key, Value::Object(both));
                 }
             }
             out
@@ -165,7 +165,7 @@ impl Set {
 
     /// Every path in the set, as messages show it: `.spec.containers[name="c"].image`.
     pub fn paths(&self) -> Vec<String> {
-        fn walk(at: &str, node: &Map<String, Value>, out: &mut Vec<String>) {
+        fn walk(at: &str, node: &Map, out: &mut Vec<String>) {
             for (key, below) in children(node) {
                 let path = format!("{at}{}", shown(key));
                 if holds_itself(below) {
@@ -180,7 +180,7 @@ impl Set {
     }
 }
 
-fn take(mine: &mut Map<String, Value>, other: &Map<String, Value>, trees: bool) {
+fn take(mine: &mut Map, other: &Map, trees: bool) {
     for (key, theirs) in children(other) {
         let Some(node) = mine.get_mut(key).and_then(Value::as_object_mut) else { continue };
         let itself = holds_itself(node) && !holds_itself(theirs);
@@ -198,7 +198,7 @@ fn shown(key: &str) -> String {
     match key.split_once(':') {
         Some(("f", name)) => format!(".{name}"),
         Some(("k", keys)) => {
-            let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let keys: Map = serde_json::from_str(keys).unwrap_or_default();
             let keys: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
             format!("[{}]", keys.join(","))
         }

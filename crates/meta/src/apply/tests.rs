@@ -1,6 +1,6 @@
 //! Scenarios of structured-merge-diff on a small schema.
 
-use serde_json::{Map, Value, json};
+use crate::json::{Map, Value, json};
 
 use super::*;
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use crate::json::{Map, Value};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Map, Value};
 
 use super::set::{SELF, Set, holds_itself};
 
@@ -18,7 +18,7 @@ pub(super) fn held(text: &str, set: &Set) -> Option<usize> {
 
 /// What is wanted below a node of a document.
 struct Below<'a> {
-    wanted: &'a Map<String, Value>,
+    wanted: &'a Map,
     count: &'a mut usize,
 }
 
@@ -61,11 +61,11 @@ impl<'de> Visitor<'de> for Below<'_> {
 }
 
 /// A key of a node, as it is looked up.
-struct Key<'a>(&'a Map<String, Value>);
+struct Key<'a>(&'a Map);
 
 enum Found<'a> {
     Itself,
-    Wanted(&'a Map<String, Value>),
+    Wanted(&'a Map),
     Other,
 }
 

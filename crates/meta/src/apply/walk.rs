@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use crate::json::{Map, Value};
 
 use super::{Node, Relation, Set};
 use crate::json;
@@ -97,7 +97,7 @@ pub(super) fn with_parents<N: Node>(node: N, set: &Set) -> Set {
             }
             None => (node.item(), false),
         };
-        out.put(key.clone(), with_parents(place, &set.below(key)), named || set.has(key));
+        out.put(key.into(), with_parents(place, &set.below(key)), named || set.has(key));
     }
     out
 }
@@ -120,7 +120,7 @@ fn differ<N: Node>(node: N, old: &Value, new: &Value, out: &mut Changes) {
                 member(node.member(name).node, field(name), previous, Some(value), out);
             }
         }
-        for (name, value) in before.iter().filter(|(name, _)| !after.contains_key(*name)) {
+        for (name, value) in before.iter().filter(|(name, _)| !after.contains_key(name)) {
             member(node.member(name).node, field(name), Some(value), None, out);
         }
         return;
@@ -191,7 +191,7 @@ pub fn merge<N: Node>(node: N, live: &mut Value, applied: &Value) {
             match live.get_mut(name) {
                 Some(old) => merge(node.member(name).node, old, value),
                 None => {
-                    live.insert(name.clone(), value.clone());
+                    live.insert(name, value.clone());
                 }
             }
         }

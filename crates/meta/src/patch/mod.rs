@@ -3,9 +3,11 @@
 pub mod strategic;
 
 use json_patch::PatchOperation;
-use serde_json::Value;
+// What the library works on.
+use serde_json::Value as Tree;
 
 use crate::golang;
+use crate::json::{Map, Value, from_value};
 use crate::status::Status;
 
 /// Upstream's bound on the operations of a JSON patch.
@@ -24,9 +26,16 @@ pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), Status> {
             format!("The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {operations}");
         return Err(Status::failure(413, "RequestEntityTooLarge", why));
     }
+    let mut tree = Tree::from(doc.take());
+    operate(&mut tree, steps)?;
+    *doc = tree.into();
+    Ok(())
+}
+
+fn operate(doc: &mut Tree, steps: Vec<Value>) -> Result<(), Status> {
     let mut copied = 0;
     for step in steps {
-        let operation: PatchOperation = serde_json::from_value(step).map_err(|_| Status::unprocessable())?;
+        let operation: PatchOperation = from_value(step).map_err(|_| Status::unprocessable())?;
         let (path, value) = (operation.path(), placed(doc, &operation));
         if value.is_some_and(|value| depth(value) + path.count() > DEEPEST) {
             return Err(Status::bad_request("error applying patch: exceeded max depth"));
@@ -75,15 +84,15 @@ fn steps(patch: &Value) -> Result<Vec<Value>, Status> {
 
 /// Whether an operation tests for null what is not there: RFC 6902 has it fail, upstream has it pass, and kube-rs adds its first
 /// finalizer so.
-fn is_absence(doc: &Value, operation: &PatchOperation) -> bool {
+fn is_absence(doc: &Tree, operation: &PatchOperation) -> bool {
     let PatchOperation::Test(test) = operation else { return false };
     let path = test.path.as_str();
     let parent = path.rsplit_once('/').and_then(|(parent, _)| doc.pointer(parent));
-    test.value.is_null() && doc.pointer(path).is_none() && parent.is_some_and(Value::is_object)
+    test.value.is_null() && doc.pointer(path).is_none() && parent.is_some_and(Tree::is_object)
 }
 
 /// What an operation puts somewhere.
-fn placed<'a>(doc: &'a Value, operation: &'a PatchOperation) -> Option<&'a Value> {
+fn placed<'a>(doc: &'a Tree, operation: &'a PatchOperation) -> Option<&'a Tree> {
     match operation {
         PatchOperation::Add(add) => Some(&add.value),
         PatchOperation::Replace(replace) => Some(&replace.value),
@@ -94,10 +103,10 @@ fn placed<'a>(doc: &'a Value, operation: &'a PatchOperation) -> Option<&'a Value
 }
 
 /// How deep a document is; no document here is deeper than the parser lets it be.
-fn depth(value: &Value) -> usize {
+fn depth(value: &Tree) -> usize {
     match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        Tree::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Tree::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
         _ => 0,
     }
 }
@@ -120,14 +129,14 @@ fn merge(doc: &mut Value, patch: &Value) {
         return;
     };
     if !doc.is_object() {
-        *doc = Value::Object(serde_json::Map::new());
+        *doc = Value::Object(Map::new());
     }
     let Value::Object(members) = doc else { return };
     for (name, value) in patch {
         match members.get_mut(name) {
             _ if value.is_null() => drop(members.remove(name)),
             Some(known) if !known.is_null() => merge(known, value),
-            _ => drop(members.insert(name.clone(), without_nulls(value))),
+            _ => drop(members.insert(name, without_nulls(value))),
         }
     }
 }
@@ -137,7 +146,7 @@ fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let left = map.iter().filter(|(_, value)| !value.is_null());
-            left.map(|(name, value)| (name.clone(), without_nulls(value))).collect()
+            left.map(|(name, value)| (name, without_nulls(value))).collect()
         }
         Value::Array(items) => items.iter().map(without_nulls).collect(),
         scalar => scalar.clone(),
@@ -146,7 +155,7 @@ fn without_nulls(value: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 //! Rules: sig-api-machinery/strategic-merge-patch.md. Directives are `$patch`, `$retainKeys`, `$setElementOrder/x` and
 //! `$deleteFromPrimitiveList/x`.
 
-use serde_json::{Map, Value};
+use crate::json::{Map, Value};
 
 use crate::golang::{self, shown, type_of};
 use crate::status::Status;
@@ -47,11 +47,7 @@ fn bad_form(what: &str) -> Status {
     Status::bad_request(format!("invalid patch format of {what}"))
 }
 
-fn merge_map<S: SchemaNode>(
-    original: &mut Map<String, Value>,
-    patch: &Map<String, Value>,
-    schema: Option<S>,
-) -> Result<(), Status> {
+fn merge_map<S: SchemaNode>(original: &mut Map, patch: &Map, schema: Option<S>) -> Result<(), Status> {
     match patch.get(DIRECTIVE).map(|d| d.as_str().unwrap_or_default()) {
         None => {}
         Some("replace") => {
@@ -60,7 +56,7 @@ fn merge_map<S: SchemaNode>(
             return Ok(());
         }
         Some("delete") => {
-            original.clear();
+            *original = Map::new();
             return Ok(());
         }
         Some("merge") => {}
@@ -85,7 +81,7 @@ fn merge_map<S: SchemaNode>(
     Ok(())
 }
 
-fn retain_keys(original: &mut Map<String, Value>, patch: &Map<String, Value>) -> Result<(), Status> {
+fn retain_keys(original: &mut Map, patch: &Map) -> Result<(), Status> {
     let Some(directive) = patch.get(RETAIN_KEYS) else { return Ok(()) };
     let keys = directive.as_array().ok_or_else(|| bad_form("retainKeys"))?;
     let kept = |name: &str| keys.iter().any(|k| k == name);
@@ -97,7 +93,7 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &Map<String, Value>) ->
     Ok(())
 }
 
-fn delete_primitives(original: &mut Map<String, Value>, list: &str, doomed: &Value) -> Result<(), Status> {
+fn delete_primitives(original: &mut Map, list: &str, doomed: &Value) -> Result<(), Status> {
     let doomed = doomed.as_array().ok_or_else(|| bad_form("primitive list"))?;
     if let Some(Value::Array(items)) = original.get_mut(list) {
         items.retain(|item| !doomed.contains(item));
@@ -106,7 +102,7 @@ fn delete_primitives(original: &mut Map<String, Value>, list: &str, doomed: &Val
 }
 
 fn merge_field<S: SchemaNode>(
-    original: &mut Map<String, Value>,
+    original: &mut Map,
     key: &str,
     patch: &Value,
     schema: Option<S>,
@@ -140,7 +136,7 @@ fn merge_field<S: SchemaNode>(
     Ok(())
 }
 
-fn is_deletion(map: &Map<String, Value>) -> bool {
+fn is_deletion(map: &Map) -> bool {
     map.get(DIRECTIVE).is_some_and(|d| d == "delete")
 }
 
@@ -151,7 +147,7 @@ fn fresh(patch: &Value) -> Option<Value> {
         Value::Object(map) => Some(Value::Object(
             map.iter()
                 .filter(|(k, v)| !v.is_null() && !is_directive(k))
-                .filter_map(|(k, v)| fresh(v).map(|v| (k.clone(), v)))
+                .filter_map(|(k, v)| fresh(v).map(|v| (k, v)))
                 .collect(),
         )),
         Value::Array(items) => {
@@ -171,8 +167,8 @@ fn is_replace_marker(item: &Value) -> bool {
 
 /// Merges a list and then brings it into the order the patch asks for.
 fn ordered_list<S: SchemaNode>(
-    original: &mut Map<String, Value>,
-    patch: &Map<String, Value>,
+    original: &mut Map,
+    patch: &Map,
     key: &str,
     order: &Value,
     schema: Option<S>,
@@ -284,7 +280,7 @@ fn merge_list<S: SchemaNode>(
     Ok(reorder(merged, &order, &live, Some(key)))
 }
 
-fn required_key(map: &Map<String, Value>, key: &str) -> Result<(), Status> {
+fn required_key(map: &Map, key: &str) -> Result<(), Status> {
     if map.contains_key(key) {
         return Ok(());
     }
@@ -321,7 +317,7 @@ fn reorder(items: Vec<Value>, order: &[Value], live: &[Value], merge_key: Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::json::json;
 
     /// A pod-like type: `containers` and their `env` merge by name, `finalizers` merge as a set, `strategy` retains keys.
     #[derive(Clone, Copy)]

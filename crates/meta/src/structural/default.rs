@@ -1,6 +1,6 @@
 //! Defaults of structural schemas.
 
-use serde_json::Value;
+use crate::json::Value;
 
 use super::Structural;
 

@@ -8,8 +8,8 @@ mod validate;
 
 use std::collections::BTreeMap;
 
+use crate::json::{Map, Value};
 use regex::Regex;
-use serde_json::{Map, Value};
 
 use crate::field::{ErrorList, FieldError, Path};
 
@@ -72,7 +72,7 @@ struct Checks {
     allowed: Vec<Value>,
     pattern: Option<(String, Option<Regex>)>,
     format: String,
-    numbers: Map<String, Value>,
+    numbers: Map,
     all_of: Vec<Structural>,
     any_of: Vec<Structural>,
     one_of: Vec<Structural>,
@@ -137,7 +137,7 @@ impl Structural {
             if structural {
                 member.need_type(&at, "must not be empty for specified object fields", errors);
             }
-            out.properties.insert(name.clone(), member);
+            out.properties.insert(name.to_owned(), member);
         }
         out.additional = match &schema["additionalProperties"] {
             Value::Bool(true) => {

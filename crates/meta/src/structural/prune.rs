@@ -1,6 +1,6 @@
 //! Pruning: what the schema does not know is dropped.
 
-use serde_json::Value;
+use crate::json::Value;
 
 use super::Structural;
 
@@ -37,13 +37,13 @@ impl Pruner {
                 let whole = root || schema.is_some_and(|schema| schema.embedded);
                 let mut unknown = Vec::new();
                 for (name, member) in map.iter_mut() {
-                    if whole && META_FIELDS.contains(&name.as_str()) {
+                    if whole && META_FIELDS.contains(&name) {
                         continue;
                     }
                     match schema.and_then(|schema| schema.member(name)) {
                         Some(inner) => self.below(name, member, Some(inner)),
                         None if preserves => {}
-                        None => unknown.push(name.clone()),
+                        None => unknown.push(name.to_owned()),
                     }
                 }
                 for name in unknown {

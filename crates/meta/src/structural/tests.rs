@@ -1,6 +1,6 @@
 //! A small schema against objects.
 
-use serde_json::json;
+use crate::json::json;
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! Wrong types and unknown members of an applied configuration, in the words of what reads it as typed values.
 
-use serde_json::Value;
+use crate::json::Value;
 
 use super::{ListType, Structural};
 use crate::golang::{expected_list, expected_map, expected_scalar};
@@ -20,7 +20,7 @@ fn value_errors(value: &Value, schema: &Structural, whole: bool, at: &str, out: 
             for (name, inner) in map {
                 let at = format!("{at}.{name}");
                 match schema.member(name) {
-                    _ if whole && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
+                    _ if whole && ["apiVersion", "kind", "metadata"].contains(&name) => {}
                     Some(member) => value_errors(inner, member, member.embedded, &at, out),
                     None if schema.preserves_unknown => {}
                     // Nobody looks any further.

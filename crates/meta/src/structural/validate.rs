@@ -1,6 +1,6 @@
 //! Validation against a structural schema, in the words of upstream's OpenAPI validation.
 
-use serde_json::{Value, json};
+use crate::json::{Value, json};
 
 use super::{ListType, Structural, format};
 use crate::field::{ErrorList, FieldError, Path};
@@ -121,7 +121,7 @@ fn check(value: &Value, schema: &Structural, path: &Path, errors: &mut ErrorList
                 let rule = body(path, &format!("should have at least {least} properties"));
                 errors.push(FieldError::invalid(path, map.len(), rule));
             }
-            for name in schema.checks.required.iter().filter(|name| !map.contains_key(*name)) {
+            for name in schema.checks.required.iter().filter(|name| !map.contains_key(name)) {
                 errors.push(FieldError::required(&path.child(name), ""));
             }
         }
@@ -279,7 +279,7 @@ fn lists(value: &Value, schema: &Structural, path: &Path, errors: &mut ErrorList
                 ListType::Map => {
                     let keys =
                         schema.map_keys.iter().filter_map(|key| Some((key.clone(), item.get(key)?.clone())));
-                    json!(keys.collect::<serde_json::Map<_, _>>())
+                    json!(keys.collect::<crate::json::Map>())
                 }
                 _ => item.clone(),
             };

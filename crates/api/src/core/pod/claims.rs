@@ -1,7 +1,7 @@
 //! Validation of a pod's claims of devices, and of the containers' use of them.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use crate::schema;
 use crate::value::{items, text};
@@ -77,7 +77,7 @@ pub(super) fn validate_used(errors: &mut ErrorList, resources: &Value, path: &Pa
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Validation of containers, init containers and ephemeral containers.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use super::{env, names_of, probes, resources, security};
 use crate::net;

@@ -1,6 +1,6 @@
 //! Defaults of pods and pod templates.
 
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use crate::value::{child, flag, has, int, items_mut, present, set, set_default, text};
 

@@ -1,7 +1,7 @@
 //! Validation of environment variables and the references they and downward files make.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
-use serde_json::Value;
 
 use crate::value::{entries, has, items, text};
 

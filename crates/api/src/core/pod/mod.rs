@@ -14,8 +14,8 @@ mod table;
 mod update;
 mod volumes;
 
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::{Value, json};
 
 use crate::catalogue::{Hooks, Kind, Subresource, kind};
 use crate::objectmeta;
@@ -247,7 +247,7 @@ fn volume_kinds(volume: &Value) -> Vec<&str> {
         .into_iter()
         .flatten()
         .filter(|(key, value)| *key != "name" && !value.is_null())
-        .map(|(key, _)| key.as_str())
+        .map(|(key, _)| key)
         .collect()
 }
 

@@ -1,7 +1,7 @@
 //! Validation of what decides where a pod may run: affinity, spreading, tolerations.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use crate::objectmeta;
 use crate::value::{has, int, items, text};

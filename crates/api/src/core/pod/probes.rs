@@ -1,7 +1,7 @@
 //! Validation of probes and lifecycle hooks.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use crate::net;
 use crate::value::{filled, has, int, items, text};

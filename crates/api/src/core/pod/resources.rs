@@ -1,7 +1,7 @@
 //! Validation of resource requirements.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
-use serde_json::Value;
 
 use super::claims;
 use crate::value::entries;

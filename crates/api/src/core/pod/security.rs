@@ -1,7 +1,7 @@
 //! Validation of security contexts.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use crate::value::{flag, has, int, items, text};
 

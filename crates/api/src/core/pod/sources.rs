@@ -1,7 +1,7 @@
 //! Validation of what volumes are made of: the sources that pods and PersistentVolumes share.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use super::volumes;
 use crate::check::{one_of, optional_name, required_name};

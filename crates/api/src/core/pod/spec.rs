@@ -1,7 +1,7 @@
 //! Validation of `PodSpec`.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
-use serde_json::Value;
 
 use super::{claims, containers, names_of, placement, resources, security, volumes};
 use crate::net;

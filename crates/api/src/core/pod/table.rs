@@ -1,6 +1,6 @@
 //! How pods are shown in tables.
 
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use crate::catalogue::Column;
 use crate::table::{AGE, NAME, age, column, name, or, wide};

@@ -1,6 +1,6 @@
 //! Pods under test: defaults, validation and what may change.
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::*;
 

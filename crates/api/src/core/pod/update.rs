@@ -1,7 +1,7 @@
 //! What may change in a pod, and the quality of service its resources give it.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
-use serde_json::Value;
 
 use super::{names_of, resource_names};
 use crate::schema;

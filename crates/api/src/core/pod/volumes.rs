@@ -1,7 +1,7 @@
 //! Validation of volumes.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
-use serde_json::Value;
 
 use super::{env, sources, volume_kinds};
 use crate::value::{has, int, items, text};

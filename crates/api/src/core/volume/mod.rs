@@ -2,7 +2,7 @@
 
 mod validate;
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
 use crate::core::pod::sources;

@@ -1,7 +1,7 @@
 //! Validation of PersistentVolumes and their claims.
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
-use serde_json::Value;
 
 use crate::check::{one_of, optional_name, texts};
 use crate::core::pod::{self, sources};
@@ -170,7 +170,7 @@ pub(crate) fn claim_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
             true => "may not be specified when dataSourceRef.namespace is specified",
             false => "must match dataSourceRef",
         };
-        errors.push(FieldError::invalid(path, serde_json::json!({}), rule));
+        errors.push(FieldError::invalid(path, coxswain_meta::json!({}), rule));
     }
     optional_name(errors, spec, "volumeAttributesClassName", names::dns1123_subdomain, path);
 }
@@ -225,12 +225,11 @@ pub(super) fn claim_update(new: &Value, old: &Value) -> ErrorList {
     if text(old, "volumeName").is_empty() {
         set(&mut masked, "volumeName", old["volumeName"].clone());
     }
-    let plain = |v: &Value| {
-        let fields = v.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null());
-        fields.map(|(k, v)| (k.clone(), v.clone())).collect::<Vec<_>>()
-    };
+    fn plain(v: &Value) -> impl Iterator<Item = (&str, &Value)> {
+        v.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null())
+    }
     let path = Path::new("spec");
-    if plain(&masked) != plain(old) {
+    if plain(&masked).ne(plain(old)) {
         let mut before = old.clone();
         if text(old, "volumeName").is_empty() {
             set(&mut before, "volumeName", new["volumeName"].clone());

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 /// The volumes that the restricted level knows and forbids; others that it does not allow are `unknown`.
 const NAMED_VOLUMES: &[&str] = &[

@@ -3,8 +3,8 @@
 
 mod checks;
 
+use coxswain_meta::json::Value;
 use coxswain_meta::{ErrorList, FieldError, Path};
-use serde_json::Value;
 
 use checks::{BASELINE, RESTRICTED, Subject};
 
@@ -133,7 +133,7 @@ pub fn is_significant(new: &Value, old: &Value) -> bool {
     new["spec"] != old["spec"] || annotations_that_matter(new) != annotations_that_matter(old)
 }
 
-fn annotations_that_matter(pod: &Value) -> Vec<(&String, &Value)> {
+fn annotations_that_matter(pod: &Value) -> Vec<(&str, &Value)> {
     let annotations = pod["metadata"]["annotations"].as_object().into_iter().flatten();
     annotations
         .filter(|(key, _)| key.contains("apparmor.security") || key.contains("seccomp.security"))

@@ -1,11 +1,11 @@
 //! The wording is upstream's: clients and people search for it.
 
-use serde_json::{Value, json};
+use coxswain_meta::json::{Value, json};
 
 use super::{Verdict, judge};
 
 fn namespace(mode: &str, level: &str) -> Value {
-    json!({"metadata": {"name": "n", "labels": {format!("pod-security.kubernetes.io/{mode}"): level}}})
+    json!({"metadata": {"name": "n", "labels": {(format!("pod-security.kubernetes.io/{mode}")): level}}})
 }
 
 fn refused(level: &str, spec: Value) -> String {

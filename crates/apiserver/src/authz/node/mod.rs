@@ -103,7 +103,7 @@ impl Server {
 
     fn leads_to(&self, node: &str, kind: Kind, namespace: &str, name: &str) -> bool {
         let object = |group: &str, plural: &str| self.read(group, plural, namespace, name);
-        let is_its = |object: Option<serde_json::Value>, field: &str| {
+        let is_its = |object: Option<coxswain_meta::json::Value>, field: &str| {
             object.is_some_and(|object| object["spec"][field] == node)
         };
         match kind {

@@ -1,6 +1,6 @@
 //! Which objects a pod or a volume names: pure functions over documents.
 
-use serde_json::Value;
+use coxswain_meta::json::Value;
 
 use crate::object::Meta;
 
@@ -140,7 +140,7 @@ pub fn secrets_of_volume(volume: &Value, namespace: &str) -> Vec<Reference> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use coxswain_meta::json::json;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use coxswain_meta::json::json;
 
 use crate::cel::*;
 

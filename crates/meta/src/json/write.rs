@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use serde_json::Value;
+use super::Value;
 
 /// Writes a value as JSON on one line.
 pub fn write(out: &mut String, value: &Value) {
@@ -31,7 +31,7 @@ pub fn write(out: &mut String, value: &Value) {
 /// Writes the members of an object, their values as `write` writes them.
 pub fn write_members<'a>(
     out: &mut String,
-    members: impl IntoIterator<Item = (&'a String, &'a Value)>,
+    members: impl IntoIterator<Item = (&'a str, &'a Value)>,
     mut write: impl FnMut(&mut String, &str, &Value),
 ) {
     out.push('{');
@@ -105,7 +105,7 @@ fn is_plain(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use crate::json;
 
     use super::*;
 
