@@ -256,10 +256,7 @@ fn encode_members(object: &Value, of_metadata: impl Fn(&str) -> bool) -> Bytes {
     text.push_str(r#","metadata":"#);
     let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&none);
     let metadata = metadata.iter().filter(|(name, _)| of_metadata(name));
-    json::write_members(&mut text, metadata, |text, name, value| match (name, value) {
-        (MANAGED_FIELDS, Value::Array(entries)) => managers(text, entries),
-        _ => json::write(text, value),
-    });
+    json::write_members(&mut text, metadata);
     let rest = object.iter().filter(|(name, _)| !matches!(*name, "apiVersion" | "kind" | "metadata"));
     for (name, value) in rest {
         text.push(',');
@@ -268,23 +265,6 @@ fn encode_members(object: &Value, of_metadata: impl Fn(&str) -> bool) -> Bytes {
     }
     text.push('}');
     text.into()
-}
-
-/// Writes the entries of managed fields: fields that are text are the document already.
-fn managers(text: &mut String, entries: &[Value]) {
-    let none = Map::new();
-    text.push('[');
-    for (at, entry) in entries.iter().enumerate() {
-        if at > 0 {
-            text.push(',');
-        }
-        let members = entry.as_object().unwrap_or(&none);
-        json::write_members(text, members, |text, name, value| match (name, value) {
-            (apply::FIELDS, Value::String(fields)) if apply::is_document(fields) => text.push_str(fields),
-            _ => json::write(text, value),
-        });
-    }
-    text.push(']');
 }
 
 /// Reading and writing the metadata of a document.

@@ -75,7 +75,10 @@ enum Step<'a> {
 impl Step<'_> {
     fn pointer(&self) -> String {
         match self {
-            Step::Key(key) => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+            Step::Key(key) if key.contains(['~', '/']) => {
+                format!("/{}", key.replace('~', "~0").replace('/', "~1"))
+            }
+            Step::Key(key) => ["/", key].concat(),
             Step::Index(i) => format!("/{i}"),
         }
     }

@@ -282,7 +282,7 @@ fn normalise_fields(map: &mut Map, target: TypeRef) {
         }
         !is_left_out(value, field)
     });
-    for field in target.fields().iter().filter(|field| field.is_always_written()) {
+    for field in target.always_written() {
         if !map.contains_key(field.name) {
             map.insert(field.name.to_owned(), zero(&field.ty));
         }

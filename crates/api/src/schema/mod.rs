@@ -18,11 +18,12 @@ mod shown;
 mod typed;
 mod wire;
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use coxswain_meta::Status;
+use coxswain_meta::json::head;
 use coxswain_meta::patch::strategic::{self, SchemaNode};
+use hashbrown::HashMap;
 
 pub use decode::{Decoded, check, forget_unnoticed, normalise, normalise_field, zero_object};
 pub use json::{write as write_json, yaml as write_yaml};
@@ -50,6 +51,8 @@ struct TypeDef {
     fields: Vec<Field>,
     /// How the names begin: most are found without a look at the others.
     starts: Vec<u64>,
+    /// Those that Go always writes.
+    always: Vec<u16>,
     /// The fields in Go's order.
     declared: Vec<u16>,
     /// The fields in the order of their protobuf numbers.
@@ -163,6 +166,7 @@ impl Table {
                     name: second,
                     fields: Vec::new(),
                     starts: Vec::new(),
+                    always: Vec::new(),
                     declared: Vec::new(),
                     numbered: Vec::new(),
                 });
@@ -184,13 +188,6 @@ fn gvk_of(text: &str) -> Option<(&str, &str, &str)> {
     Some((group, version, kind))
 }
 
-/// The first bytes of a name, in its order.
-fn start(name: &str) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.iter_mut().zip(name.bytes()).for_each(|(at, byte)| *at = byte);
-    u64::from_be_bytes(bytes)
-}
-
 impl TypeDef {
     /// Sorts the fields, which come in Go's order, and remembers the other orders.
     fn sort(&mut self) {
@@ -201,7 +198,9 @@ impl TypeDef {
             self.declared[usize::from(*was)] = at as u16;
         }
         self.fields.sort_by_key(|field| field.name);
-        self.starts = self.fields.iter().map(|field| start(field.name)).collect();
+        self.starts = self.fields.iter().map(|field| head(field.name)).collect();
+        let always = |i: &u16| self.fields[usize::from(*i)].is_always_written();
+        self.always = (0..self.fields.len() as u16).filter(always).collect();
         let numbers = |i: &u16| self.fields[usize::from(*i)].numbers;
         self.numbered = (0..self.fields.len() as u16).filter(|i| numbers(i)[0] != 0).collect();
         self.numbered.sort_by_key(|i| self.fields[usize::from(*i)].numbers);
@@ -329,9 +328,15 @@ impl TypeRef {
         def.declared.iter().map(|i| &def.fields[usize::from(*i)])
     }
 
+    /// The fields that Go always writes.
+    fn always_written(self) -> impl Iterator<Item = &'static Field> {
+        let def = self.def();
+        def.always.iter().map(|i| &def.fields[usize::from(*i)])
+    }
+
     /// The field of that JSON name.
     pub fn get(self, name: &str) -> Option<&'static Field> {
-        let (def, start) = (self.def(), start(name));
+        let (def, start) = (self.def(), head(name));
         let first = def.starts.partition_point(|known| *known < start);
         let alike = def.starts[first..].iter().take_while(|known| **known == start);
         alike.zip(&def.fields[first..]).map(|(_, field)| field).find(|field| field.name == name)

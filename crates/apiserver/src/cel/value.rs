@@ -21,6 +21,7 @@ pub fn of_json(value: &Value) -> Cel {
         Value::String(text) => Cel::String(Arc::from(text.as_str())),
         Value::Array(items) => Cel::List(items.iter().map(of_json).collect()),
         Value::Object(map) => object(map.iter().map(|(name, value)| (name.to_owned(), of_json(value)))),
+        Value::Raw(raw) => of_json(&raw.read()),
     }
 }
 

@@ -81,7 +81,7 @@ impl FieldManager {
         let (place, manager, reset) =
             (Place::root(kind), self.manager(&version, &now), self.reset(kind, new));
         let (named, is_new) =
-            (take_sent(old, new), old.as_object().is_some_and(coxswain_meta::json::Map::is_empty));
+            (take_sent(new), old.as_object().is_some_and(coxswain_meta::json::Map::is_empty));
         if named.is_none() && is_new {
             // What is empty is owned too, if Go writes it.
             let seen = sent::owned(new);
@@ -173,9 +173,8 @@ fn entries(object: &Value) -> Vec<Value> {
     object.meta()["managedFields"].as_array().cloned().unwrap_or_default()
 }
 
-/// Takes the entries that a client sent out of the object, where they are any; one empty entry clears them all. Only what
-/// the object had already may be text.
-fn take_sent(old: &Value, object: &mut Value) -> Option<Vec<Value>> {
+/// Takes the entries that a client sent out of the object, where they are any; one empty entry clears them all.
+fn take_sent(object: &mut Value) -> Option<Vec<Value>> {
     let Some(Value::Array(entries)) = object.meta_mut().remove("managedFields") else { return None };
     let empty = |entry: &Value| entry.as_object().is_some_and(coxswain_meta::json::Map::is_empty);
     if let [only] = entries.as_slice()
@@ -183,10 +182,9 @@ fn take_sent(old: &Value, object: &mut Value) -> Option<Vec<Value>> {
     {
         return Some(Vec::new());
     }
-    let known = old.meta()["managedFields"].as_array().map_or(&[][..], Vec::as_slice);
     let sound = |entry: &Value| {
         matches!(entry["operation"].as_str(), Some("Apply" | "Update"))
-            && (entry[FIELDS].is_object() || known.iter().any(|known| known[FIELDS] == entry[FIELDS]))
+            && matches!(entry[FIELDS], Value::Object(_) | Value::Raw(_))
             && entry["apiVersion"].is_string()
     };
     (!entries.is_empty() && entries.iter().all(sound)).then_some(entries)

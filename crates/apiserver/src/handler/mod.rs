@@ -255,11 +255,7 @@ pub async fn read_object(kind: &Resource, request: Request<Body>) -> Result<(Val
             check_type(kind, &mut object)?;
             return Ok((object, repeated));
         }
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Number(_) => "number",
-        Value::Bool(_) => "bool",
-        Value::Null => "null",
+        other => coxswain_meta::golang::json_kind(other),
     };
     Err(unrecognized(
         kind,

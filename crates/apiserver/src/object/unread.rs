@@ -41,7 +41,7 @@ impl<'de> DeserializeSeed<'de> for Part {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         match self {
-            Self::Fields => Ok(<&RawValue>::deserialize(deserializer)?.get().into()),
+            Self::Fields => Ok(<&RawValue>::deserialize(deserializer)?.into()),
             Self::Managers => deserializer.deserialize_seq(self),
             _ => deserializer.deserialize_map(self),
         }

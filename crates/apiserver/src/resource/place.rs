@@ -1,12 +1,13 @@
 //! The places of an object as server-side apply walks them: one view of built-in types and structural schemas.
 
-use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use coxswain_api::schema::{self, Field, Type, TypeRef};
 use coxswain_meta::apply::{Member, Node, Relation};
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Name, Value};
 use coxswain_meta::structural::{self, Structural};
+
+use hashbrown::HashSet;
 
 use super::Resource;
 
@@ -152,17 +153,17 @@ impl Node for Place<'_> {
         }
     }
 
-    fn keys(self) -> Vec<(String, Option<Value>)> {
+    fn keys(self) -> Vec<(Name, Option<Value>)> {
         match self {
             // The one default among the keys of built-in lists is the protocol of ports.
             Self::BuiltIn(_, Some(field)) => field
                 .map_keys
                 .split(',')
-                .map(|key| (key.to_owned(), (key == "protocol").then(|| "TCP".into())))
+                .map(|key| (key.into(), (key == "protocol").then(|| "TCP".into())))
                 .collect(),
             Self::Custom(schema, _) => {
                 let default = |key: &String| schema.items.as_ref()?.properties.get(key)?.default.clone();
-                schema.map_keys.iter().map(|key| (key.clone(), default(key))).collect()
+                schema.map_keys.iter().map(|key| (key.as_str().into(), default(key))).collect()
             }
             _ => Vec::new(),
         }

@@ -1,6 +1,6 @@
 //! The fields of a new object, written down as the text they are stored as: it is most of what a creation says of managers.
 
-use crate::json::{Map, Value};
+use crate::json::{Map, Raw, Value};
 
 use super::set::{SELF, Set};
 use super::walk::{element, is_bare, is_leaf};
@@ -9,17 +9,13 @@ use crate::json;
 
 /// The FieldsV1 document of what a new object has beyond a `blank` one, but for the fields of the sets `without` and all
 /// below them; none where nothing is left. The same as the difference between the two, without the trees.
-pub(super) fn document<N: Node>(
-    node: N,
-    (blank, new): (&Value, &Value),
-    without: [&Set; 2],
-) -> Option<String> {
+pub(super) fn document<N: Node>(node: N, (blank, new): (&Value, &Value), without: [&Set; 2]) -> Option<Raw> {
     let (blank, new) = (blank.as_object()?, new.as_object()?);
     let mut out = Writer(String::with_capacity(2048));
     out.0.push('{');
     out.beyond(node, blank, new, without.map(|set| Some(&set.0)));
     out.0.push('}');
-    Some(out.0).filter(|text| text != "{}")
+    Some(out.0).filter(|text| text != "{}").map(Raw::written)
 }
 
 /// What is left out below a node, of either set.

@@ -112,15 +112,15 @@ fn is_of(entry: &Value, manager: &Manager, operation: &str) -> bool {
 /// The fields of an entry.
 fn fields(entry: &Value) -> Set {
     match &entry[FIELDS] {
-        Value::String(text) => Set::from_json(&serde_json::from_str(text).unwrap_or_default()),
+        Value::Raw(raw) => Set::from_json(&raw.read()),
         tree => Set::from_json(tree),
     }
 }
 
 /// Whether an entry's text says that it has nothing of some sets and all of another.
 fn is_settled(entry: &Value, without: &[&Set], with: &Set) -> bool {
-    let Some(text) = entry[FIELDS].as_str() else { return false };
-    let holds = |set: &Set, paths: usize| set.is_empty() || text::held(text, set) == Some(paths);
+    let Some(raw) = entry[FIELDS].as_raw() else { return false };
+    let holds = |set: &Set, paths: usize| set.is_empty() || text::held(raw.text(), set) == Some(paths);
     without.iter().all(|set| holds(set, 0)) && holds(with, with.len())
 }
 
@@ -131,7 +131,7 @@ fn edit(entry: &mut Value, out: &[&Set], add: &Set) -> bool {
     }
     let mut set = match entry[FIELDS].take() {
         Value::Object(tree) => Set(tree),
-        Value::String(text) => Set(serde_json::from_str(&text).unwrap_or_default()),
+        Value::Raw(raw) => Set(serde_json::from_str(raw.text()).unwrap_or_default()),
         _ => return false,
     };
     out.iter().for_each(|taken| set.subtract(taken));
@@ -141,14 +141,9 @@ fn edit(entry: &mut Value, out: &[&Set], add: &Set) -> bool {
     left
 }
 
-/// Whether a text is the document that the text of an entry has to be.
-pub fn is_document(text: &str) -> bool {
-    text::held(text, &Set::default()).is_some()
-}
-
 /// Makes trees of what is text in entries.
 pub fn thaw(entries: &mut [Value]) {
-    for entry in entries.iter_mut().filter(|entry| entry[FIELDS].is_string()) {
+    for entry in entries.iter_mut().filter(|entry| entry[FIELDS].as_raw().is_some()) {
         entry[FIELDS] = fields(entry).into_json();
     }
 }
@@ -161,7 +156,7 @@ pub fn same(a: &[Value], b: &[Value]) -> bool {
             let members = a.as_object().into_iter().flatten();
             heads(a) == heads(b)
                 && members.filter(|(name, _)| *name != "time").all(|(name, value)| match (value, &b[name]) {
-                    (Value::String(_), Value::Object(_)) | (Value::Object(_), Value::String(_))
+                    (Value::Raw(_), Value::Object(_)) | (Value::Object(_), Value::Raw(_))
                         if name == FIELDS =>
                     {
                         fields(a) == fields(b)

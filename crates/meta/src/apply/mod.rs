@@ -9,11 +9,9 @@ mod set;
 mod text;
 mod walk;
 
-use crate::json::Value;
+use crate::json::{Name, Value};
 
-pub use manage::{
-    Conflict, FIELDS, Manager, Refusal, Versions, apply, create, is_document, same, thaw, update,
-};
+pub use manage::{Conflict, FIELDS, Manager, Refusal, Versions, apply, create, same, thaw, update};
 pub use set::{Set, order};
 pub use walk::{Changes, changes, merge};
 
@@ -39,7 +37,7 @@ pub trait Node: Copy {
     /// The place of a list's items.
     fn item(self) -> Self;
     /// The keys of a keyed list, with the value an item has that leaves the key out.
-    fn keys(self) -> Vec<(String, Option<Value>)>;
+    fn keys(self) -> Vec<(Name, Option<Value>)>;
 }
 
 /// The place of a member of a map.

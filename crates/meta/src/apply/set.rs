@@ -28,7 +28,7 @@ fn compare(a: &Value, b: &Value) -> Ordering {
         Value::String(_) => 1,
         Value::Bool(_) => 2,
         Value::Array(_) => 3,
-        Value::Object(_) => 4,
+        Value::Object(_) | Value::Raw(_) => 4,
         Value::Null => 5,
     };
     match (a, b) {

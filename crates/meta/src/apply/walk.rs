@@ -33,14 +33,12 @@ pub(super) fn element<N: Node>(node: N, relation: Relation, item: &Value) -> Str
     if relation == Relation::Set {
         return format!("v:{item}");
     }
-    let mut keys = Map::new();
-    for (name, default) in node.keys() {
-        if let Some(value) = item.get(&name).cloned().or(default) {
-            keys.insert(name, value);
-        }
-    }
+    let mut keys = node.keys();
+    keys.sort_unstable_by(|(name, _), (other, _)| name.cmp(other));
+    let keys =
+        keys.iter().filter_map(|(name, default)| Some((&**name, item.get(&**name).or(default.as_ref())?)));
     let mut out = "k:".to_owned();
-    json::write(&mut out, &Value::Object(keys));
+    json::write_members(&mut out, keys);
     out
 }
 

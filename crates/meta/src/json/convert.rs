@@ -8,8 +8,9 @@ use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, MapAccess, Seq
 use serde::ser::{SerializeMap as _, Serializer};
 use serde::{Deserialize, Serialize, forward_to_deserialize_any};
 use serde_json::Error;
+use serde_json::value::RawValue;
 
-use super::{Map, Name, Number, Value};
+use super::{Map, Name, Number, Raw, Value};
 
 /// What a value says, as a type of its own.
 pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
@@ -47,6 +48,17 @@ impl From<Value> for serde_json::Value {
             Value::Object(members) => {
                 members.into_iter().map(|(name, value)| (String::from(name), Self::from(value))).collect()
             }
+            Value::Raw(raw) => raw.read().into(),
+        }
+    }
+}
+
+/// An object stays the text it is.
+impl From<&RawValue> for Value {
+    fn from(value: &RawValue) -> Self {
+        match value.get() {
+            text if text.starts_with('{') => Self::Raw(Raw::written(text.to_owned())),
+            text => serde_json::from_str(text).unwrap_or_default(),
         }
     }
 }
@@ -60,6 +72,7 @@ impl Serialize for Value {
             Self::String(text) => serializer.serialize_str(text),
             Self::Array(items) => items.serialize(serializer),
             Self::Object(members) => members.serialize(serializer),
+            Self::Raw(raw) => raw.read().serialize(serializer),
         }
     }
 }
@@ -107,6 +120,7 @@ impl<'de> Deserializer<'de> for &'de Value {
             Value::String(text) => visitor.visit_borrowed_str(text),
             Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.iter())),
             Value::Object(members) => visitor.visit_map(MapDeserializer::new(members.iter())),
+            Value::Raw(raw) => serde_json::Deserializer::from_str(raw.text()).deserialize_any(visitor),
         }
     }
 
@@ -305,6 +319,7 @@ made_of!(
     Number(Number),
     String(String),
     Object(Map),
+    Raw(Raw),
 );
 
 macro_rules! compared_with {

@@ -38,7 +38,7 @@ struct Member {
 
 /// The first eight bytes of a name as a number that is in the order of names.
 #[inline]
-fn head(name: &str) -> u64 {
+pub fn head(name: &str) -> u64 {
     let (bytes, len) = (name.as_bytes(), name.len());
     let byte = |at: usize| u64::from(bytes[at]) << (56 - 8 * at);
     match (bytes.first_chunk(), bytes.first_chunk(), bytes.last_chunk()) {

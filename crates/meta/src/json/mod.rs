@@ -8,10 +8,11 @@ mod convert;
 mod map;
 mod write;
 
+use std::borrow::Cow;
 use std::ops::{Index, IndexMut};
 
 pub use convert::{from_value, to_value};
-pub use map::{Entry, Map, Name};
+pub use map::{Entry, Map, Name, head};
 pub use serde_json::Number;
 pub use write::{write, write_escaped, write_members, write_name, write_text};
 
@@ -31,6 +32,29 @@ pub enum Value {
     Array(Vec<Value>),
     /// An object.
     Object(Map),
+    /// An object that is still the text it was, for all that is done with it is to write it again. Nobody finds members in it.
+    Raw(Raw),
+}
+
+/// The text of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Raw(Box<str>);
+
+impl Raw {
+    /// What was just written, by whoever writes objects.
+    pub fn written(text: String) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// The object.
+    pub fn read(&self) -> Value {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
 }
 
 impl Value {
@@ -49,6 +73,14 @@ impl Value {
     /// Leaves null.
     pub fn take(&mut self) -> Self {
         std::mem::take(self)
+    }
+
+    /// Its text if it has not been read.
+    pub fn as_raw(&self) -> Option<&Raw> {
+        match self {
+            Self::Raw(raw) => Some(raw),
+            _ => None,
+        }
     }
 
     /// Whether it is null.
@@ -181,11 +213,14 @@ impl Value {
     }
 }
 
-fn steps(pointer: &str) -> Option<impl Iterator<Item = String>> {
+fn steps(pointer: &str) -> Option<impl Iterator<Item = Cow<'_, str>>> {
     if !pointer.is_empty() && !pointer.starts_with('/') {
         return None;
     }
-    Some(pointer.split('/').skip(1).map(|step| step.replace("~1", "/").replace("~0", "~")))
+    Some(pointer.split('/').skip(1).map(|step| match step.contains('~') {
+        true => step.replace("~1", "/").replace("~0", "~").into(),
+        false => step.into(),
+    }))
 }
 
 /// The place in a list that a step of a pointer names.

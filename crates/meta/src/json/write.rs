@@ -22,25 +22,20 @@ pub fn write(out: &mut String, value: &Value) {
             }
             out.push(']');
         }
-        Value::Object(members) => {
-            write_members(out, members, |out, _, value| write(out, value));
-        }
+        Value::Object(members) => write_members(out, members),
+        Value::Raw(raw) => out.push_str(raw.text()),
     }
 }
 
-/// Writes the members of an object, their values as `write` writes them.
-pub fn write_members<'a>(
-    out: &mut String,
-    members: impl IntoIterator<Item = (&'a str, &'a Value)>,
-    mut write: impl FnMut(&mut String, &str, &Value),
-) {
+/// Writes the members of an object.
+pub fn write_members<'a>(out: &mut String, members: impl IntoIterator<Item = (&'a str, &'a Value)>) {
     out.push('{');
     for (at, (name, value)) in members.into_iter().enumerate() {
         if at > 0 {
             out.push(',');
         }
         write_name(out, name);
-        write(out, name, value);
+        write(out, value);
     }
     out.push('}');
 }
@@ -95,12 +90,16 @@ fn is_plain(bytes: &[u8]) -> bool {
         word.wrapping_sub(ONES * u64::from(limit)) & !word & (ONES << 7)
     }
     let is = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let special = |word: u64| below(word, b' ') | is(word, b'"') | is(word, b'\\');
     let (words, rest) = bytes.as_chunks();
-    let found = words.iter().fold(0, |found, word| {
-        let word = u64::from_le_bytes(*word);
-        found | below(word, b' ') | is(word, b'"') | is(word, b'\\')
-    });
-    found == 0 && !rest.iter().any(|byte| is_special(*byte))
+    let found = words.iter().fold(0, |found, word| found | special(u64::from_le_bytes(*word)));
+    // The last eight, some of them again, or what there is of eight.
+    let last = match bytes.last_chunk() {
+        _ if rest.is_empty() => return found == 0,
+        Some(last) => u64::from_le_bytes(*last),
+        None => rest.iter().fold(ONES * u64::from(b' '), |word, byte| word << 8 | u64::from(*byte)),
+    };
+    found | special(last) == 0
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ fn type_of(value: &Value) -> &'static str {
         Value::Number(_) => "integer",
         Value::String(_) => "string",
         Value::Array(_) => "array",
-        Value::Object(_) => "object",
+        Value::Object(_) | Value::Raw(_) => "object",
     }
 }
 

@@ -6,11 +6,12 @@
 mod collection;
 mod watch;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 pub use collection::{Collection, Page, Range};
 pub use watch::Watch;
