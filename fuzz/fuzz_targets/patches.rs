@@ -2,9 +2,9 @@
 //! JSON patch, merge patch, strategic merge patch of a Pod.
 
 use coxswain_api::schema;
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::patch;
 use libfuzzer_sys::fuzz_target;
-use serde_json::{Value, json};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(patch) = serde_json::from_slice::<Value>(bytes) else { return };

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use coxswain_meta::json::json;
 use coxswain_meta::jsonpath::JsonPath;
 use coxswain_meta::{fields, labels};
 use libfuzzer_sys::fuzz_target;
-use serde_json::json;
 
 fuzz_target!(|text: &str| {
     let known = BTreeMap::from([("a".to_owned(), "1".to_owned())]);

@@ -1,6 +1,6 @@
 //! CertificateSigningRequest.
 
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path, names};
 
 use crate::catalogue::{Column, Hooks, Kind, Subresource, kind};
@@ -105,7 +105,7 @@ fn signer_name(errors: &mut ErrorList, name: &str, at: &Path) {
     }
     let mut label = |shown: &str, label: &str, broken: Vec<String>| {
         for why in &broken {
-            let rule = format!("validating label {}: {why}", coxswain_meta::json!(label));
+            let rule = format!("validating label {}: {why}", json!(label));
             errors.push(FieldError::invalid(at, shown, rule));
         }
         !broken.is_empty()

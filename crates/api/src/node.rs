@@ -1,6 +1,6 @@
 //! RuntimeClass.
 
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path, names};
 
 use crate::catalogue::{Hooks, Kind, kind};
@@ -31,7 +31,7 @@ fn validate(class: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     required_name(&mut errors, class, "handler", names::dns1123_label, &Path::root());
     if has(class, "overhead") {
-        let limits = coxswain_meta::json!({"limits": class["overhead"]["podFixed"]});
+        let limits = json!({"limits": class["overhead"]["podFixed"]});
         pod::container_resources(&mut errors, &limits, &Path::new("overhead"));
     }
     let (scheduling, path) = (&class["scheduling"], Path::new("scheduling"));

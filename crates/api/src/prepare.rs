@@ -1,6 +1,6 @@
 //! What happens to an object between decoding and validation: fields clients may not set are kept or reset.
 
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Value, json};
 
 use crate::value::{child, int, remove, set};
 
@@ -12,7 +12,7 @@ pub(crate) fn update_plain(_new: &mut Value, _old: &Value) {}
 
 /// A new object has no status.
 pub(crate) fn create_status(object: &mut Value) {
-    set(object, "status", coxswain_meta::json!({}));
+    set(object, "status", json!({}));
 }
 
 /// A new object has no status and is of generation 1.

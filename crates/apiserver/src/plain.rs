@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use coxswain_api::openapi::{self, CustomKind};
 use coxswain_meta::Status;
-use coxswain_meta::json::json;
+use coxswain_meta::json::{Value, json};
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use std::sync::Arc;
@@ -72,7 +72,7 @@ pub async fn answer(server: &Arc<Server>, info: &RequestInfo, request: Request<B
     discovery::answer(server, path, headers, &format!("{address}:{port}")).ok_or_else(Status::unknown_path)
 }
 
-fn version(git_version: &str) -> coxswain_meta::json::Value {
+fn version(git_version: &str) -> Value {
     let mut parts = git_version.trim_start_matches('v').split('.');
     let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     json!({ "major": major, "minor": minor, "gitVersion": git_version, "gitCommit": "", "gitTreeState": "clean",

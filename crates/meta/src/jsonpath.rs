@@ -1,6 +1,6 @@
 //! The JSONPath of printer columns and scale paths: `.spec.x`, `.a['b.c']`, `[0]`, `[*]`, `[?(@.type=="Ready")]`.
 
-use crate::json::Value;
+use crate::json::{Map, Value};
 
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
@@ -52,7 +52,7 @@ impl JsonPath {
         self.0.iter().try_fold(root, |at, step| {
             let Step::Member(name) = step else { return None };
             if at.is_null() {
-                *at = Value::Object(crate::json::Map::new());
+                *at = Value::Object(Map::new());
             }
             Some(at.as_object_mut()?.entry(name.clone()).or_insert(Value::Null))
         })

@@ -1,6 +1,6 @@
 //! Pure algorithms over Kubernetes objects: names, selectors, quantities, field errors, patches and `Status`.
 //!
-//! Nothing here does IO and nothing here knows a kind; objects are `crate::json::Value`.
+//! Nothing here does IO and nothing here knows a kind; objects are [`json::Value`].
 
 pub mod apply;
 pub mod field;

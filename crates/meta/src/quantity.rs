@@ -2,6 +2,7 @@
 //!
 //! A value is kept in nano units; upstream rounds anything finer up and caps at 2^63-1, so this loses nothing.
 
+use crate::json::Value;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
@@ -57,10 +58,10 @@ impl Quantity {
     }
 
     /// Parses a JSON string or number, the two forms a quantity may take in an object.
-    pub fn from_json(value: &crate::json::Value) -> Result<Self, QuantityError> {
+    pub fn from_json(value: &Value) -> Result<Self, QuantityError> {
         match value {
-            crate::json::Value::String(text) => text.parse(),
-            crate::json::Value::Number(number) => number.to_string().parse(),
+            Value::String(text) => text.parse(),
+            Value::Number(number) => number.to_string().parse(),
             _ => Err(QuantityError::Format),
         }
     }

@@ -1,6 +1,6 @@
 //! ReplicaSet and ReplicationController.
 
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::labels::Selector;
 use coxswain_meta::{ErrorList, FieldError, Path};
 
@@ -69,7 +69,7 @@ const COLUMNS: &[Column] = &[
 
 fn prepare_create(object: &mut Value) {
     crate::prepare::create_counted(object);
-    set(object, "status", coxswain_meta::json!({"replicas": 0}));
+    set(object, "status", json!({"replicas": 0}));
 }
 
 fn row(object: &Value, selector: String, now: i64) -> Vec<Value> {

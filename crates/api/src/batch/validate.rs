@@ -1,6 +1,6 @@
 //! Validation of Jobs and CronJobs.
 
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Map, Value};
 use coxswain_meta::labels::Selector;
 use coxswain_meta::{ErrorList, FieldError, Path, names};
 
@@ -63,7 +63,7 @@ fn generated_selector(errors: &mut ErrorList, job: &Value, name: &str) {
     let wanted = [("controller-uid", uid), ("job-name", name)]
         .into_iter()
         .flat_map(|(label, value)| ["", super::PREFIX].map(|prefix| (format!("{prefix}{label}"), value)));
-    let mut expected = coxswain_meta::json::Map::new();
+    let mut expected = Map::new();
     for (label, value) in wanted {
         let at = Path::new("spec.template.metadata.labels").key(&label);
         if labels[&label] != value {

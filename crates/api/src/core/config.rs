@@ -1,6 +1,6 @@
 //! ConfigMap and Secret.
 
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Map, Value};
 use coxswain_meta::{ErrorList, FieldError, Path, names};
 
 use crate::base64;
@@ -45,14 +45,14 @@ const SECRET_COLUMNS: &[Column] =
     &[NAME, column("Type", "What the data is for."), column("Data", "Number of entries."), AGE];
 
 fn length(object: &Value, key: &str) -> usize {
-    object.get(key).and_then(Value::as_object).map_or(0, coxswain_meta::json::Map::len)
+    object.get(key).and_then(Value::as_object).map_or(0, Map::len)
 }
 
 /// `stringData` is write-only: its entries become base64 entries of `data`.
 fn merge_string_data(secret: &mut Value) {
     let Value::Object(map) = secret else { return };
     let Some(Value::Object(plain)) = map.remove("stringData") else { return };
-    let data = map.entry("data").or_insert_with(|| Value::Object(coxswain_meta::json::Map::new()));
+    let data = map.entry("data").or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(data) = data {
         data.extend(
             plain

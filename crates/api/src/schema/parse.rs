@@ -14,12 +14,24 @@ pub const MOST_FAULTS: usize = 100;
 /// text of a syntax error, or as near as can be.
 pub fn parse_json_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     let notes = Notes::default();
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = notes.seed().deserialize(&mut deserializer).and_then(|v| deserializer.end().map(|()| v));
+    // Whether it is UTF-8 is asked once, or else at every text, for the place of the fault.
+    let value = match std::str::from_utf8(bytes) {
+        Ok(text) => all_of(serde_json::Deserializer::from_str(text), &notes),
+        Err(_) => all_of(serde_json::Deserializer::from_slice(bytes), &notes),
+    };
     match value {
         Ok(value) => Ok((value, notes.faults.into_inner())),
         Err(error) => Err(syntax_error(&error, bytes)),
     }
+}
+
+fn all_of<'de, R: serde_json::de::Read<'de>>(
+    mut deserializer: serde_json::Deserializer<R>,
+    notes: &Notes,
+) -> serde_json::Result<Value> {
+    let value = notes.seed().deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
 }
 
 /// Puts unknown and repeated fields of a JSON text into the order in which they stand there.

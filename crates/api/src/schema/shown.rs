@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Map, Value};
 
 use super::{Field, Type, TypeRef, by_name};
 
@@ -188,8 +188,8 @@ fn collect(object: &Value, target: TypeRef, tagged: bool, out: &mut Vec<(String,
             map.extend(found.map(|(name, value)| (name.to_owned(), value.clone())));
         }
         if tagged {
-            let empty = value.as_object().is_some_and(coxswain_meta::json::Map::is_empty)
-                || value.as_array().is_some_and(Vec::is_empty);
+            let empty =
+                value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
             if !(value.is_null() || empty && field.omits_zero) {
                 out.push((field.name.to_owned(), value, field));
             }

@@ -1,6 +1,6 @@
 //! The schema facts and strict decoding under test.
 
-use coxswain_meta::json::json;
+use coxswain_meta::json::{Value, json};
 
 use super::*;
 
@@ -28,14 +28,12 @@ fn table_is_closed_and_sorted() {
 
 #[test]
 fn wrong_types_are_worded_as_go_words_them() {
-    let first = |doc: coxswain_meta::json::Value| {
-        check(&doc, deployment()).errors.first().cloned().unwrap_or_default()
-    };
+    let first = |doc: Value| check(&doc, deployment()).errors.first().cloned().unwrap_or_default();
     assert_eq!(
         first(json!({"spec": {"replicas": "3"}})),
         "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"
     );
-    let spec = |container: coxswain_meta::json::Value| json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+    let spec = |container: Value| json!({"spec": {"template": {"spec": {"containers": [container]}}}});
     assert_eq!(
         first(spec(json!({"name": 1}))),
         "json: cannot unmarshal number into Go struct field Container.spec.template.spec.containers.name of type string"

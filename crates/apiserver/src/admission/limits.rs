@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use coxswain_api::resources::{self, ResourceList};
-use coxswain_meta::json::{Value, json};
+use coxswain_meta::json::{Map, Value, json};
 use coxswain_meta::quantity::Quantity;
 
 use crate::object::Meta;
@@ -25,7 +25,7 @@ fn containers<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = &'a Value>
 pub fn fill(range: &Value, pod: &mut Value) {
     let defaults = |field: &str| {
         let sources = limits(range, "Container").filter_map(|limit| limit[field].as_object());
-        sources.flatten().map(|(name, amount)| (name, amount.clone())).collect::<coxswain_meta::json::Map>()
+        sources.flatten().map(|(name, amount)| (name, amount.clone())).collect::<Map>()
     };
     let defaults =
         [("requests", "request", defaults("defaultRequest")), ("limits", "limit", defaults("default"))];
@@ -51,11 +51,7 @@ pub fn fill(range: &Value, pod: &mut Value) {
 }
 
 /// Fills amounts into one list of a container; gives the names of those it had not.
-fn fill_in<'a>(
-    container: &mut Value,
-    field: &str,
-    amounts: &'a coxswain_meta::json::Map,
-) -> BTreeSet<&'a str> {
+fn fill_in<'a>(container: &mut Value, field: &str, amounts: &'a Map) -> BTreeSet<&'a str> {
     let mut set = BTreeSet::new();
     for (name, amount) in amounts {
         if container["resources"][field].get(name).is_some() {

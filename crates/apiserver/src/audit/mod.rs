@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::Status;
-use coxswain_meta::json::{Map, Value, json};
+use coxswain_meta::json::{Map, Value, json, to_value};
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -361,7 +361,7 @@ impl Record<'_> {
     }
 
     fn failed(&mut self, status: &Status) {
-        let mut status = coxswain_meta::json::to_value(status).unwrap_or_default();
+        let mut status = to_value(status).unwrap_or_default();
         if let Some(status) = status.as_object_mut() {
             status.remove("kind");
             status.remove("apiVersion");

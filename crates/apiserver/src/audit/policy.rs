@@ -2,7 +2,7 @@
 //! <https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/>
 
 use coxswain_api::schema;
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Value, from_value};
 use serde::Deserialize;
 
 use crate::authn::UserInfo;
@@ -127,7 +127,7 @@ impl Policy {
         if document["apiVersion"] != "audit.k8s.io/v1" || document["kind"] != "Policy" {
             return Err("the file holds no audit.k8s.io/v1 Policy".to_owned());
         }
-        let policy: Self = coxswain_meta::json::from_value(document).map_err(|error| error.to_string())?;
+        let policy: Self = from_value(document).map_err(|error| error.to_string())?;
         if policy.rules.is_empty() {
             return Err("the policy has no rules".to_owned());
         }

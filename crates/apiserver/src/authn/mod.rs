@@ -17,7 +17,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use coxswain_meta::Status;
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Value, json};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use rustls::pki_types::CertificateDer;
@@ -63,12 +63,12 @@ impl UserInfo {
 
     /// As the review APIs show it.
     pub fn to_json(&self) -> Value {
-        let mut user = coxswain_meta::json!({ "username": self.name, "groups": self.groups });
+        let mut user = json!({ "username": self.name, "groups": self.groups });
         if !self.uid.is_empty() {
             user["uid"] = self.uid.as_str().into();
         }
         if !self.extra.is_empty() {
-            user["extra"] = coxswain_meta::json!(self.extra);
+            user["extra"] = json!(self.extra);
         }
         user
     }

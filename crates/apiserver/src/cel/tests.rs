@@ -1,7 +1,7 @@
 //! Expressions as Kubernetes' documentation shows them.
 
 use coxswain_meta::field::{ErrorList, Path};
-use coxswain_meta::json::json;
+use coxswain_meta::json::{Map, json};
 use coxswain_meta::structural::Structural;
 
 use super::*;
@@ -177,8 +177,7 @@ fn rules_cost_what_upstream_says() {
 fn a_schema_may_not_cost_too_much_in_all() {
     let rule = json!({"rule": "self.matches('^[a-z]+([0-9]{3,5}|foo|bar)$')"});
     let text = json!({"type": "string", "maxLength": 1000, "x-kubernetes-validations": [rule]});
-    let lists: coxswain_meta::json::Map =
-        (0..14).map(|n| (format!("f{n}"), limited(text.clone(), 400 + n * 1000))).collect();
+    let lists: Map = (0..14).map(|n| (format!("f{n}"), limited(text.clone(), 400 + n * 1000))).collect();
     let told = told(json!({"type": "object", "properties": lists}));
     let cost = |n: u64| (400 + n * 1000) * (401 * 7 + 1);
     let expensive = (0..14).filter(|n| cost(*n) > 10_000_000).count();

@@ -3,7 +3,7 @@
 use coxswain_api::schema;
 use coxswain_meta::Status;
 use coxswain_meta::apply::{self, Conflict, FIELDS, Manager, Refusal, Set, Versions};
-use coxswain_meta::json::{Value, json};
+use coxswain_meta::json::{Map, Value, json};
 use coxswain_meta::status::{Cause, Details};
 use http::HeaderMap;
 use http::header::USER_AGENT;
@@ -80,8 +80,7 @@ impl FieldManager {
         let (version, now) = (kind.api_version(), now());
         let (place, manager, reset) =
             (Place::root(kind), self.manager(&version, &now), self.reset(kind, new));
-        let (named, is_new) =
-            (take_sent(new), old.as_object().is_some_and(coxswain_meta::json::Map::is_empty));
+        let (named, is_new) = (take_sent(new), old.as_object().is_some_and(Map::is_empty));
         if named.is_none() && is_new {
             // What is empty is owned too, if Go writes it.
             let seen = sent::owned(new);
@@ -176,7 +175,7 @@ fn entries(object: &Value) -> Vec<Value> {
 /// Takes the entries that a client sent out of the object, where they are any; one empty entry clears them all.
 fn take_sent(object: &mut Value) -> Option<Vec<Value>> {
     let Some(Value::Array(entries)) = object.meta_mut().remove("managedFields") else { return None };
-    let empty = |entry: &Value| entry.as_object().is_some_and(coxswain_meta::json::Map::is_empty);
+    let empty = |entry: &Value| entry.as_object().is_some_and(Map::is_empty);
     if let [only] = entries.as_slice()
         && empty(only)
     {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use coxswain_api::schema;
 use coxswain_meta::Status;
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Map, Value};
 use coxswain_store::{Collection, Key, LogError};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
@@ -357,9 +357,7 @@ pub fn check_type(kind: &Resource, object: &mut Value) -> Result<(), Status> {
             kind.kind()
         )));
     };
-    let text = |field: &str, map: &coxswain_meta::json::Map| {
-        map.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
+    let text = |field: &str, map: &Map| map.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (sent_version, sent_kind) = (text("apiVersion", map), text("kind", map));
     if (!sent_version.is_empty() && sent_version != version)
         || (!sent_kind.is_empty() && sent_kind != kind.kind())

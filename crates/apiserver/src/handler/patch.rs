@@ -4,7 +4,7 @@ use bytes::Bytes;
 use coxswain_api::schema;
 use coxswain_meta::Status;
 use coxswain_meta::golang::{self, shown};
-use coxswain_meta::json::{Map, Value};
+use coxswain_meta::json::{Map, Value, json};
 use coxswain_meta::patch::{json_patch, merge_patch, strategic};
 use coxswain_meta::{ErrorList, FieldError, Path};
 use http::header::CONTENT_TYPE;
@@ -320,8 +320,7 @@ impl Call {
                 other => return other.map(|bytes| (StatusCode::OK, bytes)),
             }
             self.may_create().await?;
-            let empty =
-                coxswain_meta::json!({ "apiVersion": self.kind.api_version(), "kind": self.kind.kind() });
+            let empty = json!({ "apiVersion": self.kind.api_version(), "kind": self.kind.kind() });
             let mut new = manager.apply(&forms, &empty, &configuration, force)?;
             repeated.clone()?;
             convert(&mut new)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use coxswain_api::{Kind, schema};
 use coxswain_meta::Status;
-use coxswain_meta::json::{Map, Value, json};
+use coxswain_meta::json::{Map, Value, json, to_value};
 use coxswain_store::{Object, Revision};
 use http::{HeaderMap, Response, StatusCode};
 
@@ -87,7 +87,7 @@ pub fn value(code: StatusCode, encoding: Encoding, value: &Value) -> Response<Bo
 pub fn failure(headers: &HeaderMap, status: &Status) -> Response<Body> {
     let plain = respond::failure(status);
     let encoding = Form::accepted(headers, true).map_or(Encoding::Json, |form| form.encoding);
-    let document = coxswain_meta::json::to_value(status).ok().filter(|_| encoding != Encoding::Json);
+    let document = to_value(status).ok().filter(|_| encoding != Encoding::Json);
     let Some(document) = document else { return plain };
     let (mut parts, body) = value(plain.status(), encoding, &document).into_parts();
     for (name, header) in plain.headers() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use coxswain_api::schema;
 use coxswain_meta::Status;
-use coxswain_meta::json::{Value, json};
+use coxswain_meta::json::{Value, json, to_value};
 use coxswain_store::{Compacted, Event, EventKind, Object, Revision, Watch};
 use futures::stream;
 use http::Response;
@@ -140,7 +140,7 @@ impl Stream {
                 objects.iter().for_each(|object| self.write(&mut first, "ADDED", object));
             }
             Err(status) => {
-                let status = coxswain_meta::json::to_value(&status).unwrap_or_default();
+                let status = to_value(&status).unwrap_or_default();
                 let mut line = BytesMut::new();
                 self.frame(&mut line, "ERROR", &status);
                 self.first = line;
@@ -166,7 +166,7 @@ impl Stream {
 
     fn expire(&mut self, compacted: Compacted) {
         let status = Status::too_old(compacted.asked.0, compacted.oldest.0);
-        let status = coxswain_meta::json::to_value(&status).unwrap_or_default();
+        let status = to_value(&status).unwrap_or_default();
         let mut line = BytesMut::new();
         self.frame(&mut line, "ERROR", &status);
         self.first.extend_from_slice(&line);
@@ -242,7 +242,7 @@ impl Stream {
         let (object, previous) = match self.served(event).await {
             Ok(served) => served,
             Err(status) => {
-                let status = coxswain_meta::json::to_value(&status).unwrap_or_default();
+                let status = to_value(&status).unwrap_or_default();
                 return self.frame(out, "ERROR", &status);
             }
         };

@@ -10,9 +10,10 @@ use serde_json::value::RawValue;
 
 /// The document of an encoded object; null where it is none.
 pub fn document(bytes: &[u8]) -> Value {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let unread = Part::Object.deserialize(&mut deserializer);
-    unread.or_else(|_| serde_json::from_slice(bytes)).unwrap_or_default()
+    // All of it is looked at once here, where the reader would at every text.
+    let Ok(text) = std::str::from_utf8(bytes) else { return Value::Null };
+    let unread = Part::Object.deserialize(&mut serde_json::Deserializer::from_str(text));
+    unread.or_else(|_| serde_json::from_str(text)).unwrap_or_default()
 }
 
 /// A part of an object on the way to its managers' fields.

@@ -1,6 +1,6 @@
 //! Reviews from request to answer.
 
-use coxswain_meta::json::json;
+use coxswain_meta::json::{Value, json};
 
 use super::Fixture;
 
@@ -19,7 +19,7 @@ async fn a_review_is_no_table() {
 async fn a_review_is_decoded_and_validated_as_an_object_is() {
     let server = Fixture::start().await;
     let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-    let ask = async |query: &str, spec: coxswain_meta::json::Value| {
+    let ask = async |query: &str, spec: Value| {
         let review =
             json!({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": spec});
         let (code, answer) = server.post(&format!("{path}{query}"), review).await;

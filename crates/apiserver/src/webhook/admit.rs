@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use coxswain_meta::Status;
-use coxswain_meta::json::{Value, json};
+use coxswain_meta::json::{Value, from_value, json};
 use coxswain_meta::patch::json_patch;
 use coxswain_store::Revision;
 use futures::future::join_all;
@@ -179,7 +179,7 @@ impl Hook {
         };
         let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(0);
         let mut refused = Status::failure(code.max(400), text("reason").unwrap_or_default(), message);
-        refused.details = coxswain_meta::json::from_value(status["details"].clone()).ok().flatten();
+        refused.details = from_value(status["details"].clone()).ok().flatten();
         refused
     }
 }

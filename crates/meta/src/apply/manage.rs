@@ -1,15 +1,16 @@
 //! The entries of `managedFields`: what a write takes from some managers and gives to another.
 //!
-//! The fields of an entry may be text, which no client can send: the text of their document, as it is stored. Most writes
-//! leave most entries as they are, and an edit makes a tree of a text only where it changes something.
+//! The fields of an entry may be unread, as they are stored: most writes leave most entries as they are, or add to them, and an
+//! edit makes a tree of a text only where it takes something away.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use crate::json::{Map, Value, json};
+use crate::json::{Map, Raw, Value, json};
 
+use super::text::{self, With};
 use super::walk::{Changes, changes, claimed, merge, remove, with_parents};
-use super::{Node, Set, fresh, text};
+use super::{Node, Set, fresh};
 
 /// Entries of updates beyond this are merged, the oldest first.
 const MOST_UPDATERS: usize = 10;
@@ -117,16 +118,24 @@ fn fields(entry: &Value) -> Set {
     }
 }
 
-/// Whether an entry's text says that it has nothing of some sets and all of another.
-fn is_settled(entry: &Value, without: &[&Set], with: &Set) -> bool {
-    let Some(raw) = entry[FIELDS].as_raw() else { return false };
-    let holds = |set: &Set, paths: usize| set.is_empty() || text::held(raw.text(), set) == Some(paths);
-    without.iter().all(|set| holds(set, 0)) && holds(with, with.len())
+/// Does to an entry's text what `edit` does, where nothing is to be taken out of it.
+fn edit_text(entry: &mut Value, out: &[&Set], add: &Set) -> Option<()> {
+    let raw = entry[FIELDS].as_raw()?;
+    let lacks = |set: &&Set| set.is_empty() || text::holds_any(raw.text(), set) == Some(false);
+    if !out.iter().all(lacks) {
+        return None;
+    }
+    if !add.is_empty()
+        && let With::More(text) = text::with(raw.text(), add)?
+    {
+        entry[FIELDS] = Raw::written(text).into();
+    }
+    Some(())
 }
 
 /// Takes sets out of the fields of an entry and adds one; false where no field is left.
 fn edit(entry: &mut Value, out: &[&Set], add: &Set) -> bool {
-    if is_settled(entry, out, add) {
+    if edit_text(entry, out, add).is_some() {
         return true;
     }
     let mut set = match entry[FIELDS].take() {

@@ -70,7 +70,8 @@ fn settle(node: &mut Map, itself: bool) -> bool {
     true
 }
 
-fn children(node: &Map) -> impl Iterator<Item = (&str, &Map)> {
+/// What is below a node, by path elements.
+pub(super) fn children(node: &Map) -> impl Iterator<Item = (&str, &Map)> {
     node.iter().filter(|(key, _)| *key != SELF).filter_map(|(key, value)| Some((key, value.as_object()?)))
 }
 
@@ -90,14 +91,6 @@ impl Set {
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// How many paths are in it.
-    pub(super) fn len(&self) -> usize {
-        fn paths(node: &Map) -> usize {
-            children(node).map(|(_, child)| usize::from(holds_itself(child)) + paths(child)).sum()
-        }
-        paths(&self.0)
     }
 
     /// What is below a child; nothing where there is no such child.

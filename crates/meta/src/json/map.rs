@@ -20,6 +20,7 @@ pub struct Map(Members);
 /// changed: that is what a sorted vector is good at. What is changed in its middle at a cost that grows with its length becomes
 /// a tree.
 #[derive(Clone)]
+#[expect(clippy::box_collection, reason = "a value is not to grow for what is rare")]
 enum Members {
     Few(Vec<Member>),
     Many(Box<BTreeMap<Name, Value>>),

@@ -1,6 +1,6 @@
 //! Validation against a structural schema, in the words of upstream's OpenAPI validation.
 
-use crate::json::{Value, json};
+use crate::json::{Map, Value, json};
 
 use super::{ListType, Structural, format};
 use crate::field::{ErrorList, FieldError, Path};
@@ -279,7 +279,7 @@ fn lists(value: &Value, schema: &Structural, path: &Path, errors: &mut ErrorList
                 ListType::Map => {
                     let keys =
                         schema.map_keys.iter().filter_map(|key| Some((key.clone(), item.get(key)?.clone())));
-                    json!(keys.collect::<crate::json::Map>())
+                    json!(keys.collect::<Map>())
                 }
                 _ => item.clone(),
             };

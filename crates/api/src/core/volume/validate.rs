@@ -1,6 +1,6 @@
 //! Validation of PersistentVolumes and their claims.
 
-use coxswain_meta::json::Value;
+use coxswain_meta::json::{Value, json};
 use coxswain_meta::{ErrorList, FieldError, Path, Quantity, names};
 
 use crate::check::{one_of, optional_name, texts};
@@ -170,7 +170,7 @@ pub(crate) fn claim_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
             true => "may not be specified when dataSourceRef.namespace is specified",
             false => "must match dataSourceRef",
         };
-        errors.push(FieldError::invalid(path, coxswain_meta::json!({}), rule));
+        errors.push(FieldError::invalid(path, json!({}), rule));
     }
     optional_name(errors, spec, "volumeAttributesClassName", names::dns1123_subdomain, path);
 }

@@ -6,6 +6,7 @@
 mod graph;
 mod references;
 
+use coxswain_meta::json::Value;
 use std::sync::LazyLock;
 
 pub use graph::Graph;
@@ -103,9 +104,8 @@ impl Server {
 
     fn leads_to(&self, node: &str, kind: Kind, namespace: &str, name: &str) -> bool {
         let object = |group: &str, plural: &str| self.read(group, plural, namespace, name);
-        let is_its = |object: Option<coxswain_meta::json::Value>, field: &str| {
-            object.is_some_and(|object| object["spec"][field] == node)
-        };
+        let is_its =
+            |object: Option<Value>, field: &str| object.is_some_and(|object| object["spec"][field] == node);
         match kind {
             Kind::Pod => is_its(object("", "pods"), "nodeName"),
             Kind::Slice => is_its(object("resource.k8s.io", "resourceslices"), "nodeName"),
