@@ -98,7 +98,7 @@ pub(crate) fn selector(selector: &Value) -> String {
 /// An integer or text as text.
 pub(crate) fn int_or_string(value: &Value, fallback: &str) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.as_str().to_owned(),
         Value::Number(number) => number.to_string(),
         _ => fallback.to_owned(),
     }

@@ -6,7 +6,7 @@ use crate::json::Value;
 pub fn shown(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.as_str().to_owned(),
         Value::Array(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(" ")),
         Value::Object(map) => {
             let entries = map.iter().map(|(key, value)| format!("{key}:{}", shown(value)));

@@ -102,7 +102,7 @@ fn is_zero(n: &u32) -> bool {
 
 /// `pods`, `deployments.apps`: a resource or kind with its group, as messages show it.
 pub fn qualified(group: &str, resource: &str) -> String {
-    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
+    if group.is_empty() { resource.to_owned() } else { [resource, ".", group].concat() }
 }
 
 impl Status {

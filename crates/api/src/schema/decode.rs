@@ -351,11 +351,11 @@ fn normalise_value(value: &mut Value, ty: &Type) {
         (Type::Quantity, value) if value.is_null() => *value = "0".into(),
         (Type::Quantity, value) => {
             if let Ok(quantity) = Quantity::from_json(value) {
-                *value = Value::String(quantity.to_string());
+                *value = quantity.to_string().into();
             }
         }
         (Type::Bytes, Value::String(text)) if !crate::base64::is_canonical(text) => {
-            *text = crate::base64::encode(&crate::base64::decode(text));
+            *text = crate::base64::encode(&crate::base64::decode(text)).into();
         }
         (Type::Bytes, value @ Value::Array(_)) => {
             let bytes = value.as_array().into_iter().flatten();
@@ -364,11 +364,11 @@ fn normalise_value(value: &mut Value, ty: &Type) {
         }
         (Type::Time, Value::String(text)) => {
             if let Some(seconds) = crate::time::parse(text) {
-                *text = crate::time::format(seconds);
+                *text = crate::time::format(seconds).into();
             }
         }
         // A null in a map of strings is the empty string to Go.
-        (Type::String, value @ Value::Null) => *value = Value::String(String::new()),
+        (Type::String, value @ Value::Null) => *value = "".into(),
         _ => {}
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use coxswain_meta::json::{Map, Name, Number, Value};
+use coxswain_meta::json::{Map, Number, Text, Value};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 /// Of more than this nobody is told.
@@ -176,11 +176,11 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_str<E>(self, v: &str) -> Result<Value, E> {
-        Ok(Value::String(v.to_owned()))
+        Ok(v.into())
     }
 
     fn visit_string<E>(self, v: String) -> Result<Value, E> {
-        Ok(Value::String(v))
+        Ok(v.into())
     }
 
     fn visit_unit<E>(self) -> Result<Value, E> {
@@ -200,7 +200,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(key) = access.next_key::<Name>()? {
+        while let Some(key) = access.next_key::<Text>()? {
             let path = Place::Key(self.path, &key);
             if !self.notes.notice(&path, map.contains_key(&key)) {
                 return Err(A::Error::custom("too many duplicate fields"));

@@ -213,7 +213,7 @@ fn map_entry(entry: &[u8], inner: &Type, depth: usize) -> Result<(String, Value)
             _ => {}
         }
     }
-    let absent = if *inner == Type::String { Value::String(String::new()) } else { Value::Null };
+    let absent = if *inner == Type::String { "".into() } else { Value::Null };
     Ok((key, value.unwrap_or(absent)))
 }
 

@@ -187,7 +187,7 @@ fn single(out: &mut Vec<u8>, number: u64, value: &Value, ty: &Type) {
 
 fn quantity(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.as_str().to_owned(),
         Value::Null => "0".into(),
         other => Quantity::from_json(other).map_or_else(|_| "0".into(), |q| q.to_string()),
     }

@@ -85,7 +85,7 @@ fn texts(value: Value, what: &str) -> Result<Vec<String>, String> {
         one => vec![one],
     };
     let text = |item: Value| match item {
-        Value::String(text) => Ok(text),
+        Value::String(text) => Ok(text.into()),
         _ => Err(format!("{what} is neither a text nor a list of texts")),
     };
     let texts: Vec<String> = items.into_iter().map(text).collect::<Result<_, _>>()?;
@@ -132,7 +132,7 @@ impl Mappings {
         let mut user = UserInfo::new(format!("{}{name}", self.username.prefix()), &groups);
         if let Some(source) = &self.uid {
             user.uid = match source.value(claims, &scope)? {
-                Value::String(uid) => uid,
+                Value::String(uid) => uid.into(),
                 _ => return Err("uid is no text".into()),
             };
         }

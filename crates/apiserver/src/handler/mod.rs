@@ -192,7 +192,7 @@ impl Call {
 
 /// Where an object is kept.
 pub fn key(kind: &Resource, namespace: &str, name: &str) -> Key {
-    let name = if kind.namespaced() { format!("{namespace}/{name}") } else { name.to_owned() };
+    let name = if kind.namespaced() { [namespace, "/", name].concat() } else { name.to_owned() };
     Key::new(object::collection(kind.storage()), name)
 }
 
@@ -399,28 +399,28 @@ pub fn check_type(kind: &Resource, object: &mut Value) -> Result<(), Status> {
 impl Server {
     /// One object of those that writes of others look up, in its storage form, as of now.
     pub fn look_up(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
-        let name = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
+        let name = if namespace.is_empty() { name.to_owned() } else { [namespace, "/", name].concat() };
         let stored = self.store.get(&Key::new(object::collection((group, plural)), name))?;
         Some(object::looked_up(&stored))
     }
 
     /// Every object of a collection that writes of others look up.
     pub fn look_up_all(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Value>> {
-        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let prefix = if namespace.is_empty() { String::new() } else { [namespace, "/"].concat() };
         let stored = self.store.collection(&object::collection((group, plural))).list(&prefix);
         stored.iter().map(|stored| object::looked_up(stored)).collect()
     }
 
     /// One object in its storage form, as of now.
     pub fn read(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
-        let name = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
+        let name = if namespace.is_empty() { name.to_owned() } else { [namespace, "/", name].concat() };
         let stored = self.store.get(&Key::new(object::collection((group, plural)), name))?;
         serde_json::from_slice(&stored.bytes).ok()
     }
 
     /// Every object of a collection in its storage form; an empty namespace means all.
     pub fn read_all(&self, group: &str, plural: &str, namespace: &str) -> Vec<Value> {
-        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let prefix = if namespace.is_empty() { String::new() } else { [namespace, "/"].concat() };
         let stored = self.store.collection(&object::collection((group, plural))).list(&prefix);
         stored.iter().filter_map(|stored| serde_json::from_slice(&stored.bytes).ok()).collect()
     }

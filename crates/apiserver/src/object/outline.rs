@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use coxswain_meta::json::{Map, Name, Value};
+use coxswain_meta::json::{Map, Text, Value};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// A part of an object.
@@ -90,7 +90,7 @@ impl<'de> Visitor<'de> for Outline {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(name) = access.next_key::<Name>()? {
+        while let Some(name) = access.next_key::<Text>()? {
             match self.member(&name) {
                 Some(part) => drop(map.insert(name, access.next_value_seed(part)?)),
                 None => drop(access.next_value::<IgnoredAny>()?),

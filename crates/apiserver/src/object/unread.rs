@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use coxswain_meta::json::{Map, Name, Value};
+use coxswain_meta::json::{Map, Text, Value};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -66,7 +66,7 @@ impl<'de> Visitor<'de> for Part {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(name) = access.next_key::<Name>()? {
+        while let Some(name) = access.next_key::<Text>()? {
             let value = match self.member(&name) {
                 Some(part) => access.next_value_seed(part)?,
                 None => access.next_value()?,

@@ -13,7 +13,7 @@ use coxswain_meta::labels::Selector;
 use coxswain_store::Revision;
 
 use crate::Server;
-use crate::object::Meta;
+use crate::object::{self, Meta};
 use crate::resource::Resource;
 use crate::webhook::Asked;
 
@@ -43,7 +43,7 @@ impl<K> Default for Policies<K> {
 
 impl<K: Kind> Policies<K> {
     fn current(&self, server: &Server) -> Arc<Vec<Bound<K>>> {
-        let newest = |plural: &str| server.store.collection(&format!("{plural}.{GROUP}")).newest();
+        let newest = |plural: &str| server.store.collection(&object::collection((GROUP, plural))).newest();
         let newest = newest(K::POLICIES).max(newest(K::BINDINGS));
         {
             let known = self.0.read().unwrap_or_else(PoisonError::into_inner);

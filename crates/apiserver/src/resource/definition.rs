@@ -457,7 +457,7 @@ impl Custom {
         let object: Value = serde_json::from_slice(stored).unwrap_or_default();
         let value = |field: &Selectable| match field.path.find(&object).first() {
             None | Some(Value::Null) => String::new(),
-            Some(Value::String(text)) => text.clone(),
+            Some(Value::String(text)) => text.as_str().to_owned(),
             Some(other) => other.to_string(),
         };
         fields.iter().map(|field| (field.name.clone(), value(field))).collect()

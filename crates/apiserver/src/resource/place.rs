@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use coxswain_api::schema::{self, Field, Type, TypeRef};
 use coxswain_meta::apply::{Member, Node, Relation};
-use coxswain_meta::json::{Name, Value};
+use coxswain_meta::json::{Text, Value};
 use coxswain_meta::structural::{self, Structural};
 
 use hashbrown::HashSet;
@@ -153,7 +153,7 @@ impl Node for Place<'_> {
         }
     }
 
-    fn keys(self) -> Vec<(Name, Option<Value>)> {
+    fn keys(self) -> Vec<(Text, Option<Value>)> {
         match self {
             // The one default among the keys of built-in lists is the protocol of ports.
             Self::BuiltIn(_, Some(field)) => field

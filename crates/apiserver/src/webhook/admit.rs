@@ -15,7 +15,7 @@ use super::asked::{Asked, Verb};
 use crate::Server;
 use crate::cel::{Conditions, Scope};
 use crate::handler::Validation;
-use crate::object::{Meta, read_managers};
+use crate::object::{self, Meta, read_managers};
 use crate::resource::Repeated;
 use crate::warnings;
 
@@ -76,7 +76,7 @@ impl Hooks {
     }
 
     fn current(&self, server: &Server) -> Arc<Vec<Hook>> {
-        let newest = server.store.collection(&format!("{}.{GROUP}", self.plural)).newest();
+        let newest = server.store.collection(&object::collection((GROUP, self.plural))).newest();
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         if known.0 == newest {
             return known.1;

@@ -9,7 +9,7 @@ mod set;
 mod text;
 mod walk;
 
-use crate::json::{Name, Value};
+use crate::json::{Text, Value};
 
 pub use manage::{Conflict, FIELDS, Manager, Refusal, Versions, apply, create, same, thaw, update};
 pub use set::{Set, order};
@@ -37,7 +37,7 @@ pub trait Node: Copy {
     /// The place of a list's items.
     fn item(self) -> Self;
     /// The keys of a keyed list, with the value an item has that leaves the key out.
-    fn keys(self) -> Vec<(Name, Option<Value>)>;
+    fn keys(self) -> Vec<(Text, Option<Value>)>;
 }
 
 /// The place of a member of a map.

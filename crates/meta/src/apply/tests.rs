@@ -1,6 +1,6 @@
 //! Scenarios of structured-merge-diff on a small schema.
 
-use crate::json::{Map, Name, Raw, Value, json};
+use crate::json::{Map, Raw, Text, Value, json};
 
 use super::*;
 
@@ -44,7 +44,7 @@ impl Node for Place {
         if matches!(self, Place::Ports) { Place::Port } else { Place::Leaf }
     }
 
-    fn keys(self) -> Vec<(Name, Option<Value>)> {
+    fn keys(self) -> Vec<(Text, Option<Value>)> {
         vec![("port".into(), None), ("protocol".into(), Some(json!("TCP")))]
     }
 }

@@ -6,7 +6,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::value::RawValue;
 
 use super::set::{SELF, Set, children, holds_itself};
-use crate::json::{self, Map, Name, Value};
+use crate::json::{self, Map, Text, Value};
 
 /// Whether a FieldsV1 document holds any path of a set; none where the text is no such document.
 pub(super) fn holds_any(text: &str, set: &Set) -> Option<bool> {
@@ -161,9 +161,9 @@ impl<'de> Visitor<'de> for Adding<'_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut access: A) -> Result<bool, A::Error> {
         let mut more = children(self.more).peekable();
-        let (mut is_new, mut last) = (false, None::<Name>);
+        let (mut is_new, mut last) = (false, None::<Text>);
         self.out.push('{');
-        while let Some(name) = access.next_key::<Name>()? {
+        while let Some(name) = access.next_key::<Text>()? {
             match &last {
                 Some(last) if *last >= name => return Err(A::Error::custom("not in order")),
                 None if self.itself && name != SELF => {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, forward_to_deserialize_any};
 use serde_json::Error;
 use serde_json::value::RawValue;
 
-use super::{Map, Name, Number, Raw, Value};
+use super::{Map, Number, Raw, Text, Value};
 
 /// What a value says, as a type of its own.
 pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
@@ -28,7 +28,7 @@ impl From<serde_json::Value> for Value {
             serde_json::Value::Null => Self::Null,
             serde_json::Value::Bool(value) => Self::Bool(value),
             serde_json::Value::Number(number) => Self::Number(number),
-            serde_json::Value::String(text) => Self::String(text),
+            serde_json::Value::String(text) => Self::String(text.into()),
             serde_json::Value::Array(items) => Self::Array(items.into_iter().map(Self::from).collect()),
             serde_json::Value::Object(members) => {
                 Self::Object(members.into_iter().map(|(name, value)| (name, Self::from(value))).collect())
@@ -43,7 +43,7 @@ impl From<Value> for serde_json::Value {
             Value::Null => Self::Null,
             Value::Bool(value) => Self::Bool(value),
             Value::Number(number) => Self::Number(number),
-            Value::String(text) => Self::String(text),
+            Value::String(text) => Self::String(text.into()),
             Value::Array(items) => items.into_iter().map(Self::from).collect(),
             Value::Object(members) => {
                 members.into_iter().map(|(name, value)| (String::from(name), Self::from(value))).collect()
@@ -190,7 +190,7 @@ impl<'de> Visitor<'de> for Any {
     }
 
     fn visit_string<E>(self, text: String) -> Result<Value, E> {
-        Ok(Value::String(text))
+        Ok(text.into())
     }
 
     fn visit_none<E>(self) -> Result<Value, E> {
@@ -215,7 +215,7 @@ impl<'de> Visitor<'de> for Any {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
-        while let Some(name) = access.next_key::<Name>()? {
+        while let Some(name) = access.next_key::<Text>()? {
             members.insert(name, access.next_value::<Value>()?);
         }
         Ok(Value::Object(members))
@@ -242,18 +242,12 @@ impl From<f64> for Value {
 
 impl From<Cow<'_, str>> for Value {
     fn from(text: Cow<'_, str>) -> Self {
-        Self::String(text.into_owned())
+        Self::String(text.into())
     }
 }
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Self::String(text.to_owned())
-    }
-}
-
-impl From<Name> for Value {
-    fn from(text: Name) -> Self {
         Self::String(text.into())
     }
 }
@@ -288,7 +282,7 @@ impl<T: Into<Self>> FromIterator<T> for Value {
     }
 }
 
-impl<N: Into<Name>, T: Into<Self>> FromIterator<(N, T)> for Value {
+impl<N: Into<Text>, T: Into<Self>> FromIterator<(N, T)> for Value {
     fn from_iter<I: IntoIterator<Item = (N, T)>>(members: I) -> Self {
         Self::Object(members.into_iter().map(|(name, value)| (name, value.into())).collect())
     }
@@ -318,6 +312,7 @@ made_of!(
     Number(usize),
     Number(Number),
     String(String),
+    String(Text),
     Object(Map),
     Raw(Raw),
 );

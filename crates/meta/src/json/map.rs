@@ -9,8 +9,8 @@ use compact_str::CompactString;
 
 use super::Value;
 
-/// The name of a member: short ones, as nearly all are, take no memory of their own.
-pub type Name = CompactString;
+/// A name or a text: short ones, as nearly all are, take no memory of their own.
+pub type Text = CompactString;
 
 /// The members of a JSON object in the order of their names.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub struct Map(Members);
 #[expect(clippy::box_collection, reason = "a value is not to grow for what is rare")]
 enum Members {
     Few(Vec<Member>),
-    Many(Box<BTreeMap<Name, Value>>),
+    Many(Box<BTreeMap<Text, Value>>),
 }
 
 /// The most members that are moved to make room for one, or to close the gap of one.
@@ -33,7 +33,7 @@ const FEW: usize = 256;
 #[derive(Clone)]
 struct Member {
     head: u64,
-    name: Name,
+    name: Text,
     value: Value,
 }
 
@@ -55,7 +55,17 @@ pub fn head(name: &str) -> u64 {
 
 /// Where the member of a name is, or else would be.
 fn find(members: &[Member], head: u64, name: &str) -> Result<usize, usize> {
-    let mut at = members.partition_point(|member| member.head < head);
+    let at = members.partition_point(|member| member.head < head);
+    match members.get(at) {
+        Some(member) if member.head == head => find_alike(members, at, name),
+        _ => Err(at),
+    }
+}
+
+/// The same among those that begin like it, the first of which is known.
+#[inline(never)]
+fn find_alike(members: &[Member], mut at: usize, name: &str) -> Result<usize, usize> {
+    let head = members[at].head;
     while let Some(member) = members.get(at).filter(|member| member.head == head) {
         match member.name.as_str().cmp(name) {
             Ordering::Less => at += 1,
@@ -97,7 +107,7 @@ impl Map {
     }
 
     /// Sets a member and returns what it was.
-    pub fn insert(&mut self, name: impl Into<Name>, value: Value) -> Option<Value> {
+    pub fn insert(&mut self, name: impl Into<Text>, value: Value) -> Option<Value> {
         let name = name.into();
         if let Members::Few(members) = &mut self.0 {
             let head = head(&name);
@@ -131,7 +141,7 @@ impl Map {
     }
 
     /// The members as a tree, made where they are none yet.
-    fn many(&mut self) -> &mut BTreeMap<Name, Value> {
+    fn many(&mut self) -> &mut BTreeMap<Text, Value> {
         if let Members::Few(members) = &mut self.0 {
             let members = std::mem::take(members).into_iter();
             self.0 = Members::Many(Box::new(members.map(|member| (member.name, member.value)).collect()));
@@ -143,7 +153,7 @@ impl Map {
     }
 
     /// The place of a member that is there or is to be.
-    pub fn entry(&mut self, name: impl Into<Name>) -> Entry<'_> {
+    pub fn entry(&mut self, name: impl Into<Text>) -> Entry<'_> {
         Entry { map: self, name: name.into() }
     }
 
@@ -245,7 +255,7 @@ impl IndexMut<&str> for Map {
 /// The place of a member that is there or is to be.
 pub struct Entry<'a> {
     map: &'a mut Map,
-    name: Name,
+    name: Text,
 }
 
 impl<'a> Entry<'a> {
@@ -280,7 +290,7 @@ impl<F: Iterator, M: Iterator> Run<F, M> {
 
 /// The members of an object.
 #[derive(Clone)]
-pub struct Iter<'a>(Run<slice::Iter<'a, Member>, btree_map::Iter<'a, Name, Value>>);
+pub struct Iter<'a>(Run<slice::Iter<'a, Member>, btree_map::Iter<'a, Text, Value>>);
 
 impl<'a> Iterator for Iter<'a> {
     type Item = (&'a str, &'a Value);
@@ -299,7 +309,7 @@ impl<'a> Iterator for Iter<'a> {
 }
 
 /// The members of an object, their values to change.
-pub struct IterMut<'a>(Run<slice::IterMut<'a, Member>, btree_map::IterMut<'a, Name, Value>>);
+pub struct IterMut<'a>(Run<slice::IterMut<'a, Member>, btree_map::IterMut<'a, Text, Value>>);
 
 impl<'a> Iterator for IterMut<'a> {
     type Item = (&'a str, &'a mut Value);
@@ -318,10 +328,10 @@ impl<'a> Iterator for IterMut<'a> {
 }
 
 /// The members of what was an object.
-pub struct IntoIter(Run<vec::IntoIter<Member>, btree_map::IntoIter<Name, Value>>);
+pub struct IntoIter(Run<vec::IntoIter<Member>, btree_map::IntoIter<Text, Value>>);
 
 impl Iterator for IntoIter {
-    type Item = (Name, Value);
+    type Item = (Text, Value);
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
@@ -353,7 +363,7 @@ impl<'a> IntoIterator for &'a mut Map {
 }
 
 impl IntoIterator for Map {
-    type Item = (Name, Value);
+    type Item = (Text, Value);
     type IntoIter = IntoIter;
     fn into_iter(self) -> Self::IntoIter {
         IntoIter(match self.0 {
@@ -363,7 +373,7 @@ impl IntoIterator for Map {
     }
 }
 
-impl<N: Into<Name>> Extend<(N, Value)> for Map {
+impl<N: Into<Text>> Extend<(N, Value)> for Map {
     fn extend<I: IntoIterator<Item = (N, Value)>>(&mut self, members: I) {
         for (name, value) in members {
             self.insert(name, value);
@@ -371,7 +381,7 @@ impl<N: Into<Name>> Extend<(N, Value)> for Map {
     }
 }
 
-impl<N: Into<Name>> FromIterator<(N, Value)> for Map {
+impl<N: Into<Text>> FromIterator<(N, Value)> for Map {
     fn from_iter<I: IntoIterator<Item = (N, Value)>>(members: I) -> Self {
         let mut map = Self::new();
         map.extend(members);

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::ops::{Index, IndexMut};
 
 pub use convert::{from_value, to_value};
-pub use map::{Entry, Map, Name, head};
+pub use map::{Entry, Map, Text, head};
 pub use serde_json::Number;
 pub use write::{write, write_escaped, write_members, write_name, write_text};
 
@@ -27,7 +27,7 @@ pub enum Value {
     /// A number.
     Number(Number),
     /// A text.
-    String(String),
+    String(Text),
     /// A list.
     Array(Vec<Value>),
     /// An object.
