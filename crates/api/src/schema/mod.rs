@@ -337,9 +337,14 @@ impl TypeRef {
     /// The field of that JSON name.
     pub fn get(self, name: &str) -> Option<&'static Field> {
         let (def, start) = (self.def(), head(name));
-        let first = def.starts.partition_point(|known| *known < start);
-        let alike = def.starts[first..].iter().take_while(|known| **known == start);
-        alike.zip(&def.fields[first..]).map(|(_, field)| field).find(|field| field.name == name)
+        let mut at = def.starts.partition_point(|known| *known < start);
+        while def.starts.get(at) == Some(&start) {
+            if def.fields[at].name == name {
+                return Some(&def.fields[at]);
+            }
+            at += 1;
+        }
+        None
     }
 }
 

@@ -1,6 +1,5 @@
 //! The members of a JSON object.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, btree_map};
 use std::ops::{Index, IndexMut};
 use std::{fmt, slice, vec};
@@ -67,11 +66,15 @@ fn find(members: &[Member], head: u64, name: &str) -> Result<usize, usize> {
 fn find_alike(members: &[Member], mut at: usize, name: &str) -> Result<usize, usize> {
     let head = members[at].head;
     while let Some(member) = members.get(at).filter(|member| member.head == head) {
-        match member.name.as_str().cmp(name) {
-            Ordering::Less => at += 1,
-            Ordering::Equal => return Ok(at),
-            Ordering::Greater => break,
+        let known = member.name.as_str();
+        // What is no longer than a head is equal to what is as long.
+        if known.len() == name.len() && (name.len() <= size_of_val(&head) || known == name) {
+            return Ok(at);
         }
+        if known > name {
+            break;
+        }
+        at += 1;
     }
     Err(at)
 }
